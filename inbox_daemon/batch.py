@@ -1,0 +1,251 @@
+"""One line of a batch file, read as OpenAI's Batch API defines it, and the output line that answers it.
+
+Pure. Owns what makes a line a request or a fault, and the form of output lines. Never raises on content.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from inbox_daemon.records import Fault, Outcome
+
+# The endpoints of vLLM's offline batch runner (`build_endpoint_registry`, vLLM 0.26 to 0.33).
+URLS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/embeddings",
+        "/score",
+        "/v1/score",
+        "/rerank",
+        "/v1/rerank",
+        "/v2/rerank",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+    }
+)
+
+MAX_CUSTOM_ID = 512  # characters; OpenAI's limit for metadata values, generous for an identifier
+
+# Errors of requests that were never at fault: dropping the same line again may well succeed.
+RETRYABLE = frozenset({"batch_cancelled", "batch_refused", "engine_error", "too_busy"})
+
+
+class Line:
+    """A checked line: what ingest and `check` need of it."""
+
+    __slots__ = ("custom_id", "fault", "url")
+
+    def __init__(self, custom_id: str | None, fault: Fault | None, url: str | None = None) -> None:
+        self.custom_id = custom_id
+        self.fault = fault
+        self.url = url
+
+
+def read_line(line: bytes, model_fault: Callable[[str | None], str | None]) -> Line:
+    """Check one line (without its newline).
+
+    Args:
+        line: the bytes as the user wrote them; blank lines are the caller's to skip.
+        model_fault: says why a request naming this model cannot run here, or None when it can
+            (`models.Models.accepts`).
+    """
+    try:
+        request = orjson.loads(line)
+    except ValueError as error:
+        return Line(None, Fault("invalid_json", f"the line is not JSON: {_short(str(error), 200)}"))
+    if not isinstance(request, dict):
+        return Line(None, Fault("not_an_object", f"the line is JSON but not an object: {_short(_text(request))}"))
+    custom_id = request.get("custom_id")
+    problem = _id_problem(custom_id)
+    if problem:
+        return Line(None, problem)
+    problem = _problem(request) or _model_problem(request["body"], model_fault)
+    if problem:
+        return Line(custom_id, Fault(problem.code, problem.message, problem.param, custom_id))
+    return Line(custom_id, None, request["url"])
+
+
+def too_long(limit: int) -> Fault:
+    return Fault(
+        "line_too_long", f"the line is longer than {limit:,} bytes; the setting inbox.max_line_bytes allows more"
+    )
+
+
+def repeated(custom_id: str, first_line: int) -> Fault:
+    message = f"custom_id {_text(custom_id)} was already used in line {first_line:,}; every request needs its own"
+    return Fault("duplicate_custom_id", message, "custom_id", custom_id)
+
+
+def _id_problem(custom_id: Any) -> Fault | None:
+    if custom_id is None:
+        return Fault("missing_custom_id", "the request has no custom_id, by which its answer is found", "custom_id")
+    if not isinstance(custom_id, str) or not custom_id:
+        return Fault("invalid_custom_id", f"custom_id must be text, not {_short(_text(custom_id))}", "custom_id")
+    if len(custom_id) > MAX_CUSTOM_ID:
+        return Fault("invalid_custom_id", f"custom_id is longer than {MAX_CUSTOM_ID} characters", "custom_id")
+    return None
+
+
+def _problem(request: dict[str, Any]) -> Fault | None:
+    method, url, body = request.get("method"), request.get("url"), request.get("body")
+    if method != "POST":
+        return Fault("invalid_method", f'method must be "POST", not {_short(_text(method))}', "method")
+    if not isinstance(url, str) or url not in URLS:
+        known = ", ".join(sorted(URLS))
+        return Fault("invalid_url", f"url {_short(_text(url))} is not served; served are {known}", "url")
+    if body is None:
+        return Fault("missing_body", "the request has no body", "body")
+    if not isinstance(body, dict):
+        return Fault("invalid_body", f"body must be an object, not {_short(_text(body))}", "body")
+    if body.get("stream"):
+        return Fault("stream_not_supported", "stream: true has no meaning in a batch; leave it out", "body.stream")
+    return None
+
+
+def _model_problem(body: dict[str, Any], model_fault: Callable[[str | None], str | None]) -> Fault | None:
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        return Fault("invalid_model", f"body.model must be text, not {_short(_text(model))}", "body.model")
+    sentence = model_fault(model)
+    return Fault("model_mismatch", sentence, "body.model") if sentence else None
+
+
+def _text(value: Any) -> str:
+    return orjson.dumps(value, default=repr).decode(errors="replace") if value is not None else "null"
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def request_id(batch_id: str, place: int) -> str:
+    """Return the output line's `id`: unique over all batches, and it says where the request stands in its file."""
+    return f"{batch_id.replace('batch_', 'batch_req_', 1)}_{place}"
+
+
+_PLACE = re.compile(rb'\{"id":"[^"]*_(\d+)","custom_id":')
+
+
+def place_of_line(line: bytes) -> int | None:
+    """Return the place of the request that this output line answers; None where it is no output line of ours."""
+    match = _PLACE.match(line)
+    return int(match[1]) if match else None
+
+
+def answer_line(id: str, custom_id: str, body: bytes) -> bytes:
+    """Return the output line of an answer; `body` is the response's body, already JSON."""
+    parts = (
+        b'{"id":',
+        dumps(id),
+        b',"custom_id":',
+        dumps(custom_id),
+        b',"response":{"status_code":200,"request_id":',
+        dumps(id),
+        b',"body":',
+        body,
+        b'},"error":null}\n',
+    )
+    return b"".join(parts)
+
+
+def error_line(id: str, fault: Fault, line_number: int, status: int | None = None) -> bytes:
+    """Return the output line of a request without an answer.
+
+    Beside OpenAI's fields, `error.line` is the 1-based line of the user's file. `response` is there when the
+    engine did respond, with an HTTP status that says no.
+    """
+    error = {"code": fault.code, "message": fault.message, "line": line_number}
+    if fault.param:
+        error["param"] = fault.param
+    response: dict[str, Any] | None = None
+    if status is not None:
+        body = {"error": {"message": fault.message, "code": fault.code, "param": fault.param}}
+        response = {"status_code": status, "request_id": id, "body": body}
+    return dumps({"id": id, "custom_id": fault.custom_id, "response": response, "error": error}) + b"\n"
+
+
+def may_succeed_later(code: str, status: int | None) -> bool:
+    """Say whether the same line, dropped again, has a chance: the ones that go to `retry.jsonl`."""
+    return code in RETRYABLE or (status is not None and (status >= 500 or status in (408, 429)))
+
+
+def read_outcome(line: bytes, ticket: int) -> Outcome | None:
+    """Read back an output line of ours, to recover what is counted; None where it is damaged."""
+    try:
+        parsed = orjson.loads(line)
+        usage = {} if parsed["error"] else parsed["response"]["body"].get("usage") or {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return Outcome(
+        ticket,
+        line,
+        parsed["error"] is not None,
+        usage.get("prompt_tokens") or 0,
+        cached,
+        usage.get("completion_tokens") or 0,
+    )
+
+
+def dumps(value: Any) -> bytes:
+    """JSON as orjson writes it; a lone surrogate, which no UTF-8 can carry, becomes U+FFFD."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(_without_surrogates(value))
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_surrogates(item) for item in value]
+    return value
+
+
+class CustomIds:
+    """The custom_ids of one file, to find repeated ones at 16 to 24 bytes a request.
+
+    An open-addressed table of places. Hashes are Python's keyed SipHash, so nobody can craft collisions; equal hashes
+    are still only a suspicion, which the caller settles by reading the earlier line.
+    """
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+        self._table = array("I", bytes(4 * 1024))
+
+    def add(self, place: int, custom_id: str | None) -> int | None:
+        """Note the id at `place` (places come in order, each once); return an earlier place with the same hash."""
+        key = hash(custom_id) if custom_id is not None else 0
+        self._hashes.append(key)
+        if custom_id is None:
+            return None
+        if 3 * len(self._hashes) > 2 * len(self._table):
+            self._grow()
+        slot, earlier = self._find(key)
+        if earlier is None:
+            self._table[slot] = place + 1
+        return earlier
+
+    def _find(self, key: int) -> tuple[int, int | None]:
+        mask = len(self._table) - 1
+        slot = key & mask
+        while taken := self._table[slot]:
+            if self._hashes[taken - 1] == key:
+                return slot, taken - 1
+            slot = (slot + 1) & mask
+        return slot, None
+
+    def _grow(self) -> None:
+        old = self._table
+        self._table = array("I", bytes(4 * 2 * len(old)))
+        for taken in old:
+            if taken:
+                self._table[self._find(self._hashes[taken - 1])[0]] = taken

@@ -1,0 +1,67 @@
+"""The command line: one file a verb, and here what they share: the parser and the exit status.
+
+Verbs that change something drop a file into the inbox; verbs that show something read what is published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from inbox_daemon import __version__, config
+from inbox_daemon.cli import check, control, run, status, submit, verify
+from inbox_daemon.errors import ConfigError, InboxDaemonError
+
+_ABOUT = """\
+Drop a file of OpenAI batch requests into SPOOL/inbox, read answers from SPOOL/outbox/NAME/.
+
+  inbox-daemon run --spool ./spool --model Qwen/Qwen3-4B     the daemon, here and now
+  scp batch.jsonl host:/var/spool/inbox-daemon/inbox/        hand it work, from anywhere
+  inbox-daemon status --watch                                look in
+  inbox-daemon check batch.jsonl                             every fault at once, without an engine
+"""
+
+_EXITS = """\
+exit status: 0 done, 1 failed, 2 wrong usage, 3 done but some requests ended as errors, 4 no such batch,
+78 a setting is wrong (the message says which and what would be right)
+"""
+
+FAILURE, USAGE, NOT_FOUND, CONFIG, INTERRUPTED = 1, 2, 4, 78, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="inbox-daemon",
+        description=_ABOUT,
+        epilog=_EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"inbox-daemon {__version__}")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", metavar="FILE", help=f"settings, default {config.DEFAULT_PATH} where it exists")
+    shared.add_argument("--spool", metavar="DIR", help="the folder of inbox and outbox, default from the settings")
+    verbs = top.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
+    for verb in (run, submit, status, check, control, verify):
+        verb.add(verbs, shared)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit status."""
+    given = parser().parse_args(arguments)
+    try:
+        return int(given.go(given))
+    except ConfigError as error:
+        print(f"inbox-daemon: {error}", file=sys.stderr)
+        return CONFIG
+    except (InboxDaemonError, OSError) as error:
+        print(f"inbox-daemon: {error}", file=sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILURE
+
+
+__all__ = ["main", "parser"]

@@ -1,0 +1,125 @@
+"""`inbox-daemon check`: every fault of a file at once, by the daemon's own rules, without an engine or a GPU."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from inbox_daemon.cli import show
+from inbox_daemon.cli.run import settings
+from inbox_daemon.config import Config
+from inbox_daemon.errors import Rejected
+from inbox_daemon.records import Fault
+from inbox_daemon.spool import files, ingest, source
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    """Add the verb to the parser."""
+    verb = verbs.add_parser("check", parents=[shared], help="find every fault in a file", description=__doc__)
+    verb.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    verb.add_argument("--model", metavar="NAME", help="the model that will serve it; unset, any model name passes")
+    verb.add_argument("--json", action="store_true", help="one object a file, for programs")
+    verb.set_defaults(go=go)
+
+
+@dataclass(slots=True)
+class Faults:
+    """Attributes: fatal: why the file as a whole is no batch, or None; found: (line number, fault)."""
+
+    requests: int = 0
+    count: int = 0
+    fatal: str | None = None
+    found: list[tuple[int, Fault]] = field(default_factory=list)
+
+
+def faults_of(path: Path, read: Config, limit: int = 10_000) -> Faults:
+    """Check a file; at most `limit` faults are kept, all are counted. Raises OSError where there is no such file."""
+    faults = Faults()
+    path.stat()
+    try:
+        fd = source.open_regular(path)
+    except Rejected as rejected:
+        return Faults(fatal=str(rejected))
+    try:
+        _read(path, fd, read, faults, limit)
+    except Rejected as rejected:
+        faults.fatal = str(rejected)
+    finally:
+        os.close(fd)
+    if not faults.requests and not faults.fatal:
+        faults.fatal = f"{path.name}: holds no request: it is empty or has only blank lines"
+    return faults
+
+
+def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int) -> None:
+    plain = path.name.endswith(".jsonl")
+    with tempfile.TemporaryFile() as copy:  # repeated ids are settled by reading a line again, by its offset
+        lines = fd if plain else copy.fileno()
+        reading = ingest.Reading(
+            ingest.rules(read), lambda offset: ingest.read_line(lines, offset, os.fstat(lines).st_size)
+        )
+        for block in source.blocks(fd, path):
+            if not plain:
+                files.write_all(lines, block)
+            _note(reading.feed(block), faults, limit)
+        _note(reading.finish(), faults, limit)
+    faults.requests, faults.count = len(reading.index), reading.faults
+
+
+def _note(found: Iterable[tuple[int, int, Fault]], faults: Faults, limit: int) -> None:
+    for _, number, fault in found:
+        if len(faults.found) < limit:
+            faults.found.append((number, fault))
+
+
+def go(given: argparse.Namespace) -> int:
+    read = settings(given)
+    clean = True
+    for path in given.files:
+        faults = faults_of(path, read)
+        clean &= not (faults.count or faults.fatal)
+        if given.json:
+            sys.stdout.buffer.write(orjson.dumps(_object(path, faults)) + b"\n")
+        else:
+            report(path, faults)
+    return 0 if clean else 1
+
+
+def report(path: Path, faults: Faults) -> None:
+    """Say what was found, a line each."""
+    for number, fault in faults.found:
+        show.console.print(f"{path}:{number}: {fault.code}: {fault.message}", markup=False, soft_wrap=True)
+    if faults.count > len(faults.found):
+        show.console.print(f"{path}: … and {faults.count - len(faults.found):,} more", markup=False)
+    if faults.fatal:
+        show.console.print(f"{path}: {faults.fatal}", markup=False, soft_wrap=True)
+    good = faults.requests - faults.count
+    show.console.print(f"{path}: {good:,} of {faults.requests:,} requests can run", markup=False)
+
+
+def _object(path: Path, faults: Faults) -> dict[str, Any]:
+    listed = [
+        {
+            "line": number,
+            "code": fault.code,
+            "message": fault.message,
+            "param": fault.param,
+            "custom_id": fault.custom_id,
+        }
+        for number, fault in faults.found
+    ]
+    return {
+        "file": str(path),
+        "requests": faults.requests,
+        "faulty": faults.count,
+        "fatal": faults.fatal,
+        "faults": listed,
+    }

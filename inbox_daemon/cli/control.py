@@ -1,0 +1,53 @@
+"""`inbox-daemon cancel | pause | resume NAME`: drops the control file and waits until it has been carried out."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from inbox_daemon.cli import show
+from inbox_daemon.cli.run import settings
+from inbox_daemon.layout import SUFFIXES, Spool, batch_name
+from inbox_daemon.records import BatchStatus
+from inbox_daemon.spool import published
+
+NOT_FOUND = 4
+_PATIENCE = 30.0  # seconds for the daemon to take the file
+
+_HELP = {
+    "cancel": "end a batch; what has an answer keeps it, the rest can be dropped again (retry.jsonl)",
+    "pause": "send nothing more of a batch to the engine",
+    "resume": "go on with a batch that is paused or parked",
+}
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    for verb, about in _HELP.items():
+        parser = verbs.add_parser(verb, parents=[shared], help=about, description=about)
+        parser.add_argument("name", metavar="NAME")
+        parser.set_defaults(go=go)
+
+
+def go(given: argparse.Namespace) -> int:
+    spool = Spool(Path(settings(given).spool))
+    name = batch_name(given.name)
+    status = published.status(spool, name)
+    in_inbox = any((spool.inbox / f"{name}{suffix}").exists() for suffix in SUFFIXES)
+    if status is None and not in_inbox:
+        show.errors.print(f"inbox-daemon: no batch called {name} in {spool.root}", markup=False)
+        return NOT_FOUND
+    if status is not None and BatchStatus(status["status"]).final:
+        show.errors.print(f"inbox-daemon: {name} has ended already: {status['status']}", markup=False)
+        return 1
+    dropped = spool.inbox / f"{name}.{given.verb}"
+    dropped.touch()
+    deadline = time.monotonic() + _PATIENCE
+    while dropped.exists():
+        if time.monotonic() > deadline:
+            show.errors.print(f"{dropped} is there, but no daemon has taken it yet", markup=False)
+            return 1
+        time.sleep(0.05)
+    show.console.print(f"{name}: {given.verb} taken", markup=False)
+    return 0

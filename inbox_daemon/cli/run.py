@@ -1,0 +1,63 @@
+"""`inbox-daemon run`: puts settings, engine and loop together. Decides nothing after that."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from inbox_daemon import config, journal
+from inbox_daemon.config import Config
+from inbox_daemon.daemon import Daemon
+from inbox_daemon.engine import Engine
+from inbox_daemon.engine.local import LocalEngine
+from inbox_daemon.engine.null import NullEngine
+from inbox_daemon.errors import ConfigError
+from inbox_daemon.notify import Notifier
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("run", parents=[shared], help="the daemon", description=__doc__)
+    verb.add_argument("--model", metavar="PATH_OR_NAME", help="the model to serve, as vLLM takes it")
+    verb.add_argument("--drain", action="store_true", help="end when nothing is left to do")
+    verb.set_defaults(go=go)
+
+
+def settings(given: argparse.Namespace) -> Config:
+    """Read the settings as `run` does, flags included. Raises ConfigError."""
+    flags: dict[str, Any] = {}
+    if given.spool:
+        flags["spool"] = str(Path(given.spool).absolute())
+    if getattr(given, "model", None):
+        flags["engine.model"] = given.model
+    read = config.from_environment(given.config, flags)
+    if not Path(read.spool).is_absolute():
+        raise ConfigError(f"spool = {read.spool!r} must be an absolute path")
+    return read
+
+
+def go(given: argparse.Namespace) -> int:
+    read = settings(given)
+    if read.engine.kind == "vllm" and not read.engine.model:
+        raise ConfigError(
+            "engine.model is not set: name the model to serve, with --model or [engine] model = … in the settings"
+        )
+    notifier = Notifier(os.environ)
+    journal.set_up(read.daemon.log_level)
+    _allow_many_files()
+
+    def make_engine() -> Engine:
+        return NullEngine(read.engine) if read.engine.kind == "null" else LocalEngine(read.engine)
+
+    daemon = Daemon(read, make_engine, notifier, drain=given.drain)
+    return daemon.run(reread=lambda: settings(given))
+
+
+def _allow_many_files() -> None:
+    """A claimed batch holds three or four files open; the usual soft limit of 1024 is for select(2), not for us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16384)), hard))

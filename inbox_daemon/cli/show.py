@@ -1,0 +1,101 @@
+"""How batches look to a person: tables, bars and short words. Formats, never reads or decides."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+_COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "in_progress": "cyan"}
+
+
+def somebody_looks() -> bool:
+    return sys.stdout.isatty()
+
+
+def batches(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("batch", "status", "", "done", "errors", "req/s", "left"):
+        table.add_column(heading, justify="right" if heading in ("done", "errors", "req/s", "left") else "left")
+    for status in statuses:
+        counts = status["request_counts"]
+        done = counts["completed"] + counts["failed"]
+        table.add_row(
+            Text(status["name"]),
+            Text(word(status), style=_COLOURS.get(status["status"], "")),
+            ProgressBar(total=max(1, counts["total"]), completed=done, width=20) if counts["total"] else "",
+            f"{done:,}/{counts['total']:,}",
+            f"{counts['failed']:,}" if counts["failed"] else "",
+            f"{status['requests_per_second']:.1f}" if status.get("requests_per_second") else "",
+            duration(status.get("eta_seconds")),
+        )
+    return table
+
+
+def word(status: Mapping[str, Any]) -> str:
+    """The one word for a batch's state that a person wants first."""
+    if status.get("parked"):
+        return "parked"
+    if status.get("paused") and status["status"] == "in_progress":
+        return "paused"
+    return str(status["status"])
+
+
+def daemons(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+    if not found:
+        return Text("no daemon runs on this spool: systemctl status inbox-daemon", style="yellow")
+    lines = []
+    for daemon in found:
+        if not daemon["alive"]:
+            lines.append(Text(f"daemon {daemon['host']} (pid {daemon['pid']}) has said nothing lately", style="red"))
+            continue
+        lines.append(Text(f"daemon {daemon['host']} (pid {daemon['pid']}): engine {engine(daemon['engine'])}"))
+    return Group(*lines)
+
+
+def engine(view: Mapping[str, Any]) -> str:
+    """One line on what the engine is doing."""
+    text = str(view["state"])
+    if view.get("phase"):
+        text += f", {view['phase']}"
+    if view.get("model"):
+        text += f", {view['model']} ({view['version']})"
+    if view["state"] == "ready":
+        text += f", {view['running']} running, {view['waiting']} waiting, KV cache {view['kv_cache_usage']:.0%}"
+    if view.get("last_death"):
+        text += f", last died: {view['last_death']}"
+    return text
+
+
+def waiting(files: Mapping[str, str]) -> RenderableType:
+    return Group(*(Text(f"{name!r}: {why}", style="yellow") for name, why in sorted(files.items())))
+
+
+def plain(status: Mapping[str, Any]) -> str:
+    """One line on a batch, for logs and pipes."""
+    counts = status["request_counts"]
+    done = counts["completed"] + counts["failed"]
+    line = f"{status['name']}: {word(status)}, {done}/{counts['total']} done, {counts['failed']} errors"
+    if status.get("requests_per_second"):
+        line += f", {status['requests_per_second']:.1f} requests/s"
+    if status.get("eta_seconds") is not None:
+        line += f", {duration(status['eta_seconds'])} left"
+    if status["status"] in ("validating", "in_progress") and status.get("engine", {}).get("state") == "loading":
+        line += f"; engine {engine(status['engine'])}"
+    return line
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,136 @@
+"""`inbox-daemon status`: batches, counts, rate, time left, what the engine is doing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Group, RenderableType
+from rich.live import Live
+
+from inbox_daemon.cli import show
+from inbox_daemon.cli.run import settings
+from inbox_daemon.layout import Spool, batch_name
+from inbox_daemon.records import BatchStatus
+from inbox_daemon.spool import published
+
+_REPAINT = 0.5
+_SHOWN = 30  # batches in a list for people; --json has all
+
+NOT_FOUND = 4
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("status", parents=[shared], help="what is running, waiting and done", description=__doc__)
+    verb.add_argument("name", nargs="?", metavar="NAME", help="one batch; its whole status.json with --json")
+    verb.add_argument("--json", action="store_true", help="as JSON, for programs")
+    verb.add_argument("--watch", action="store_true", help="repaint until the batch ends, or until Ctrl-C")
+    verb.set_defaults(go=go)
+
+
+def go(given: argparse.Namespace) -> int:
+    spool = Spool(Path(settings(given).spool))
+    if given.name and given.watch:
+        return watch(spool, batch_name(given.name))
+    if given.watch:
+        return _watch_all(spool)
+    if given.name:
+        return _one(spool, batch_name(given.name), given.json)
+    if given.json:
+        everything = {
+            "schema": 1,
+            "batches": published.statuses(spool),
+            "waiting": published.waiting(spool),
+            "daemons": published.daemons(spool),
+        }
+        sys.stdout.buffer.write(orjson.dumps(everything, option=orjson.OPT_INDENT_2) + b"\n")
+    else:
+        show.console.print(_all(spool))
+    return 0
+
+
+def _one(spool: Spool, name: str, as_json: bool) -> int:
+    status = published.status(spool, name)
+    if status is None:
+        return _missing(spool, name)
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(status, option=orjson.OPT_INDENT_2) + b"\n")
+        return 0
+    show.console.print(show.batches([status]))
+    if status.get("parked"):
+        show.console.print(f"parked: {status['parked']}; try again with: inbox-daemon resume {name}")
+    for problem in ((status.get("errors") or {}).get("data") or [])[:5]:
+        where = f"line {problem['line']}: " if problem.get("line") else ""
+        show.console.print(f"  {where}{problem['code']}: {problem['message']}", markup=False)
+    return 0
+
+
+def _missing(spool: Spool, name: str) -> int:
+    for file, why in published.waiting(spool).items():
+        if batch_name(file) == name:
+            show.console.print(f"{name}: in the inbox, not taken yet: {why}", markup=False)
+            return 0
+    show.errors.print(f"inbox-daemon: no batch called {name} in {spool.outbox}", markup=False)
+    return NOT_FOUND
+
+
+def _all(spool: Spool) -> RenderableType:
+    statuses = published.statuses(spool)
+    parts: list[RenderableType] = [show.daemons(published.daemons(spool)), ""]
+    if len(statuses) > _SHOWN:
+        parts.append(f"the last {_SHOWN} of {len(statuses)} batches")
+    parts.append(show.batches(statuses[-_SHOWN:]) if statuses else f"no batches yet: drop one into {spool.inbox}")
+    if files := published.waiting(spool):
+        parts += ["", "in the inbox:", show.waiting(files)]
+    return Group(*parts)
+
+
+def _watch_all(spool: Spool) -> int:
+    if not show.somebody_looks():
+        show.console.print(_all(spool))
+        return 0
+    with Live(_all(spool), console=show.console, auto_refresh=False) as live:
+        while True:
+            time.sleep(_REPAINT)
+            live.update(_all(spool), refresh=True)
+
+
+def watch(spool: Spool, name: str) -> int:
+    """Show one batch until it has ended: a bar where a person looks, lines elsewhere. Return the exit status."""
+    last, said_at = "", float("-inf")
+    live = Live(console=show.console, auto_refresh=False) if show.somebody_looks() else None
+    with live or _Nothing():
+        while True:
+            status = published.status(spool, name)
+            if status is None:
+                text: RenderableType = f"{name}: not taken yet"
+                line = f"{name}: not taken yet"
+            else:
+                text = Group(
+                    show.batches([status]), f"engine {show.engine(status['engine'])}" if status["engine"] else ""
+                )
+                line = show.plain(status)
+            ended = status is not None and BatchStatus(status["status"]).final
+            if live:
+                live.update(text, refresh=True)
+            elif ended or (line != last and time.monotonic() - said_at >= 2.0):
+                show.console.print(line, markup=False, soft_wrap=True)
+                last, said_at = line, time.monotonic()
+            if status is not None and ended:
+                return _exit_status(status)
+            time.sleep(_REPAINT)
+
+
+def _exit_status(status: dict[str, Any]) -> int:
+    if status["status"] != "completed":
+        return 1
+    return 3 if status["request_counts"]["failed"] else 0
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...

@@ -1,0 +1,66 @@
+"""`inbox-daemon submit`: checks files, copies them beside the inbox's door under a hidden name, renames them in."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from inbox_daemon.cli import check, show, status
+from inbox_daemon.cli.run import settings
+from inbox_daemon.errors import SpoolError
+from inbox_daemon.layout import SUFFIXES, Spool, batch_name, is_batch_file, numbered
+from inbox_daemon.spool import files, published
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("submit", parents=[shared], help="hand files to the daemon", description=__doc__)
+    verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help=" ".join(SUFFIXES))
+    verb.add_argument("--wait", action="store_true", help="show progress and end with the batch's result")
+    verb.set_defaults(go=go)
+
+
+def go(given: argparse.Namespace) -> int:
+    read = settings(given)
+    spool = Spool(Path(read.spool))
+    if not spool.inbox.is_dir():
+        raise SpoolError(f"{spool.inbox} is not there: no daemon has run on this spool; name another with --spool")
+    names = []
+    for path in given.files:
+        if not is_batch_file(path.name):
+            raise SpoolError(f"{path}: the inbox takes {', '.join(SUFFIXES)}")
+        faults = check.faults_of(path, read)
+        if faults.fatal or faults.count == faults.requests or (read.inbox.strict and faults.count):
+            check.report(path, faults)
+            show.errors.print(f"{path}: not submitted: nothing of it could run", markup=False)
+            return 1
+        if faults.count:
+            show.errors.print(
+                f"{path}: {faults.count} of {faults.requests} lines are faulty; the others run", markup=False
+            )
+        names.append(_drop(path, spool))
+        show.console.print(names[-1], markup=False)
+    if not given.wait:
+        return 0
+    return max([status.watch(spool, name) for name in names])
+
+
+def _drop(path: Path, spool: Spool) -> str:
+    """Copy in under a name that neither inbox nor outbox has, and return the batch's name."""
+    suffix = next(s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(s))
+    hidden = spool.inbox / f".{path.name}.{time.time_ns()}"
+    shutil.copyfile(path, hidden)
+    try:
+        attempt = 1
+        while True:
+            name = numbered(batch_name(path.name), attempt)
+            target = spool.inbox / f"{name}{suffix}"
+            taken = published.status(spool, name) or any((spool.inbox / f"{name}{s}").exists() for s in SUFFIXES)
+            if not taken:
+                files.move(hidden, target)
+                return name
+            attempt += 1
+    finally:
+        hidden.unlink(missing_ok=True)

@@ -1,0 +1,42 @@
+"""`inbox-daemon verify OUTBOX/NAME`: reads everything again and proves the receipt."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from inbox_daemon.cli import show
+from inbox_daemon.layout import Published
+from inbox_daemon.spool import published
+
+
+def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("verify", help="prove a finished batch's receipt", description=__doc__)
+    verb.add_argument("folder", type=Path, metavar="OUTBOX/NAME")
+    verb.add_argument("--input", type=Path, metavar="FILE", help="the file as it was dropped, to prove its hash too")
+    verb.add_argument("--json", action="store_true", help="as JSON, for programs")
+    verb.set_defaults(go=go)
+
+
+def go(given: argparse.Namespace) -> int:
+    folder = Published(given.folder)
+    if not folder.receipt.exists():
+        show.errors.print(f"inbox-daemon: {folder.receipt} is not there: the batch has not ended", markup=False)
+        return 1
+    proof = published.verify(folder, given.input)
+    receipt = proof.receipt
+    if given.json:
+        sys.stdout.buffer.write(orjson.dumps({"problems": proof.problems, "receipt": receipt}) + b"\n")
+    else:
+        for problem in proof.problems:
+            show.console.print(problem, markup=False, soft_wrap=True)
+        requests, answers, errors = receipt["input"]["requests"], receipt["answers"], receipt["errors"]
+        verdict = "does NOT hold" if proof.problems else "holds"
+        show.console.print(
+            f"{given.folder}: {requests:,} requests = {answers:,} answers + {errors:,} errors; {verdict}"
+        )
+    return 1 if proof.problems else 0

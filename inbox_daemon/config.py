@@ -1,0 +1,218 @@
+"""The settings: one frozen tree, read from TOML, environment and flags, checked once at start.
+
+Owns every setting's name, default, bounds and reason. Never looks at the spool, the GPU or vLLM.
+etc/inbox-daemon.toml lists the same settings for people; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from inbox_daemon.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/inbox-daemon/config.toml")
+ENV_PREFIX = "INBOX_DAEMON_"
+
+MIB = 1 << 20
+
+
+def setting(default: Any, *, least: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"least": least, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True)
+class InboxSettings:
+    """`[inbox]`: what counts as dropped. Durations are seconds."""
+
+    settle: float = setting(2.0, least=0)
+    settle_unproven: float = setting(10.0, least=0)
+    rescan: float = setting(15.0, least=0.1)
+    watch: str = setting("auto", choices=("auto", "poll"))
+    strict: bool = setting(False)
+    max_line_bytes: int = setting(32 * MIB, least=1024)
+    max_claimed: int = setting(256, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """`[models]`: which model names a request may use for the model that is served."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    translate_ollama: bool = setting(False)
+
+
+@dataclass(frozen=True, slots=True)
+class NullSettings:
+    """`[engine.null]`: the engine without a model."""
+
+    rate: float = setting(0.0, least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """`[engine]`: what computes the answers. Durations are seconds; 0 switches off where it says so."""
+
+    kind: str = setting("vllm", choices=("vllm", "null"))
+    model: str = setting("")
+    in_flight: int = setting(0, least=0)
+    in_flight_bytes: int = setting(256 * MIB, least=MIB)
+    preload: bool = setting(False)
+    idle_unload: float = setting(0.0, least=0)
+    load_timeout: float = setting(1800.0, least=1)
+    stall_after: float = setting(600.0, least=1)
+    max_deaths: int = setting(5, least=1)
+    args: Mapping[str, Any] = field(default_factory=dict)
+    null: NullSettings = field(default_factory=NullSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSettings:
+    """`[results]`: how often answers become durable, and how often visible. Durations are seconds."""
+
+    sync_every: int = setting(512, least=1)
+    sync_after: float = setting(1.0, least=0)
+    seal_every: int = setting(1000, least=1)
+    seal_after: float = setting(30.0, least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSettings:
+    """`[daemon]`: the process itself. Durations are seconds."""
+
+    stop_grace: float = setting(30.0, least=0)
+    log_every: int = setting(100, least=1)
+    log_level: str = setting("info", choices=("debug", "info", "warning", "error"))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    spool: str = setting("/var/spool/inbox-daemon")
+    inbox: InboxSettings = field(default_factory=InboxSettings)
+    models: ModelSettings = field(default_factory=ModelSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    results: ResultSettings = field(default_factory=ResultSettings)
+    daemon: DaemonSettings = field(default_factory=DaemonSettings)
+
+
+# What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.
+RELOADABLE = ("inbox", "results", "daemon", "models")
+
+
+def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    """Read the configuration: defaults, then the file, then the environment, then flags; the last one wins.
+
+    Args:
+        path: the TOML file; None means DEFAULT_PATH where it exists.
+        env: variables such as ``INBOX_DAEMON_ENGINE__MODEL`` (two underscores between section and key).
+        flags: dotted keys of what was given on the command line, e.g. ``{"engine.model": "…"}``.
+
+    Raises:
+        ConfigError: naming the source, the key, the value and what would be right.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None or DEFAULT_PATH.exists():
+        path = path or DEFAULT_PATH
+        tree = _read_toml(path)
+        build(tree, source=str(path))  # so that a mistake is blamed on the file, not on what overrides it
+    for variable, text in env.items():
+        if variable.startswith(ENV_PREFIX) and variable != f"{ENV_PREFIX}CONFIG":
+            dotted = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+            _put(tree, dotted, _from_text(dotted, text, variable))
+            build(tree, source=variable)
+    for dotted, value in flags.items():
+        _put(tree, dotted, value)
+    return build(tree, source="the command line")
+
+
+def build(tree: Mapping[str, Any], source: str) -> Config:
+    """Return the checked settings of a parsed TOML tree. Raises ConfigError."""
+    return typing.cast(Config, _section(Config, tree, "", source))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name another file with --config.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}. Compare with etc/inbox-daemon.toml.") from error
+
+
+def _section(cls: type[Any], tree: Any, prefix: str, source: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{source}: {prefix.rstrip('.')} = {tree!r} must be a table: [{prefix.rstrip('.')}]")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in tree:
+        if key not in fields:
+            close = get_close_matches(key, fields, 1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known here: {', '.join(fields)}"
+            raise ConfigError(f"{source}: unknown setting {prefix}{key} = {tree[key]!r}; {hint}")
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            values[key] = _section(typing.cast(type, kind), value, f"{prefix}{key}.", source)
+        else:
+            values[key] = _checked(fields[key], kind, value, f"{prefix}{key}", source)
+    return cls(**values)
+
+
+def _checked(spec: dataclasses.Field[Any], kind: Any, value: Any, dotted: str, source: str) -> Any:
+    wrong = f"{source}: {dotted} = {value!r} is not right: it must be "
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    origin = typing.get_origin(kind)
+    if origin is not None:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{wrong}a table, [{dotted}]")
+        if typing.get_args(kind)[1] is str and not all(isinstance(v, str) for v in value.values()):
+            raise ConfigError(f"{wrong}a table of names")
+        return types.MappingProxyType(dict(value))
+    if type(value) is not kind:
+        raise ConfigError(wrong + {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind])
+    least, choices = spec.metadata["least"], spec.metadata["choices"]
+    if choices and value not in choices:
+        raise ConfigError(wrong + "one of " + ", ".join(choices))
+    if least is not None and not value >= least:
+        raise ConfigError(f"{wrong}{least:g} or more")
+    return value
+
+
+def _from_text(dotted: str, text: str, variable: str) -> Any:
+    """Read a variable's text as the type of the setting it names."""
+    cls: Any = Config
+    for part in dotted.split("."):
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        if part not in hints:
+            raise ConfigError(f"{variable}={text!r}: there is no setting {dotted}; see etc/inbox-daemon.toml")
+        cls = hints[part]
+    if cls is str:
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{variable}={text!r} is not a value as TOML writes it (for {dotted})") from error
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[key] = value
+
+
+def from_environment(path: str | None, flags: Mapping[str, Any]) -> Config:
+    """Load as the command line does: ``--config``, else ``INBOX_DAEMON_CONFIG``, else the default path."""
+    chosen = path or os.environ.get(f"{ENV_PREFIX}CONFIG")
+    return load(Path(chosen) if chosen else None, os.environ, flags)

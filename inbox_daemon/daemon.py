@@ -1,0 +1,310 @@
+"""The loop: `step` is the table of contents. Holds the parts together and leaves every decision to them.
+
+Imports neither vllm nor torch, never blocks for a second, and beats only when everything it judges is in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from enum import IntEnum
+from functools import partial
+from pathlib import Path
+
+from inbox_daemon import status
+from inbox_daemon.config import RELOADABLE, Config
+from inbox_daemon.dispatch import share
+from inbox_daemon.engine import Engine
+from inbox_daemon.engine.slot import EngineSlot
+from inbox_daemon.errors import ConfigError, EngineDied, SpoolError
+from inbox_daemon.health import Health, Progress
+from inbox_daemon.intake import Intake
+from inbox_daemon.journal import of_batch
+from inbox_daemon.layout import Spool
+from inbox_daemon.life import Life
+from inbox_daemon.notify import Notifier
+from inbox_daemon.records import EngineState, Outcome, slot_of
+from inbox_daemon.spool import claim, control, ingest
+from inbox_daemon.spool.presence import Presence
+
+log = logging.getLogger(__name__)
+
+TICK = 0.5  # seconds at most between two looks at everything
+_SLICE = 0.05  # seconds of long steps (reading, merging) in one pass of the loop
+_ADOPT_EVERY = 5.0
+_SUSPEND = 10.0  # seconds until a batch whose files failed is tried again
+_POLL_ENGINE = 0.005  # seconds between looks at an engine that has no descriptor to wait on
+_DRAIN_GIVES_UP = 3  # engines in a row that died without an answer
+_ENGINE_ENDS_WITHIN = 10.0
+
+
+class Exit(IntEnum):
+    OK = 0
+    FAILURE = 1
+    SOME_ERRORS = 3
+    CONFIG = 78
+
+
+class Daemon:
+    """Raises SpoolError where the spool cannot be used."""
+
+    def __init__(self, config: Config, make_engine: Callable[[], Engine], notifier: Notifier, *, drain: bool) -> None:
+        self.config = config
+        self.spool = Spool(Path(config.spool))
+        claim.prepare(self.spool)
+        self._notify = notifier
+        self._drain = drain
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._intake = Intake(self.spool.inbox, config.inbox, self._wake)
+        self._engine = EngineSlot(make_engine, config.engine.idle_unload)
+        self._health = Health(config.engine.load_timeout, config.engine.stall_after)
+        self._presence = Presence(self.spool)
+        self._lives: dict[int, Life] = {}
+        self._slots = itertools.count(1)
+        self._suspended: dict[str, float] = {}  # batch id -> when it is tried again
+        self._waiting: dict[str, str] = {}
+        self._adopt_at = 0.0
+        self._settled = 0  # outcomes since the start, as a mark of progress
+        self._some_errors = False
+        self._busy = False
+        self._stop_by: float | None = None
+        self._signals: list[int] = []
+
+    # -- the loop
+
+    def run(self, reread: Callable[[], Config]) -> Exit:
+        """Work until stopped, or until nothing is left where it drains. Raises ConfigError."""
+        self._catch_signals()
+        try:
+            self.step(time.monotonic())
+            self._notify.ready()
+            log.info("ready: drop files into %s", self.spool.inbox)
+            while not self._done(time.monotonic()):
+                self._wait()
+                self._obey(reread)
+                self.step(time.monotonic())
+        finally:
+            self._shut_down()
+        if self._drain and (self._lives or self._waiting):
+            return Exit.FAILURE
+        return Exit.SOME_ERRORS if self._drain and self._some_errors else Exit.OK
+
+    def step(self, now: float) -> None:
+        """One pass: what has arrived, what is next for each batch, requests out, outcomes in, and is all well?"""
+        self._receive_files(now)
+        self._adopt(now)
+        self._advance(now)
+        self._engine.ensure(self._engine_is_wanted(), now)
+        self._feed()
+        self._collect(now)
+        self._judge(now)
+        self._tell(now)
+
+    def _receive_files(self, now: float) -> None:
+        if self._stopping or len(self._lives) >= self.config.inbox.max_claimed:
+            return
+        try:
+            arrivals = self._intake.look(now)
+        except OSError as error:
+            log.error("inbox cannot be read: %s; trying again", error)
+            return
+        if arrivals is None:
+            return
+        self._waiting = arrivals.waiting
+        for path in arrivals.settled[: self.config.inbox.max_claimed - len(self._lives)]:
+            if held := claim.claim(self.spool, path):
+                self._begin(held)
+        for path, name, verb in arrivals.controls:
+            named = next((life for life in self._lives.values() if life.name == name), None)
+            if refusal := control.obey(self.spool, path, name, verb, named):
+                log.warning("%s thrown away: %s", path.name, refusal)
+
+    def _adopt(self, now: float) -> None:
+        if now < self._adopt_at or self._stopping:
+            return
+        self._adopt_at = now + _ADOPT_EVERY
+        self._suspended = {id: until for id, until in self._suspended.items() if until > now}
+        ours = {life.work.id for life in self._lives.values()} | self._suspended.keys()
+        room = self.config.inbox.max_claimed - len(self._lives)
+        for held in itertools.islice(claim.adopt(self.spool, ours), max(0, room)):
+            self._begin(held)
+
+    def _advance(self, now: float) -> None:
+        """Give every batch its next steps, for a slice of time together, and what is due by the clock."""
+        deadline = time.monotonic() + _SLICE
+        busy = [] if self._stopping else list(self._lives.values())
+        while busy and time.monotonic() < deadline:
+            busy = [life for life in busy if self._safely(life, life.step)]
+        self._busy = bool(busy)
+        for life in list(self._lives.values()):
+            self._safely(life, partial(life.tick, now))
+            if life.over:
+                self._some_errors |= life.had_errors
+                self._lives.pop(life.slot, None)
+
+    def _feed(self) -> None:
+        room = 0 if self._stopping else self._engine.room()
+        for slot, count in share(room, [(life.slot, life.queue) for life in self._lives.values()]):
+            life = self._lives[slot]
+            self._safely(life, partial(self._hand_over, life, count))
+
+    def _hand_over(self, life: Life, count: int) -> None:
+        self._engine.send(life.take(count))
+        if self._engine.info:
+            life.computed_by(self._engine.info)
+
+    def _collect(self, now: float) -> None:
+        try:
+            outcomes = self._engine.receive(now)
+        except EngineDied as died:
+            log.error("engine died: %s%s", died.reason, "".join(f"\n    {line}" for line in died.log))
+            for life in list(self._lives.values()):
+                self._safely(life, partial(life.engine_died, died, self.config.engine.max_deaths))
+            return
+        arrived: dict[int, list[Outcome]] = {}
+        for outcome in outcomes:
+            arrived.setdefault(slot_of(outcome.ticket), []).append(outcome)
+        for life in [self._lives[slot] for slot in arrived.keys() & self._lives.keys()]:
+            self._safely(life, partial(life.settle, arrived[life.slot], now))
+        self._settled += len(outcomes)
+        self._busy |= bool(outcomes)
+
+    def _judge(self, now: float) -> None:
+        stats, state = self._engine.stats, self._engine.state
+        loaded = state is EngineState.READY
+        marks = (self._settled, stats.input_tokens, stats.output_tokens) if loaded else ()
+        verdict = self._health.judge(Progress(state, self._in_flight, marks), now)
+        if verdict.kill:
+            self._engine.kill(verdict.kill)
+        self._notify.beat(now)
+
+    def _tell(self, now: float) -> None:
+        engine = self._engine
+        death = engine.last_death.reason if engine.last_death else None
+        view = status.engine_view(engine.state, engine.phase, engine.last_info, engine.stats, death)
+        for life in self._lives.values():
+            life.engine_view = view
+        self._presence.say(now, {"engine": view, "waiting": self._waiting, "batches": len(self._lives)})
+        done = sum(life.queue.done for life in self._lives.values())
+        total = sum(len(life.queue) for life in self._lives.values())
+        what = f"{len(self._lives)} batches, {done} of {total} requests" if self._lives else "inbox empty"
+        self._notify.status(f"{what}; engine {engine.state.value}{f' ({engine.phase})' if engine.phase else ''}")
+
+    # -- batches
+
+    def _begin(self, held: claim.Held) -> None:
+        slot = next(self._slots)
+        life = Life(self.spool, held, slot, lambda: ingest.rules(self.config), self.config.results)
+        life.log_every = self.config.daemon.log_every
+        self._lives[slot] = life
+        self._busy = True
+
+    def _safely(self, life: Life, action: Callable[[], object]) -> bool:
+        """Do something for one batch. What fails on its files costs that batch a pause, nobody else anything."""
+        if life.slot not in self._lives:
+            return False
+        try:
+            return bool(action())
+        except (OSError, SpoolError) as error:
+            of_batch(log, life.name).error("%s: suspended for %.0f s: %s", life.name, _SUSPEND, error)
+        del self._lives[life.slot]
+        self._suspended[life.work.id] = time.monotonic() + _SUSPEND
+        life.close()
+        life.held.release()
+        return False
+
+    @property
+    def _in_flight(self) -> int:
+        return sum(life.queue.in_flight for life in self._lives.values())
+
+    def _engine_is_wanted(self) -> bool:
+        if self._stopping:
+            return self._in_flight > 0
+        waiting = any(life.queue.takeable or life.queue.in_flight for life in self._lives.values())
+        return waiting or self.config.engine.preload
+
+    # -- signals, waiting, the end
+
+    def _catch_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, frame: self._signals.append(number))
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"\0")
+
+    def _wait(self) -> None:
+        """Sleep until there is something to do, at most a tick."""
+        timeout = 0.0 if self._busy else min(TICK, self._intake.due_in(time.monotonic()))
+        ready = [self._wake_read]
+        if (engine := self._engine.fileno()) is not None:
+            ready.append(engine)
+        elif self._in_flight:
+            timeout = min(timeout, _POLL_ENGINE)
+        select.select(ready, [], [], timeout)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
+    def _obey(self, reread: Callable[[], Config]) -> None:
+        """Do what signals have asked for; their handlers only took note."""
+        while self._signals:
+            number = self._signals.pop(0)
+            if number == signal.SIGHUP:
+                self._notify.reloading()
+                self._reload(reread)
+                self._notify.ready()
+                continue
+            now = time.monotonic()
+            self._stop_by = now if self._stopping else now + self.config.daemon.stop_grace
+            self._notify.stopping()
+            log.info("stopping: %d requests in flight get %.0f s", self._in_flight, self._stop_by - now)
+
+    def _reload(self, reread: Callable[[], Config]) -> None:
+        try:
+            fresh = reread()
+        except ConfigError as error:
+            log.error("configuration not reloaded, the old one stays: %s", error)
+            return
+        changed = {f.name for f in fields(Config) if getattr(fresh, f.name) != getattr(self.config, f.name)}
+        self.config = replace(self.config, **{name: getattr(fresh, name) for name in changed & set(RELOADABLE)})
+        self._intake.settings = self.config.inbox
+        for life in self._lives.values():
+            life.results = self.config.results
+            life.log_every = self.config.daemon.log_every
+        for name in sorted(changed - set(RELOADABLE)):
+            log.warning("configuration: a change of %s takes effect at the next start", name)
+        log.info("configuration reloaded: %s", ", ".join(sorted(changed & set(RELOADABLE))) or "nothing changed")
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop_by is not None
+
+    def _done(self, now: float) -> bool:
+        if self._stop_by is not None:
+            return self._in_flight == 0 or now >= self._stop_by
+        if not self._drain or self._intake.arriving or self._suspended:
+            return False
+        hopeless = self._engine.failures >= _DRAIN_GIVES_UP
+        return hopeless or all(life.parked for life in self._lives.values())
+
+    def _shut_down(self) -> None:
+        self._intake.stop()
+        self._engine.end()
+        for life in list(self._lives.values()):
+            self._safely(life, partial(life.rest, time.monotonic()))
+            life.close()
+            life.held.release()
+        deadline = time.monotonic() + _ENGINE_ENDS_WITHIN
+        while not self._engine.ended and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._presence.leave()
+        left = len(self._lives)
+        log.info("stopped%s", f": {left} batches go on at the next start" if left else "")

@@ -1,0 +1,124 @@
+"""Which requests go to the engine next, and what has come back.
+
+Pure: knows places and counts, no files, no clock, no engine. Owns fairness between batches (equal shares of what is in
+flight) and the rule that one request is settled once, however often it was computed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+_LEFT, _IN_FLIGHT, _DONE = 0, 1, 2
+
+
+class Queue:
+    """One batch's requests by place: left, in flight, done. One byte a request."""
+
+    def __init__(self, requests: int) -> None:
+        self._state = bytearray(requests)
+        self._cursor = 0
+        self._returned: deque[int] = deque()
+        self.left = requests
+        self.in_flight = 0
+        self.held = False  # paused, parked or being cancelled: nothing more is taken
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    @property
+    def done(self) -> int:
+        return len(self._state) - self.left - self.in_flight
+
+    @property
+    def takeable(self) -> int:
+        return 0 if self.held else self.left
+
+    def take(self, count: int) -> list[int]:
+        """Move up to `count` requests from left to in flight, in order, and return their places."""
+        taken: list[int] = []
+        while len(taken) < count and self._returned:
+            place = self._returned.popleft()
+            if self._state[place] == _LEFT:
+                taken.append(place)
+                self._state[place] = _IN_FLIGHT
+        while len(taken) < count:
+            place = self._state.find(_LEFT, self._cursor)
+            if place < 0:
+                self._cursor = len(self._state)
+                break
+            self._cursor = place + 1
+            taken.append(place)
+            self._state[place] = _IN_FLIGHT
+        self.left -= len(taken)
+        self.in_flight += len(taken)
+        return taken
+
+    def settle(self, place: int) -> bool:
+        """Note that a request has its outcome; False when it already had one, so that it is recorded once."""
+        state = self._state[place]
+        if state == _DONE:
+            return False
+        self._state[place] = _DONE
+        if state == _IN_FLIGHT:
+            self.in_flight -= 1
+        else:
+            self.left -= 1
+        return True
+
+    def give_back(self) -> int:
+        """Move all that is in flight back to left, to be taken first: the engine that had it is gone."""
+        places = list(_each(self._state, _IN_FLIGHT))
+        for place in places:
+            self._state[place] = _LEFT
+        self._returned.extendleft(reversed(places))
+        self.left += len(places)
+        self.in_flight = 0
+        return len(places)
+
+    def remaining(self) -> Iterator[int]:
+        """Yield the places that have no outcome and are not in flight, in order."""
+        return _each(self._state, _LEFT)
+
+
+def _each(state: bytearray, wanted: int) -> Iterator[int]:
+    place = state.find(wanted)
+    while place >= 0:
+        yield place
+        place = state.find(wanted, place + 1)
+
+
+def share(room: int, queues: Iterable[tuple[int, Queue]]) -> list[tuple[int, int]]:
+    """Divide `room` among batches so that what each has in flight becomes as equal as can be.
+
+    Args:
+        room: how many more requests the engine takes now.
+        queues: (slot, queue) of every batch that runs.
+
+    Returns:
+        (slot, count) for each batch that gets something. A batch that arrives while another fills the engine gets
+        all the room there is until it has caught up or has nothing left.
+    """
+    wanting = sorted((queue.in_flight, slot, queue.takeable) for slot, queue in queues if queue.takeable)
+    if room <= 0 or not wanting:
+        return []
+    level = _level(room, wanting)
+    shares = []
+    for in_flight, slot, takeable in wanting:
+        count = min(takeable, max(0, level - in_flight), room)
+        if count:
+            shares.append((slot, count))
+            room -= count
+    return shares
+
+
+def _level(room: int, wanting: list[tuple[int, int, int]]) -> int:
+    """Return the smallest number in flight up to which the batches can be filled using the whole room."""
+    low, high = 0, room + max(in_flight for in_flight, _, _ in wanting)
+    while low < high:
+        middle = (low + high) // 2
+        if sum(min(t, max(0, middle - i)) for i, _, t in wanting) >= room:
+            high = middle
+        else:
+            low = middle + 1
+    return low

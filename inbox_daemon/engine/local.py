@@ -1,0 +1,217 @@
+"""The engine on this host: one worker subprocess that hosts vLLM, reached over its own socket pair.
+
+Owns the worker's process group, its log and the frames still to be sent. Imports no vllm and no torch. However the
+worker ends, it shows as one EngineDied at the next `receive`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import psutil
+
+from inbox_daemon.config import EngineSettings
+from inbox_daemon.engine import wire
+from inbox_daemon.errors import ConfigError, EngineDied
+from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
+
+log = logging.getLogger("inbox_daemon.engine")
+
+_LOG_TAIL = 40  # lines kept for the error that a death raises
+_READ = 1 << 20
+_GONE_WITHIN = 20.0  # seconds; a process in an uninterruptible driver call may take longer, or for ever
+EXIT_CONFIG = 78
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class LocalEngine:
+    def __init__(self, settings: EngineSettings) -> None:
+        self.info: EngineInfo | None = None
+        self.stats = EngineStats()
+        self.phase = "starting"
+        self._budget = settings.in_flight_bytes
+        self._sizes: dict[int, int] = {}  # ticket -> bytes, of what is in flight
+        self._bytes = 0
+        self._died: EngineDied | None = None
+        self._killed = 0.0
+        self._told = False
+        self._started = time.monotonic()
+        self._tail: deque[str] = deque(maxlen=_LOG_TAIL)
+        self._partial_log = b""
+        self._inbound = wire.Inbound()
+        self._outbound: deque[memoryview] = deque()
+        self._socket, theirs = socket.socketpair()
+        self._log_read, log_write = os.pipe2(os.O_CLOEXEC)
+        options = {
+            "model": settings.model,
+            "in_flight": settings.in_flight,
+            "args": dict(settings.args),
+        }
+        environment = {
+            k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        }
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno()), orjson.dumps(options).decode()],
+            stdin=subprocess.DEVNULL,
+            stdout=log_write,
+            stderr=log_write,
+            pass_fds=(theirs.fileno(),),
+            env=environment,
+            start_new_session=True,  # one group to kill, and a terminal's Ctrl-C is the daemon's alone
+        )
+        theirs.close()
+        os.close(log_write)
+        self._socket.setblocking(False)
+        os.set_blocking(self._log_read, False)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fileno(self) -> int | None:
+        return self._socket.fileno()
+
+    def room(self) -> int:
+        if self.info is None or self._bytes >= self._budget or self._died:
+            return 0
+        return max(0, self.info.in_flight - len(self._sizes))
+
+    def send(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._sizes[request.ticket] = len(request.line)
+            self._bytes += len(request.line)
+        self._outbound.extend(memoryview(frame) for frame in wire.requests(requests))
+        self._flush()
+
+    def receive(self) -> list[Outcome]:
+        self._read_log()
+        self._flush()
+        outcomes: list[Outcome] = []
+        open_ended = self._read_frames(outcomes)
+        if outcomes:
+            return outcomes
+        if self._died is None and not (open_ended and self._process.poll() is None):
+            self._died = self._post_mortem()
+        if self._died:
+            raise self._died
+        return outcomes
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._killed = time.monotonic()
+        self._socket.close()
+
+    def gone(self) -> bool:
+        self._process.poll()
+        self._read_log()
+        alive = [p.pid for p in psutil.process_iter() if _group(p.pid) == self._process.pid]
+        if alive:
+            if not self._told and time.monotonic() - self._killed > _GONE_WITHIN:
+                self._told = True
+                log.error(
+                    "engine processes %s survive SIGKILL; they may hold GPU memory until the host restarts", alive
+                )
+            return False
+        with suppress(OSError):
+            os.close(self._log_read)
+        return True
+
+    # -- inside
+
+    def _flush(self) -> None:
+        with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            while self._outbound:
+                sent = self._socket.send(self._outbound[0])
+                if sent == len(self._outbound[0]):
+                    self._outbound.popleft()
+                else:
+                    self._outbound[0] = self._outbound[0][sent:]
+
+    def _read_frames(self, outcomes: list[Outcome]) -> bool:
+        """Read what has arrived, at most a few MiB; False when the worker's end is closed."""
+        for _ in range(8):
+            try:
+                data = self._socket.recv(_READ)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            for kind, payload in self._inbound.feed(data):
+                self._take(kind, payload, outcomes)
+        return True
+
+    def _take(self, kind: wire.Kind, payload: bytes, outcomes: list[Outcome]) -> None:
+        if kind is wire.Kind.OUTCOMES:
+            for outcome in wire.read_outcomes(payload):
+                self._bytes -= self._sizes.pop(outcome.ticket, 0)
+                outcomes.append(outcome)
+            return
+        value: dict[str, Any] = orjson.loads(payload)
+        if kind is wire.Kind.PHASE:
+            self.phase = value["phase"]
+        elif kind is wire.Kind.STATS:
+            self.stats = EngineStats(**value)
+        elif kind is wire.Kind.READY:
+            value["gpus"] = tuple(value["gpus"])
+            self.info = EngineInfo(**value, load_seconds=round(time.monotonic() - self._started, 1))
+            self.phase = ""
+
+    def _read_log(self) -> None:
+        data = b""
+        with suppress(BlockingIOError, OSError):
+            while piece := os.read(self._log_read, _READ):
+                data += piece
+                if len(data) >= _READ:
+                    break
+        if not data:
+            return
+        *lines, self._partial_log = (self._partial_log + data).split(b"\n")
+        for raw in lines:
+            line = _ESCAPES.sub("", raw.decode(errors="replace")).rstrip()
+            if line:
+                self._tail.append(line)
+                log.info("vllm: %s", line)
+
+    def _post_mortem(self) -> EngineDied:
+        # Its last words may still be on their way; the pipe closes when the last process of its group is gone.
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline and select.select([self._log_read], [], [], 0.05)[0]:
+            before = len(self._tail)
+            self._read_log()
+            if len(self._tail) == before:
+                break
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        code = self._process.poll()
+        if code == EXIT_CONFIG:
+            raise ConfigError("[engine.args]: vLLM does not accept them: " + " | ".join(list(self._tail)[-4:]))
+        if code is None:
+            reason = "the worker closed its connection"
+        elif code < 0:
+            reason = f"the worker was killed by {signal.Signals(-code).name}"
+        else:
+            reason = f"the worker ended with exit status {code}"
+        return EngineDied(reason, tuple(self._tail))
+
+
+def _group(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid)
+    return None

@@ -1,0 +1,78 @@
+"""An engine without a model: answers at once, or at a set rate, with an answer that says so.
+
+For everything that is about files and processes rather than models: measuring the pipeline, testing a deployment,
+the project's own tests. It is no stand-in for vLLM where the claim is about vLLM.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import orjson
+
+from inbox_daemon import __version__, batch
+from inbox_daemon.config import EngineSettings
+from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
+
+_IN_FLIGHT = 4096
+
+
+class NullEngine:
+    def __init__(self, settings: EngineSettings) -> None:
+        self._rate = settings.null.rate
+        in_flight = settings.in_flight or _IN_FLIGHT
+        self.info: EngineInfo | None = EngineInfo("null", __version__, settings.model, in_flight, in_flight)
+        self.stats = EngineStats()
+        self.phase = ""
+        self._model = settings.model
+        self._waiting: deque[Request] = deque()
+        self._last = time.monotonic()
+
+    def fileno(self) -> int | None:
+        return None
+
+    def room(self) -> int:
+        assert self.info is not None
+        return self.info.in_flight - len(self._waiting)
+
+    def send(self, requests: Sequence[Request]) -> None:
+        if not self._waiting:
+            self._last = time.monotonic()
+        self._waiting.extend(requests)
+
+    def receive(self) -> list[Outcome]:
+        ready = len(self._waiting)
+        if self._rate:
+            elapsed = time.monotonic() - self._last
+            ready = min(ready, int(elapsed * self._rate))
+            self._last += ready / self._rate
+        answers = [self._answer(self._waiting.popleft()) for _ in range(ready)]
+        self.stats = EngineStats(waiting=len(self._waiting), output_tokens=self.stats.output_tokens + len(answers))
+        return answers
+
+    def kill(self) -> None:
+        self._waiting.clear()
+
+    def gone(self) -> bool:
+        return True
+
+    def _answer(self, request: Request) -> Outcome:
+        parsed = orjson.loads(request.line.removeprefix(b"\xef\xbb\xbf"))
+        body = {
+            "id": request.id,
+            "object": "chat.completion",
+            "model": parsed["body"].get("model") or self._model,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": f"null engine: {len(request.line)} bytes read"},
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": {"prompt_tokens": 0, "completion_tokens": 1, "total_tokens": 1},
+        }
+        return Outcome(
+            request.ticket, batch.answer_line(request.id, parsed["custom_id"], batch.dumps(body)), output_tokens=1
+        )

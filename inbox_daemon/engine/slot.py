@@ -1,0 +1,132 @@
+"""The one engine that the daemon has, or none: loaded when needed, let go when idle, replaced after a death.
+
+Owns back-off and the rule that a new engine starts only when the last one's processes are gone (they hold the GPU).
+Never decides that an engine is unhealthy; it is told to `kill`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from inbox_daemon.engine import Engine
+from inbox_daemon.errors import EngineDied
+from inbox_daemon.records import EngineInfo, EngineState, EngineStats, Outcome, Request
+
+log = logging.getLogger(__name__)
+
+_BACK_OFF = (1.0, 2.0, 5.0, 15.0, 60.0, 300.0)  # seconds before the next start, by failures in a row
+
+
+class EngineSlot:
+    """Times are monotonic seconds.
+
+    Attributes:
+        failures: deaths in a row without an outcome in between.
+        last_death: why the last engine ended, until another one is ready.
+    """
+
+    def __init__(self, make: Callable[[], Engine], idle_unload: float) -> None:
+        self._make = make
+        self._idle_unload = idle_unload
+        self._engine: Engine | None = None
+        self._ending: Engine | None = None
+        self._kill_reason: str | None = None
+        self._not_before = 0.0
+        self._idle_since: float | None = None
+        self._was_ready = False
+        self.last_info: EngineInfo | None = None
+        self.last_death: EngineDied | None = None
+        self.failures = 0
+        self.starts = 0
+
+    @property
+    def state(self) -> EngineState:
+        if self._engine is not None:
+            return EngineState.READY if self._engine.info else EngineState.LOADING
+        return EngineState.BACKING_OFF if self.last_death else EngineState.OFF
+
+    @property
+    def phase(self) -> str:
+        """What it is doing, for people: empty where the state says it all."""
+        if self._ending is not None:
+            return "waiting for the last engine's processes to end"
+        return self._engine.phase if self._engine else ""
+
+    @property
+    def info(self) -> EngineInfo | None:
+        return self._engine.info if self._engine else None
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.stats if self._engine else EngineStats()
+
+    def fileno(self) -> int | None:
+        return self._engine.fileno() if self._engine else None
+
+    def ensure(self, wanted: bool, now: float) -> None:
+        """Start an engine where one is wanted and may start; end one that has been idle for long enough."""
+        if self._ending is not None and self._ending.gone():
+            self._ending = None
+        if self._engine is None:
+            if wanted and self._ending is None and now >= self._not_before:
+                self.starts += 1
+                self._was_ready = False
+                self._engine = self._make()
+            return
+        if wanted:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif self._idle_unload and now - self._idle_since >= self._idle_unload:
+            log.info("engine let go after %.0f s without work", now - self._idle_since)
+            self.end()
+
+    def room(self) -> int:
+        return self._engine.room() if self._engine and not self._kill_reason else 0
+
+    def send(self, requests: Sequence[Request]) -> None:
+        if self._engine is not None:
+            self._engine.send(requests)
+
+    def receive(self, now: float) -> list[Outcome]:
+        """Return what has arrived. Raises EngineDied once for each death, however it came about."""
+        if self._engine is None:
+            return []
+        try:
+            outcomes = self._engine.receive()
+            if self._kill_reason and not outcomes:
+                raise EngineDied(self._kill_reason)
+        except EngineDied as died:
+            reason = self._kill_reason or died.reason
+            self.last_death = EngineDied(reason, died.log)
+            self.failures += 1
+            self._not_before = now + _BACK_OFF[min(self.failures, len(_BACK_OFF)) - 1]
+            self.end()
+            raise self.last_death from died
+        if self._engine.info and not self._was_ready:
+            self._was_ready = True
+            self.last_info = self._engine.info
+            self.last_death = None
+        if outcomes:
+            self.failures = 0
+        return outcomes
+
+    def kill(self, reason: str) -> None:
+        """End an engine that is no good; the next `receive` raises EngineDied with this reason."""
+        if self._engine is not None and not self._kill_reason:
+            self._kill_reason = reason
+
+    def end(self) -> None:
+        """Let the engine go, with every process it started."""
+        if self._engine is not None:
+            self._engine.kill()
+            self._ending, self._engine = self._engine, None
+        self._kill_reason = None
+        self._idle_since = None
+
+    @property
+    def ended(self) -> bool:
+        if self._ending is not None and self._ending.gone():
+            self._ending = None
+        return self._engine is None and self._ending is None

@@ -1,0 +1,231 @@
+"""vLLM inside the worker: the only importer of vllm, and the only place that knows how its releases differ.
+
+Built on the parts of vLLM's own offline batch runner (vllm/entrypoints/.../run_batch.py, 0.26 to 0.33), so every
+endpoint it serves works here, in its wire form. Never sends, never decides what runs next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import sys
+from argparse import Namespace
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+import vllm
+from prometheus_client import REGISTRY
+from pydantic import ValidationError
+from vllm.usage.usage_lib import UsageContext
+
+try:  # since 0.29
+    from vllm.entrypoints.launchers import run_batch as runner
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+except ImportError:
+    from vllm.entrypoints.openai import run_batch as runner
+    from vllm.entrypoints.openai.api_server import build_async_engine_client
+
+try:
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+except ImportError:
+    from vllm.utils import FlexibleArgumentParser
+
+from inbox_daemon import batch, gpu
+from inbox_daemon.records import EngineStats, Fault, Outcome, Request
+
+EXIT_CONFIG = 78
+_SURE_AFTER = 1.0  # seconds for vLLM to notice that its EngineCore is gone
+
+
+class _NoTracker:
+    """Releases before 0.33 count progress through this; the daemon counts for itself."""
+
+    def submitted(self) -> None: ...
+    def completed(self) -> None: ...
+
+
+class VllmHost:
+    def __init__(self, client: Any, endpoints: dict[str, Any], args: Namespace, in_flight: int) -> None:
+        self._client = client
+        self._endpoints = endpoints
+        self._config = client.vllm_config
+        self._served = _served_name(args)
+        self._in_flight = in_flight
+        takes_tracker = len(inspect.signature(runner.run_request).parameters) > 2
+        self._extra: tuple[Any, ...] = (_NoTracker(),) if takes_tracker else ()
+
+    @classmethod
+    @asynccontextmanager
+    async def load(cls, options: Mapping[str, Any]) -> AsyncIterator[VllmHost]:
+        """Build vLLM's engine client; the context's end shuts it down.
+
+        LLM_CLASS makes vLLM choose its offline defaults for the GPU at hand; OPENAI_BATCH_RUNNER would mean
+        max_num_seqs 128 on any GPU.
+        """
+        args = parse(options["model"], options["args"])
+        runner.validate_run_batch_args(args)
+        if hasattr(runner, "ignore_admission_limits"):
+            runner.ignore_admission_limits(args)
+        async with build_async_engine_client(args, usage_context=UsageContext.LLM_CLASS) as client:
+            endpoints = await runner.build_endpoint_registry(client, args)
+            yield cls(client, endpoints, args, options["in_flight"])
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `records.EngineInfo` holds, less the load time."""
+        scheduler, cache, model = self._config.scheduler_config, self._config.cache_config, self._config.model_config
+        replicas = self._config.parallel_config.data_parallel_size
+        max_seqs = scheduler.max_num_seqs * replicas
+        settings = {
+            "max_num_seqs": scheduler.max_num_seqs,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+            "max_model_len": model.max_model_len,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "quantization": model.quantization,
+            "kv_cache_dtype": str(cache.cache_dtype),
+            "enable_prefix_caching": cache.enable_prefix_caching,
+            "gpu_memory_utilization": cache.gpu_memory_utilization,
+            "tensor_parallel_size": self._config.parallel_config.tensor_parallel_size,
+            "data_parallel_size": replicas,
+            "enforce_eager": model.enforce_eager,
+            "revision": model.revision,
+        }
+        return {
+            "kind": "vllm",
+            "version": vllm.__version__,
+            "model": self._served,
+            "in_flight": self._in_flight or max(2 * max_seqs, max_seqs + 512),
+            "max_seqs": max_seqs,
+            "settings": settings,
+            "gpus": gpu.names(),
+        }
+
+    @property
+    def dead(self) -> bool:
+        return bool(self._client.errored)
+
+    async def answer(self, request: Request) -> Outcome | None:
+        """Compute one request; None when it has no outcome because the engine is dead."""
+        parsed = orjson.loads(request.line.removeprefix(b"\xef\xbb\xbf"))
+        parsed["body"]["model"] = self._served  # the daemon has checked that the user's name may mean this one
+        try:
+            typed = runner.BatchRequestInput.model_validate(parsed)
+        except ValidationError as error:
+            return self._refused(request, parsed, 400, "invalid_request", _first_problem(error))
+        handler = self._handler(typed.url)
+        if handler is None:
+            sentence = f"{self._served} does not serve {typed.url}"
+            return self._refused(request, parsed, 400, "unsupported_endpoint", sentence)
+        output = await runner.run_request(handler, typed, *self._extra)
+        body = output.response.body if output.response else None
+        if output.error is None and body is not None and not _aborted(body):
+            return _answered(request, parsed["custom_id"], body)
+        status, code, sentence = _why(output)
+        if status >= 500:
+            # An engine that is dying blames its requests first. Wait until it would be known to be dead.
+            await asyncio.sleep(_SURE_AFTER)
+            if self.dead:
+                return None
+        return self._refused(request, parsed, status, code, sentence)
+
+    def stats(self) -> EngineStats:
+        """Read vLLM's own counters, summed over its replicas."""
+        sums: dict[str, float] = {}
+        for metric in REGISTRY.collect():
+            if metric.name.startswith("vllm:"):
+                for sample in metric.samples:
+                    sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+        replicas = self._config.parallel_config.data_parallel_size
+        return EngineStats(
+            running=int(sums.get("vllm:num_requests_running", 0)),
+            waiting=int(sums.get("vllm:num_requests_waiting", 0)),
+            kv_cache_usage=round(sums.get("vllm:kv_cache_usage_perc", 0.0) / replicas, 4),
+            input_tokens=int(sums.get("vllm:prompt_tokens_total", 0)),
+            output_tokens=int(sums.get("vllm:generation_tokens_total", 0)),
+            preemptions=int(sums.get("vllm:num_preemptions_total", 0)),
+        )
+
+    def _handler(self, url: str) -> Any:
+        endpoint = self._endpoints.get(url.rsplit("/", 1)[-1])
+        handler = endpoint["handler_getter"]() if endpoint else None
+        if handler is not None and endpoint and endpoint["wrapper_fn"] is not None:
+            handler = endpoint["wrapper_fn"](handler)
+        return handler
+
+    def _refused(self, request: Request, parsed: Any, status: int, code: str, sentence: str) -> Outcome:
+        fault = Fault(code, sentence, custom_id=parsed["custom_id"])
+        return Outcome(request.ticket, batch.error_line(request.id, fault, request.number, status), is_error=True)
+
+
+def parse(model: str, settings: Mapping[str, Any]) -> Namespace:
+    """Read `[engine.args]` with vLLM's own argument parser; exits with 78 where vLLM does not know or accept one."""
+    flags = ["--input-file", "unused", "--output-file", "unused", "--model", model]
+    for key, value in settings.items():
+        flag = "--" + key.replace("_", "-")
+        if value is True:
+            flags.append(flag)
+        elif value is False:
+            flags.append("--no-" + flag[2:])
+        elif isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        else:
+            flags += [flag, orjson.dumps(value).decode() if isinstance(value, dict) else str(value)]
+    try:
+        parsed: Namespace = runner.make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
+    except SystemExit as refused:
+        print(f"inbox-daemon: vLLM {vllm.__version__} does not accept [engine.args] as they are", file=sys.stderr)
+        raise SystemExit(EXIT_CONFIG) from refused
+    return parsed
+
+
+def _served_name(args: Namespace) -> str:
+    served = getattr(args, "served_model_name", None)
+    return str(served[0] if isinstance(served, list) and served else served or args.model)
+
+
+def _answered(request: Request, custom_id: str, body: Any) -> Outcome:
+    usage = getattr(body, "usage", None)
+    cached = 0
+    if details := getattr(usage, "prompt_tokens_details", None):
+        cached = details.cached_tokens or 0
+    return Outcome(
+        request.ticket,
+        batch.answer_line(request.id, custom_id, _json(body)),
+        input_tokens=getattr(usage, "prompt_tokens", 0) or 0,
+        cached_tokens=cached,
+        output_tokens=getattr(usage, "completion_tokens", 0) or 0,
+    )
+
+
+def _json(body: Any) -> bytes:
+    try:
+        return bytes(body.model_dump_json(), "utf-8")
+    except (ValueError, UnicodeError):  # a lone surrogate in what the model wrote
+        return batch.dumps(body.model_dump(mode="python"))
+
+
+def _aborted(body: Any) -> bool:
+    return any(getattr(choice, "finish_reason", None) == "abort" for choice in getattr(body, "choices", None) or ())
+
+
+def _why(output: Any) -> tuple[int, str, str]:
+    """Return (HTTP status, code, sentence) of an output that is no answer."""
+    error = output.error
+    status = output.response.status_code if output.response else 500
+    if error is None:
+        return 500, "engine_error", "the engine aborted the request"
+    info = getattr(error, "error", error)
+    sentence = getattr(info, "message", None) or str(info)
+    with contextlib.suppress(TypeError, ValueError):
+        status = int(getattr(info, "code", status))
+    return status, "engine_error" if status >= 500 else "invalid_request", sentence
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: {first['msg']}{more}"

@@ -1,0 +1,107 @@
+"""Frames between daemon and worker over one stream socket. No vLLM, no files, no decisions.
+
+A frame is its length, its kind and its payload. Requests and outcomes travel many to a frame, as records with the
+user's JSON untouched; everything else is rare and is JSON.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Any
+
+import orjson
+
+from inbox_daemon.records import Outcome, Request
+
+_FRAME = struct.Struct("<IB")
+_REQUEST = struct.Struct("<QIHI")  # ticket, line number, bytes of id, bytes of line
+_OUTCOME = struct.Struct("<QBIIII")  # ticket, is_error, input, cached and output tokens, bytes of line
+
+TARGET = 1 << 20  # bytes in a frame of many records, about
+
+
+class Kind(IntEnum):
+    REQUESTS = 1  # daemon to worker
+    OUTCOMES = 2  # worker to daemon, as the rest
+    PHASE = 3
+    READY = 4
+    STATS = 5
+
+
+def frame(kind: Kind, payload: bytes) -> bytes:
+    return _FRAME.pack(len(payload), kind) + payload
+
+
+def message(kind: Kind, value: Any) -> bytes:
+    return frame(kind, orjson.dumps(value))
+
+
+def requests(batch: Iterable[Request]) -> Iterator[bytes]:
+    """Yield frames that carry these requests."""
+    parts: list[bytes] = []
+    size = 0
+    for request in batch:
+        id = request.id.encode()
+        parts += (_REQUEST.pack(request.ticket, request.number, len(id), len(request.line)), id, request.line)
+        size += len(request.line)
+        if size >= TARGET:
+            yield frame(Kind.REQUESTS, b"".join(parts))
+            parts, size = [], 0
+    if parts:
+        yield frame(Kind.REQUESTS, b"".join(parts))
+
+
+def read_requests(payload: bytes) -> Iterator[Request]:
+    at = 0
+    while at < len(payload):
+        ticket, number, id_length, length = _REQUEST.unpack_from(payload, at)
+        at += _REQUEST.size
+        id = payload[at : at + id_length].decode()
+        at += id_length
+        yield Request(ticket, id, number, payload[at : at + length])
+        at += length
+
+
+def outcomes(batch: Iterable[Outcome]) -> Iterator[bytes]:
+    """Yield frames that carry these outcomes."""
+    parts: list[bytes] = []
+    size = 0
+    for outcome in batch:
+        tokens = (outcome.input_tokens, outcome.cached_tokens, outcome.output_tokens)
+        parts += (_OUTCOME.pack(outcome.ticket, outcome.is_error, *tokens, len(outcome.line)), outcome.line)
+        size += len(outcome.line)
+        if size >= TARGET:
+            yield frame(Kind.OUTCOMES, b"".join(parts))
+            parts, size = [], 0
+    if parts:
+        yield frame(Kind.OUTCOMES, b"".join(parts))
+
+
+def read_outcomes(payload: bytes) -> Iterator[Outcome]:
+    at = 0
+    while at < len(payload):
+        ticket, is_error, input_tokens, cached, output, length = _OUTCOME.unpack_from(payload, at)
+        at += _OUTCOME.size
+        yield Outcome(ticket, payload[at : at + length], bool(is_error), input_tokens, cached, output)
+        at += length
+
+
+class Inbound:
+    """Puts a stream's pieces together into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[Kind, bytes]]:
+        self._buffer += data
+        at = 0
+        while len(self._buffer) - at >= _FRAME.size:
+            length, kind = _FRAME.unpack_from(self._buffer, at)
+            end = at + _FRAME.size + length
+            if len(self._buffer) < end:
+                break
+            yield Kind(kind), bytes(self._buffer[at + _FRAME.size : end])
+            at = end
+        del self._buffer[:at]

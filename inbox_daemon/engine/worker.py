@@ -1,0 +1,136 @@
+"""The worker process: frames in, vLLM, frames out. Started by `local`, one engine's life long.
+
+Dies with the daemon and with its engine. What an engine that is dying says of its requests is never sent: the process
+ends instead, and the daemon gives the requests to the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from inbox_daemon.engine import lifeline, wire
+from inbox_daemon.records import Outcome
+
+_FLUSH_AFTER = 0.02  # seconds an outcome may wait for company in its frame
+_STATS_EVERY = 1.0
+_READ = 1 << 20
+EXIT_ENGINE_DEAD = 3
+
+
+class Connection:
+    """The worker's end of the socket pair. Closing of the other end ends the process."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sock.setblocking(False)
+        self._inbound = wire.Inbound()
+        self._lock = asyncio.Lock()
+        self._pending: list[Outcome] = []
+        self._wake = asyncio.Event()
+
+    async def receive(self) -> list[tuple[wire.Kind, bytes]]:
+        data = await asyncio.get_running_loop().sock_recv(self._sock, _READ)
+        if not data:
+            end(0)
+        return list(self._inbound.feed(data))
+
+    async def send(self, frame: bytes) -> None:
+        async with self._lock:
+            await asyncio.get_running_loop().sock_sendall(self._sock, frame)
+
+    def answer(self, outcome: Outcome) -> None:
+        self._pending.append(outcome)
+        self._wake.set()
+
+    async def send_answers(self) -> None:
+        """Send outcomes as they come, many to a frame."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(_FLUSH_AFTER)
+            self._wake.clear()
+            batch, self._pending = self._pending, []
+            for frame in wire.outcomes(batch):
+                await self.send(frame)
+
+
+def end(status: int) -> None:
+    """Leave at once and take every process of the engine along: nothing here is worth an orderly exit."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+async def serve(sock: socket.socket, options: dict[str, Any]) -> None:
+    connection = Connection(sock)
+    await connection.send(wire.message(wire.Kind.PHASE, {"phase": "importing vLLM"}))
+    from inbox_daemon.engine.vllm_host import VllmHost
+
+    await connection.send(wire.message(wire.Kind.PHASE, {"phase": "loading the model"}))
+    async with VllmHost.load(options) as host:
+        await connection.send(wire.message(wire.Kind.READY, host.describe()))
+        tasks = {
+            asyncio.create_task(_take(connection, host)),
+            asyncio.create_task(connection.send_answers()),
+            asyncio.create_task(_report(connection, host)),
+        }
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+
+async def _take(connection: Connection, host: Any) -> None:
+    running: set[asyncio.Task[None]] = set()
+
+    async def answer(request: Any) -> None:
+        outcome = await host.answer(request)
+        if outcome is None:
+            print("inbox-daemon: the engine is dead; the worker ends with it", file=sys.stderr)
+            end(EXIT_ENGINE_DEAD)
+        connection.answer(outcome)
+
+    while True:
+        for kind, payload in await connection.receive():
+            if kind is wire.Kind.REQUESTS:
+                for request in wire.read_requests(payload):
+                    task = asyncio.create_task(answer(request))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+
+
+async def _report(connection: Connection, host: Any) -> None:
+    while True:
+        await asyncio.sleep(_STATS_EVERY)
+        if host.dead:
+            print("inbox-daemon: the engine is dead; the worker ends with it", file=sys.stderr)
+            end(EXIT_ENGINE_DEAD)
+        await connection.send(wire.message(wire.Kind.STATS, asdict(host.stats())))
+
+
+def main() -> None:
+    lifeline.tie_to_parent()
+    os.environ[lifeline.MARK] = str(os.getpid())
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    options = orjson.loads(sys.argv[2])
+    started = time.monotonic()
+    try:
+        import uvloop
+
+        uvloop.run(serve(sock, options))
+    except BaseException as error:
+        import traceback
+
+        traceback.print_exc()
+        print(f"inbox-daemon: worker failed after {time.monotonic() - started:.0f} s: {error}", file=sys.stderr)
+        end(1)
+
+
+if __name__ == "__main__":
+    main()

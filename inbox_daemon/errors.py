@@ -1,0 +1,60 @@
+"""The exceptions of the project, all of them.
+
+    InboxDaemonError
+    ├── ConfigError      a setting is unknown or wrong; exit 78
+    ├── SpoolError       the spool cannot be used as it is
+    │   └── NotDurable   a write did not reach the disk; the file is no longer trusted
+    ├── Rejected         one dropped file cannot become a batch; costs that file
+    └── EngineDied       the engine ended, however it did; costs nothing but time
+
+A request that is wrong is no exception: it is a `records.Fault`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class InboxDaemonError(Exception):
+    """Base of all; its text names what failed, why, and the operator's next step."""
+
+
+class ConfigError(InboxDaemonError):
+    """A setting is unknown or has a value that cannot be right.
+
+    Restarting does not help, so the process exits with 78 (EX_CONFIG) and systemd leaves it down.
+    """
+
+
+class SpoolError(InboxDaemonError):
+    """The spool is missing, not ours to write, or spread over several file systems."""
+
+
+class NotDurable(SpoolError):
+    """fsync failed. Linux may have dropped the pages, so trying again could report success for lost data."""
+
+
+class Rejected(InboxDaemonError):
+    """A dropped file cannot become a batch.
+
+    Attributes:
+        code: a stable word for programs, e.g. ``corrupt_compression``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class EngineDied(InboxDaemonError):
+    """The engine is gone: it crashed, was killed, hung until it was killed, or never came up.
+
+    Attributes:
+        reason: one sentence, e.g. ``killed by SIGKILL``.
+        log: the last lines that the engine wrote, oldest first.
+    """
+
+    def __init__(self, reason: str, log: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.log = tuple(log)

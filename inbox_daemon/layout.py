@@ -1,0 +1,188 @@
+"""Every file and folder name of the spool, and nothing else: no I/O, no decisions about batches.
+
+SPOOL/inbox/                 users drop NAME.jsonl[.gz|.zst], NAME.cancel, NAME.pause, NAME.resume
+SPOOL/outbox/NAME/           users read
+SPOOL/work/ID/               one claimed batch; its flock is the lease
+SPOOL/work/gone-ID/          a finished one on its way out
+SPOOL/daemons/HOST.json      what each daemon says of itself, for views
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+CONTROLS = (".cancel", ".pause", ".resume")
+
+# Names that uploaders use for what is not there yet, and editors for what nobody dropped.
+_UNFINISHED = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
+
+_NAME_LIMIT = 180  # bytes; leaves room below NAME_MAX (255) for suffixes of ours
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    root: Path
+
+    @property
+    def inbox(self) -> Path:
+        return self.root / "inbox"
+
+    @property
+    def outbox(self) -> Path:
+        return self.root / "outbox"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def daemons(self) -> Path:
+        return self.root / "daemons"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """`work/ID/`: which of these exist says what is next (the state table in INTERNALS.md)."""
+
+    dir: Path
+
+    @property
+    def id(self) -> str:
+        return self.dir.name
+
+    @property
+    def dropped(self) -> Path:
+        """The claimed file itself, in a folder of its own so that it can keep the user's name."""
+        return self.dir / "dropped"
+
+    @property
+    def name(self) -> Path:
+        """The name in the outbox that this batch has or is about to take."""
+        return self.dir / "name.json"
+
+    @property
+    def door(self) -> Path:
+        """The outbox folder before it has its place in the outbox."""
+        return self.dir / "door"
+
+    @property
+    def input(self) -> Path:
+        return self.dir / "input.jsonl"
+
+    @property
+    def index(self) -> Path:
+        return self.dir / "index"
+
+    @property
+    def accepted(self) -> Path:
+        return self.dir / "batch.json"
+
+    @property
+    def history(self) -> Path:
+        return self.dir / "history.jsonl"
+
+    @property
+    def open_part(self) -> Path:
+        return self.dir / "open.jsonl"
+
+    @property
+    def parts(self) -> Path:
+        return self.dir / "parts"
+
+    @property
+    def final(self) -> Path:
+        return self.dir / "final"
+
+    @property
+    def cancel(self) -> Path:
+        return self.dir / "cancel"
+
+    @property
+    def pause(self) -> Path:
+        return self.dir / "pause"
+
+    @property
+    def parked(self) -> Path:
+        """Why the daemon gave up on this batch until somebody says resume."""
+        return self.dir / "parked.json"
+
+    @property
+    def gone(self) -> Path:
+        return self.dir.with_name(f"gone-{self.dir.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """`outbox/NAME/`: the part of the spool that belongs to users."""
+
+    dir: Path
+
+    @property
+    def status(self) -> Path:
+        return self.dir / "status.json"
+
+    @property
+    def parts(self) -> Path:
+        return self.dir / "parts"
+
+    @property
+    def results(self) -> Path:
+        return self.dir / "results.jsonl"
+
+    @property
+    def errors(self) -> Path:
+        return self.dir / "errors.jsonl"
+
+    @property
+    def retry(self) -> Path:
+        return self.dir / "retry.jsonl"
+
+    @property
+    def receipt(self) -> Path:
+        return self.dir / "receipt.json"
+
+
+def part_name(number: int) -> str:
+    return f"part-{number:06d}.jsonl"
+
+
+def is_batch_file(filename: str) -> bool:
+    """Say whether users mean `filename` as a batch: not hidden, not an upload's temporary name."""
+    return filename.endswith(SUFFIXES) and not filename.startswith(".")
+
+
+def is_unfinished(filename: str) -> bool:
+    return filename.startswith(".") or filename.endswith(_UNFINISHED)
+
+
+def control_of(filename: str) -> tuple[str, str] | None:
+    """Split ``NAME.cancel`` into ``("NAME", "cancel")``; None where the file is no control file."""
+    if filename.startswith("."):
+        return None
+    for suffix in CONTROLS:
+        if filename.endswith(suffix) and len(filename) > len(suffix):
+            return batch_name(filename.removesuffix(suffix)), suffix[1:]
+    return None
+
+
+def batch_name(filename: str) -> str:
+    """Return the name in the outbox for a dropped file: its stem, with what no folder name should carry replaced.
+
+    Control characters, slashes and bytes that are not UTF-8 become ``_``, a leading dot too; long names are cut.
+    """
+    stem = filename
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if filename.endswith(suffix):
+            stem = filename.removesuffix(suffix)
+            break
+    stem = re.sub(r"[\x00-\x1f\x7f-\x9f/\ud800-\udfff\u2028\u2029\u202a-\u202e]", "_", stem)
+    stem = re.sub(r"^\.", "_", stem).strip() or "batch"
+    return stem.encode()[:_NAME_LIMIT].decode(errors="ignore")
+
+
+def numbered(name: str, attempt: int) -> str:
+    """Return the name to try at the `attempt`-th try (1-based): NAME, NAME.2, NAME.3 …"""
+    return name if attempt == 1 else f"{name}.{attempt}"

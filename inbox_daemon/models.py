@@ -1,0 +1,209 @@
+"""Which model a request asks for, and whether the model that is served may answer it.
+
+Pure, but for reading its own packaged table. Owns `ollama_models.toml`: Ollama names and the Hugging Face names behind
+them. Never asks a network or the disk whether a model exists: a name in Hugging Face's form counts as one.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from difflib import get_close_matches
+from importlib import resources
+from typing import Any
+
+TOOL = "tools/fix_batch_model_names.py"
+
+_SHOWN = 200  # characters of a name in a message; a request can name anything
+_REMEMBERED = 1024  # answers that `Models` keeps; a file with a new name in every line must not fill the memory
+
+# What Ollama appends to a tag for a quantization: q4_K_M, q8_0, iq4_xs, fp16, bf16, mxfp4, it-qat, mlx-bf16.
+_QUANTIZATION = re.compile(r"(?:(?:^|-)(?:i?q\d\w*|b?fp?(?:8|16|32)|mxfp[48]|nvfp4|int[48]|qat|mlx))+$")
+_HUGGING_FACE = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_PATH = ("/", "./", "../", "~")
+
+
+class UnknownModel(ValueError):
+    """A name that is neither in the table nor in the form of a Hugging Face name or a path.
+
+    Its text names the model and what comes close to it, or why the table will not decide.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a name stands for.
+
+    Attributes:
+        name: the Hugging Face name; None where the table refuses to choose, and the note says why.
+        note: what to know of an ambiguous tag, else empty.
+    """
+
+    name: str | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The tags of one Ollama family, in lower case; `same` are the words in a tag that change nothing."""
+
+    tags: Mapping[str, Entry]
+    same: tuple[str, ...]
+
+    def find(self, tag: str) -> Entry | None:
+        if tag in self.tags:
+            return self.tags[tag]
+        plain = _QUANTIZATION.sub("", tag)
+        spellings = [plain, *(f"-{plain}".removesuffix(f"-{word}").removeprefix("-") for word in self.same)]
+        for spelling in spellings:
+            known = spelling or "latest"
+            if plain != tag and f"{known}-*" in self.tags:
+                return self.tags[f"{known}-*"]
+            if known in self.tags:
+                return self.tags[known]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    verified_on: date
+    families: Mapping[str, Family]
+
+
+@functools.cache
+def table() -> Table:
+    """Return the packaged table, read once."""
+    text = resources.files("inbox_daemon").joinpath("ollama_models.toml").read_text(encoding="utf-8")
+    content = tomllib.loads(text)
+    verified_on: date = content.pop("verified_on")
+    return Table(verified_on, {family: _family(rows) for family, rows in content.items()})
+
+
+def _family(rows: dict[str, Any]) -> Family:
+    same = tuple(rows.pop("same", ()))
+    tags: dict[str, Entry] = {}
+    pointers: dict[str, str] = {}
+    for tag, row in rows.items():
+        if isinstance(row, dict):
+            tags[tag] = Entry(row.get("name"), row["note"])
+        elif "/" in row:
+            tags[tag] = Entry(row)
+        else:
+            pointers[tag] = row
+    for tag, target in pointers.items():
+        tags[tag] = tags[target]
+    if f"{pointers.get('latest')}-*" in tags:
+        tags["latest-*"] = tags[f"{pointers['latest']}-*"]
+    return Family(tags, same)
+
+
+def look_up(name: str) -> Entry | None:
+    """Return what `name` stands for; None when it is unknown. A name that needs no translation stands for itself."""
+    for host in ("hf.co/", "huggingface.co/"):
+        if name.startswith(host):
+            repository = name.removeprefix(host).partition(":")[0]
+            return Entry(repository) if _HUGGING_FACE.fullmatch(repository) else None
+    if name.startswith(_PATH):
+        return Entry(name)
+    bare = name.removeprefix("registry.ollama.ai/").removeprefix("ollama.com/").removeprefix("library/")
+    if "/" in bare:
+        users_own = bare != name or re.search(r"[:\s]", name)  # what a user of Ollama made, and only Ollama has
+        return None if users_own else Entry(name)
+    family, _, tag = bare.lower().partition(":")
+    known = table().families.get(family)
+    return known.find(tag or "latest") if known else None
+
+
+def translate_ollama(name: str) -> str:
+    """Return the Hugging Face name behind an Ollama name.
+
+    A missing tag or ``:latest`` means the family's default, and a tag's quantization (``-q4_K_M``, ``-fp16``) is
+    dropped: vLLM loads the weights as they were published. ``hf.co/org/repo:quant`` gives ``org/repo``, which is often
+    a repository of GGUF files. ``org/repo`` and paths (with a slash, or from ``/``, ``./``, ``../`` or ``~``) pass
+    through as they are.
+
+    Raises:
+        UnknownModel: nothing is known by that name, or the table refuses to choose between several.
+    """
+    entry = look_up(name)
+    if entry is None:
+        raise UnknownModel(f"{_quoted(name)} is not a model name known here{_close_to(name)}")
+    if entry.name is None:
+        raise UnknownModel(f"{_quoted(name)} may mean several models: {entry.note}")
+    return entry.name
+
+
+def _close_to(name: str) -> str:
+    bare = name.rpartition("/")[2].lower()[:_SHOWN]
+    family = bare.partition(":")[0]
+    names = {
+        f"{other}:{tag}" if tag != "latest" else other: other
+        for other, known in table().families.items()
+        for tag in known.tags
+        if not tag.endswith("*")
+    }
+    siblings = [full for full, other in names.items() if other == family]
+    close = get_close_matches(bare, siblings, n=3, cutoff=0.0) or get_close_matches(bare, names, n=3)
+    return f"; close to it: {', '.join(close)}" if close else ""
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name if len(name) <= _SHOWN else name[:_SHOWN] + "…", ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The one model that is served, and the names under which requests may ask for it.
+
+    Attributes:
+        served: the name the engine serves it by.
+        aliases: further names and the model that each stands for (`[models.aliases]`).
+        translate_ollama: whether Ollama names are understood too (`[models] translate_ollama`).
+    """
+
+    served: str
+    aliases: Mapping[str, str]
+    translate_ollama: bool
+    _known: dict[str | None, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def accepts(self, name: str | None) -> str | None:
+        """Return None when a request naming `name` may run here, else a sentence with the reason and the next step.
+
+        None as the name is a request that names no model; it runs on whatever is served.
+        """
+        try:
+            return self._known[name]
+        except KeyError:
+            sentence = None if name is None else self._judge(name)
+            if len(self._known) < _REMEMBERED and (name is None or len(name) <= _SHOWN):
+                self._known[name] = sentence
+            return sentence
+
+    def _judge(self, name: str) -> str | None:
+        asked = self.aliases.get(name, name)
+        if asked == self.served:
+            return None
+        entry = look_up(asked) or Entry(None)
+        if self.translate_ollama and entry.name == self.served:
+            return None
+        return self._refusal(name, asked, entry)
+
+    def _refusal(self, name: str, asked: str, entry: Entry) -> str:
+        # An alias may stand for an Ollama name, which stands for something again.
+        meant = dict.fromkeys(_quoted(other) for other in (asked, entry.name) if other and other != name)
+        behind = f" (which stands for {', '.join(meant)})" if meant else ""
+        steps = [f"rewrite the file with {TOOL} IN OUT {shlex.quote(self.served)}"]
+        if entry.name == self.served:
+            steps.append("set translate_ollama = true under [models] in the configuration")
+        steps.append(f"add {_quoted(name)} = {_quoted(self.served)} to [models.aliases] in the configuration")
+        note = f"; note: {entry.note}" if entry.note else ""
+        return (
+            f"the request asks for {_quoted(name)}{behind}, but {_quoted(self.served)} is served; "
+            f"{', or '.join(steps)}{note}"
+        )

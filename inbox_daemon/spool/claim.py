@@ -1,0 +1,120 @@
+"""Who works on what: claiming a dropped file, adopting a batch whose daemon is gone, letting go.
+
+The flock on `work/ID` is the lease: held while its daemon lives, free the moment it does not. Decides nothing about
+which file is ready (intake) and never opens what was dropped (ingest).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from inbox_daemon.errors import SpoolError
+from inbox_daemon.layout import Spool, Work
+from inbox_daemon.spool import files
+
+
+def prepare(spool: Spool) -> None:
+    """Make the spool's folders where they are missing and prove that files can be renamed between them.
+
+    Raises:
+        SpoolError: when a folder cannot be made or written, or is on another file system or mount.
+    """
+    try:
+        spool.root.mkdir(parents=True, exist_ok=True)
+        for folder, mode in ((spool.inbox, 0o755), (spool.outbox, 0o755), (spool.work, 0o700), (spool.daemons, 0o755)):
+            files.ensure_dir(folder, mode)
+    except OSError as error:
+        raise SpoolError(f"{error.filename}: cannot be made ({error.strerror}); see tools/install") from error
+    probe = spool.work / f".probe-{secrets.token_hex(6)}"
+    for folder in (spool.outbox, spool.inbox):
+        try:
+            probe.mkdir()
+            elsewhere = folder / probe.name
+            probe.rename(elsewhere)
+            elsewhere.rmdir()
+        except OSError as error:
+            probe.rmdir() if probe.exists() else None
+            raise SpoolError(
+                f"{folder}: a folder of {spool.work} cannot be moved here ({error.strerror}). "
+                "inbox, outbox and work must be writable and lie on one file system and one mount."
+            ) from error
+
+
+class Held:
+    """A batch that is ours alone while this object lives."""
+
+    def __init__(self, work: Work, lock: int) -> None:
+        self.work = work
+        self._lock = lock
+
+    def release(self) -> None:
+        """Give up the lease; another daemon may adopt the batch at once."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def remove(self) -> None:
+        """Make the batch's folder disappear: in one rename, whatever happens next."""
+        files.move(self.work.dir, self.work.gone)
+        files.remove_tree(self.work.gone)
+        self.release()
+
+
+def claim(spool: Spool, dropped: Path) -> Held | None:
+    """Take a file out of the inbox; None when somebody else took it first."""
+    work = Work(spool.work / f"batch_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(5)}")
+    work.dir.mkdir(0o700)
+    held = _lock(work)
+    if held is None:
+        return None
+    work.dropped.mkdir(0o700)
+    files.sync_dir(work.dir)
+    try:
+        files.move(dropped, work.dropped / dropped.name)
+    except FileNotFoundError:
+        held.remove()
+        return None
+    files.sync_dir(spool.work)
+    return held
+
+
+def adopt(spool: Spool, ours: Collection[str]) -> Iterator[Held]:
+    """Yield every batch that nobody holds: after a restart, and after the death of a daemon beside this one."""
+    for entry in sorted(os.scandir(spool.work), key=lambda e: e.name):
+        if entry.name in ours or entry.name.startswith("."):
+            continue
+        work = Work(Path(entry.path))
+        held = _lock(work)
+        if held is None:
+            continue
+        if entry.name.startswith("gone-"):
+            files.remove_tree(work.dir)
+            held.release()
+        elif not _holds_anything(work):
+            held.remove()  # a daemon died between making the folder and moving the file into it
+        else:
+            yield held
+
+
+def _holds_anything(work: Work) -> bool:
+    return work.accepted.exists() or (work.dropped.is_dir() and any(work.dropped.iterdir()))
+
+
+def _lock(work: Work) -> Held | None:
+    try:
+        fd = os.open(work.dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between opening and locking, its holder may have finished and renamed it away.
+        if work.dir.stat().st_ino == os.fstat(fd).st_ino:
+            return Held(work, fd)
+    os.close(fd)
+    return None

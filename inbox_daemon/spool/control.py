@@ -1,0 +1,65 @@
+"""Control files: NAME.cancel, NAME.pause, NAME.resume, dropped into the inbox like work.
+
+Cancel and pause move into the batch's folder, where their existence is the state; resume only takes away. A file for a
+batch that another daemon holds is left for that one.
+"""
+
+from __future__ import annotations
+
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+
+from inbox_daemon.layout import SUFFIXES, Published, Spool, Work
+from inbox_daemon.records import BatchStatus
+from inbox_daemon.spool import files
+
+
+class Controlled(Protocol):
+    """What this needs of a batch in memory."""
+
+    @property
+    def work(self) -> Work: ...
+    def control(self, verb: str) -> None: ...
+
+
+def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | None) -> str | None:
+    """Carry out one control file. Return why it was thrown away, where it was.
+
+    Args:
+        batch: the batch called `name` that this daemon holds, or None.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+    if batch is not None:
+        with suppress(FileNotFoundError):
+            _carry_out(batch, path, verb)
+            batch.control(verb)
+        return None
+    if any((spool.inbox / f"{name}{suffix}").exists() for suffix in SUFFIXES) or _lives_elsewhere(spool, name):
+        return None
+    files.remove(path)
+    return f"no batch called {name} is waiting or running"
+
+
+def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
+    if verb == "cancel":
+        files.move(path, batch.work.cancel)
+    elif verb == "pause":
+        files.move(path, batch.work.pause)
+    else:
+        for state in (batch.work.pause, batch.work.parked):
+            files.remove(state)
+        files.remove(path)
+
+
+def _lives_elsewhere(spool: Spool, name: str) -> bool:
+    try:
+        status = orjson.loads(Published(spool.outbox / name).status.read_bytes())["status"]
+        return not BatchStatus(status).final
+    except (OSError, ValueError, KeyError):
+        return False

@@ -1,0 +1,61 @@
+"""The batch's place in the outbox: taking a name, and writing what users look at while the batch runs.
+
+Owns the naming rule (a name in use gets the next free NAME.2) and status.json. Nothing is ever overwritten but
+status.json, and nothing that the daemon needs later is read from here.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+from contextlib import suppress
+
+import orjson
+
+from inbox_daemon import batch
+from inbox_daemon.layout import Published, Spool, Work, batch_name, numbered
+from inbox_daemon.spool import files
+
+
+def open_door(spool: Spool, work: Work, first_status: dict[str, object]) -> Published:
+    """Make `outbox/NAME/` appear, with a status in it, and return it; the same one again after any crash.
+
+    The folder is made inside work/ID and renamed into place; a folder with a file in it cannot be renamed over, so a
+    name has one owner. The name is noted before the rename: once the folder is gone from work/ID, it is there.
+    """
+    with suppress(FileNotFoundError):
+        name = orjson.loads(work.name.read_bytes())["name"]
+        if not work.door.exists():
+            return ensure(Published(spool.outbox / name))
+    files.ensure_dir(work.door)
+    work.door.chmod(0o2775)
+    dropped = next(work.dropped.iterdir())
+    wanted = batch_name(dropped.name)
+    for attempt in itertools.count(1):
+        published = Published(spool.outbox / numbered(wanted, attempt))
+        if published.dir.exists():
+            continue
+        files.write_whole(work.name, orjson.dumps({"name": published.dir.name}))
+        write_status(Published(work.door), first_status)
+        try:
+            files.move(work.door, published.dir)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        else:
+            return ensure(published)
+    raise AssertionError("unreachable")
+
+
+def ensure(published: Published) -> Published:
+    """Bring the folder back where a user removed it: results must have somewhere to go."""
+    for folder in (published.dir, published.parts):
+        if not folder.is_dir():
+            with suppress(FileExistsError):
+                files.make_dir(folder)
+                folder.chmod(0o2775)  # group members may delete the parts they have pulled
+    return published
+
+
+def write_status(published: Published, status: dict[str, object]) -> None:
+    files.write_whole(published.status, batch.dumps(status) + b"\n")

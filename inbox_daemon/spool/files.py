@@ -1,0 +1,129 @@
+"""The durable file operations: the only place that renames, links, unlinks, truncates, creates or fsyncs.
+
+Each is stated once, to the weakest promise of any Linux file system: fsync the file, rename, fsync both folders
+(fsync(2), rename(2)). Knows nothing of batches.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from inbox_daemon.errors import NotDurable
+
+
+def sync(fd: int, path: Path) -> None:
+    """Flush a file's data to the disk. Raises NotDurable; the file must then be rebuilt, never flushed again."""
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise NotDurable(f"{path}: fdatasync failed ({error.strerror}); what was written last may be lost") from error
+
+
+def sync_dir(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        raise NotDurable(f"{path}: fsync of the folder failed ({error.strerror})") from error
+    finally:
+        os.close(fd)
+
+
+def make_dir(path: Path, mode: int = 0o755) -> None:
+    """Create a folder durably. Raises FileExistsError where there is one."""
+    path.mkdir(mode)
+    sync_dir(path.parent)
+
+
+def ensure_dir(path: Path, mode: int = 0o755) -> None:
+    with suppress(FileExistsError):
+        make_dir(path, mode)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Create or replace a file so that every reader, and every restart, sees the old content or the new."""
+    temporary = path.with_name(f".{path.name}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(fd, data)
+        sync(fd, temporary)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    sync_dir(path.parent)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append one line durably. A torn line that a crash left is the reader's to skip."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(fd, line)
+        sync(fd, path)
+    finally:
+        os.close(fd)
+    sync_dir(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename durably. Raises FileNotFoundError when somebody else was first."""
+    source.rename(target)
+    sync_dir(target.parent)
+    if source.parent != target.parent:
+        sync_dir(source.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, durably. Raises FileExistsError; nothing is ever overwritten."""
+    os.link(source, target)
+    sync_dir(target.parent)
+
+
+def remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()
+        sync_dir(path.parent)
+
+
+def remove_tree(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def truncate(path: Path, size: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.ftruncate(fd, size)
+        sync(fd, path)
+    finally:
+        os.close(fd)
+
+
+class Writer:
+    """A new or continued file that grows by whole writes; `size` counts what was written, durable or not."""
+
+    def __init__(self, path: Path, *, fresh: bool) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if fresh else 0)
+        self.path = path
+        self.fd = os.open(path, flags, 0o644)
+        self.size = os.fstat(self.fd).st_size
+        sync_dir(path.parent)
+
+    def write(self, data: bytes | memoryview) -> None:
+        write_all(self.fd, data)
+        self.size += len(data)
+
+    def sync(self) -> None:
+        sync(self.fd, self.path)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

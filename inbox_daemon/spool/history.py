@@ -1,0 +1,51 @@
+"""What happened to one batch and when: `history.jsonl` in work/ID, one durable line an event.
+
+The stamps and counts that outlive a restart (when it started, how often the engine died) are read from here and
+nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from inbox_daemon import batch
+from inbox_daemon.layout import Work
+from inbox_daemon.spool import files
+
+
+class History:
+    """The events of one batch, oldest first. Times are Unix seconds."""
+
+    def __init__(self, work: Work) -> None:
+        self._path = work.history
+        self.events: list[dict[str, Any]] = []
+        with suppress(FileNotFoundError):
+            for line in self._path.read_bytes().split(b"\n"):
+                with suppress(ValueError):
+                    event = orjson.loads(line)
+                    if isinstance(event, dict) and "event" in event and "at" in event:
+                        self.events.append(event)
+
+    def note(self, event: str, at: float, **details: object) -> None:
+        """Record one event durably."""
+        record = {"event": event, "at": round(at, 3), **details}
+        self.events.append(record)
+        # The newline comes first: a torn line that a crash left before it stays a line of its own.
+        files.append_line(self._path, b"\n" + batch.dumps(record))
+
+    def first(self, event: str) -> Mapping[str, Any] | None:
+        return next((e for e in self.events if e["event"] == event), None)
+
+    def last(self, event: str) -> Mapping[str, Any] | None:
+        return next((e for e in reversed(self.events) if e["event"] == event), None)
+
+    def count(self, event: str) -> int:
+        return sum(e["event"] == event for e in self.events)
+
+    def stamp(self, event: str) -> int | None:
+        found = self.first(event)
+        return int(found["at"]) if found else None

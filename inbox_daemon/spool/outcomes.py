@@ -1,0 +1,180 @@
+"""The log of one batch: every outcome, appended as whole output lines, made durable, sealed into parts.
+
+Owns `open.jsonl` and `parts/` in work/ID, and the links to them in outbox/NAME/parts. An outcome counts when `sync`
+has returned it, never before. The log is its own index: after any crash it is read back, and nothing else is needed.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from inbox_daemon import batch
+from inbox_daemon.layout import Published, Work, part_name
+from inbox_daemon.records import Outcome, place_of, ticket
+from inbox_daemon.spool import files
+
+_NONE = (1 << 64) - 1
+_OFFSET_BITS = 40
+_OPEN_FDS = 32
+_MAX_PART_BYTES = 64 << 20
+
+
+class Outcomes:
+    """The outcomes of one batch. 12 bytes a request in memory; the lines stay on disk."""
+
+    def __init__(self, work: Work, requests: int) -> None:
+        self._work = work
+        self._where = array("Q", [_NONE]) * requests  # part << 40 | offset
+        self._length = array("I", [0]) * requests
+        self._number = 1  # of the part that is open
+        self._writer: files.Writer | None = None
+        self._unsynced: list[Outcome] = []
+        self._readers: OrderedDict[int, int] = OrderedDict()
+        self.open_lines = 0
+
+    # -- starting and recovering: the same call
+
+    def recover(self, slot: int, count: Callable[[Outcome], None]) -> Iterator[None]:
+        """Read the log back, calling `count` for every outcome it holds. Yields after each chunk of lines.
+
+        The open part is written anew from the lines that are whole: a torn tail is dropped, and what an earlier
+        process only left in the page cache becomes durable before anything counts on it.
+        """
+        files.ensure_dir(self._work.parts)
+        self._finish_interrupted_seal()
+        self._number = 1 + len(list(self._work.parts.iterdir()))
+        for number in range(1, self._number):
+            for chunk in _chunks(self._work.parts / part_name(number)):
+                for line, offset in chunk:
+                    self._recognise(line, number, offset, slot, count)
+                yield
+        rebuilt = files.Writer(self._work.open_part.with_name(".open.new"), fresh=True)
+        for chunk in _chunks(self._work.open_part):
+            kept, offset = [], rebuilt.size
+            for line, _ in chunk:
+                if self._recognise(line, self._number, offset, slot, count):
+                    kept.append(line)
+                    offset += len(line)
+            rebuilt.write(b"".join(kept))
+            self.open_lines += len(kept)
+            yield
+        rebuilt.sync()
+        files.move(rebuilt.path, self._work.open_part)
+        rebuilt.path = self._work.open_part
+        self._writer = rebuilt
+
+    def _recognise(self, line: bytes, number: int, offset: int, slot: int, count: Callable[[Outcome], None]) -> bool:
+        place = batch.place_of_line(line)
+        if place is None or place >= len(self._where) or self._where[place] != _NONE:
+            return False
+        outcome = batch.read_outcome(line, ticket(slot, place))
+        if outcome is None:
+            return False
+        self._note(place, number, offset, len(line))
+        count(outcome)
+        return True
+
+    def _note(self, place: int, number: int, offset: int, length: int) -> None:
+        self._where[place] = number << _OFFSET_BITS | offset
+        self._length[place] = length
+
+    # -- append, sync, seal
+
+    def append(self, outcomes: Sequence[Outcome]) -> None:
+        """Write outcomes that are not in the log yet. They count after the next `sync`."""
+        writer = self._open()
+        offset = writer.size
+        for outcome in outcomes:
+            self._note(place_of(outcome.ticket), self._number, offset, len(outcome.line))
+            offset += len(outcome.line)
+        writer.write(b"".join([outcome.line for outcome in outcomes]))
+        self._unsynced.extend(outcomes)
+
+    def has(self, place: int) -> bool:
+        return self._where[place] != _NONE
+
+    @property
+    def unsynced(self) -> int:
+        return len(self._unsynced)
+
+    def sync(self) -> list[Outcome]:
+        """Make everything appended durable and return what newly is. Raises NotDurable."""
+        if not self._unsynced:
+            return []
+        self._open().sync()
+        durable, self._unsynced = self._unsynced, []
+        self.open_lines += len(durable)
+        return durable
+
+    @property
+    def part_is_full(self) -> bool:
+        return self._open().size >= _MAX_PART_BYTES
+
+    def seal(self, published: Published) -> Path | None:
+        """Close the open part, show it to users and begin the next; None where there is nothing to show.
+
+        The link into the outbox comes first: an open part with two names is one whose sealing a crash cut short.
+        """
+        if not self.open_lines or self._unsynced:
+            return None
+        self._open().close()
+        self._writer = None
+        shown = published.parts / part_name(self._number)
+        with suppress(FileExistsError):
+            files.link(self._work.open_part, shown)
+        files.move(self._work.open_part, self._work.parts / part_name(self._number))
+        self._number += 1
+        self.open_lines = 0
+        return shown
+
+    def _finish_interrupted_seal(self) -> None:
+        with suppress(FileNotFoundError):
+            if self._work.open_part.stat().st_nlink > 1:
+                number = 1 + len(list(self._work.parts.iterdir()))
+                files.move(self._work.open_part, self._work.parts / part_name(number))
+
+    def _open(self) -> files.Writer:
+        if self._writer is None:
+            self._writer = files.Writer(self._work.open_part, fresh=True)
+        return self._writer
+
+    # -- reading, for the merge
+
+    def line(self, place: int) -> bytes:
+        """Return the output line of a request that has an outcome."""
+        where = self._where[place]
+        return os.pread(self._reader(where >> _OFFSET_BITS), self._length[place], where & ((1 << _OFFSET_BITS) - 1))
+
+    def _reader(self, number: int) -> int:
+        fd = self._readers.get(number)
+        if fd is None:
+            path = self._work.open_part if number == self._number else self._work.parts / part_name(number)
+            fd = self._readers[number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._readers) > _OPEN_FDS:
+                os.close(self._readers.popitem(last=False)[1])
+        self._readers.move_to_end(number)
+        return fd
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        while self._readers:
+            os.close(self._readers.popitem()[1])
+
+
+def _chunks(path: Path) -> Iterator[list[tuple[bytes, int]]]:
+    """Yield the file's lines, each with its offset, some 256 KiB at a time; what no newline ends is no line."""
+    offset = 0
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        while lines := file.readlines(1 << 18):
+            chunk = []
+            for line in lines:
+                if line.endswith(b"\n"):
+                    chunk.append((line, offset))
+                offset += len(line)
+            yield chunk

@@ -1,0 +1,45 @@
+"""What each daemon says of itself in SPOOL/daemons: alive when, engine, which files wait and why.
+
+For views only. Written often and never fsynced: after a power cut nobody needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from inbox_daemon.layout import Spool
+
+STALE_AFTER = 15.0  # seconds; a daemon that has said nothing for so long is not there, or hangs
+
+
+class Presence:
+    """This daemon's own file."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._path = spool.daemons / f"{socket.gethostname()}-{os.getpid()}.json"
+        self._said_at = float("-inf")
+        for other in spool.daemons.glob("*.json"):
+            with suppress(OSError):
+                if time.time() - other.stat().st_mtime > 4 * STALE_AFTER:
+                    other.unlink()
+
+    def say(self, now: float, view: dict[str, Any]) -> None:
+        """Publish, at most once a second. `now` is monotonic seconds."""
+        if now - self._said_at < 1.0:
+            return
+        self._said_at = now
+        temporary = self._path.with_name(f".{self._path.name}")
+        said = {"host": socket.gethostname(), "pid": os.getpid(), "at": round(time.time(), 1), **view}
+        with suppress(OSError):  # a full disk stops the batches, and they say so; this says nothing they do not
+            temporary.write_bytes(orjson.dumps(said))
+            temporary.rename(self._path)
+
+    def leave(self) -> None:
+        with suppress(FileNotFoundError):
+            self._path.unlink()

@@ -1,0 +1,116 @@
+"""The end of a batch: outcomes merged into the input's order, moved into the outbox, the receipt last.
+
+Owns `final/` in work/ID and the four files users get at the end. Every step may be done again after a crash and gives
+the same files; until the receipt is there, nothing of work/ID goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from inbox_daemon import batch
+from inbox_daemon.layout import Published, Work
+from inbox_daemon.spool import door, files
+from inbox_daemon.spool.ingest import Input
+from inbox_daemon.spool.outcomes import Outcomes
+
+_CHUNK = 1 << 20
+
+
+@dataclass(slots=True)
+class Merged:
+    """One of the final files: how many lines and bytes it has, and their SHA-256."""
+
+    lines: int = 0
+    bytes: int = 0
+    sha256: str = ""
+
+
+@dataclass(slots=True)
+class _Target:
+    path: Path
+    merged: Merged = field(default_factory=Merged)
+    _hash: Any = field(default_factory=hashlib.sha256)
+    _buffer: list[bytes] = field(default_factory=list)
+    _buffered: int = 0
+    _writer: files.Writer | None = None
+
+    def add(self, line: bytes) -> None:
+        self._buffer.append(line)
+        self._buffered += len(line)
+        self.merged.lines += 1
+
+    @property
+    def full(self) -> bool:
+        return self._buffered >= _CHUNK
+
+    def flush(self) -> None:
+        if self._writer is None:
+            self._writer = files.Writer(self.path, fresh=True)
+        data = b"".join(self._buffer)
+        self._writer.write(data)
+        self._hash.update(data)
+        self._buffer, self._buffered = [], 0
+
+    def finish(self) -> Merged:
+        self.flush()
+        assert self._writer is not None
+        self._writer.sync()
+        self._writer.close()
+        self.merged.bytes, self.merged.sha256 = self._writer.size, self._hash.hexdigest()
+        return self.merged
+
+
+def publish(
+    work: Work,
+    published: Published,
+    outcomes: Outcomes,
+    source: Input,
+    receipt: Callable[[dict[str, Merged]], dict[str, Any]],
+) -> Generator[None, None, None]:
+    """Merge and move into place; yields after each chunk. Afterwards `receipt.json` exists.
+
+    Args:
+        receipt: makes the receipt from what was merged, by file name.
+    """
+    files.ensure_dir(work.final)
+    there = Published(work.final)
+    results, errors, retry = _Target(there.results), _Target(there.errors), _Target(there.retry)
+    for place in range(len(source.index)):
+        line = outcomes.line(place)
+        if line.endswith(b'"error":null}\n'):
+            results.add(line)
+        else:
+            errors.add(line)
+            if _may_succeed_later(line):
+                retry.add(source.line(place) + b"\n")
+        for target in (results, errors, retry):
+            if target.full:
+                target.flush()
+                yield
+    merged = {target.path.name: target.finish() for target in (results, errors, retry)}
+    yield
+    door.ensure(published)
+    for target in (results, errors, retry):
+        if merged[target.path.name].lines or target is not retry:
+            files.move(target.path, published.dir / target.path.name)
+    files.write_whole(published.receipt, orjson.dumps(receipt(merged), option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _may_succeed_later(line: bytes) -> bool:
+    parsed = orjson.loads(line)
+    response = parsed["response"]
+    return batch.may_succeed_later(parsed["error"]["code"], response and response["status_code"])
+
+
+def hand_back(work: Work, published: Published) -> None:
+    """Put a file that could not become a batch into its outbox folder, as it was dropped."""
+    door.ensure(published)
+    for dropped in list(work.dropped.iterdir()):
+        files.move(dropped, published.dir / dropped.name)

@@ -1,0 +1,122 @@
+"""The reading half of the spool: what is published, for every view. Opens nothing for writing, ever.
+
+Everything here may be replaced or removed while it is read; what has gone is left out, never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from inbox_daemon import batch
+from inbox_daemon.layout import Published, Spool
+from inbox_daemon.spool.presence import STALE_AFTER
+
+
+def status(spool: Spool, name: str) -> dict[str, Any] | None:
+    """Return the batch's `status.json`, or None where there is none."""
+    return _read(Published(spool.outbox / name).status)
+
+
+def statuses(spool: Spool) -> list[dict[str, Any]]:
+    """Return every batch's `status.json`, oldest first."""
+    found = [read for folder in _children(spool.outbox) if (read := _read(Published(folder).status))]
+    return sorted(found, key=lambda s: (s.get("created_at", 0), s.get("id", "")))
+
+
+def daemons(spool: Spool) -> list[dict[str, Any]]:
+    """Return what each daemon says of itself; `alive` says whether it said so lately."""
+    found = [read for path in _children(spool.daemons) if path.suffix == ".json" and (read := _read(path))]
+    return [daemon | {"alive": time.time() - daemon.get("at", 0) < STALE_AFTER} for daemon in found]
+
+
+def waiting(spool: Spool) -> dict[str, str]:
+    """Return why files in the inbox are not taken yet, by file name."""
+    return {name: why for daemon in daemons(spool) if daemon["alive"] for name, why in daemon["waiting"].items()}
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = orjson.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What `verify` found. `problems` is empty when the receipt holds."""
+
+    receipt: dict[str, Any]
+    problems: list[str]
+
+
+def verify(published: Published, original: Path | None = None) -> Proof:
+    """Read everything again and hold it against the receipt.
+
+    Args:
+        original: the file as it was dropped; with it the input's hash is proven too.
+
+    Raises:
+        OSError: there is no receipt: the batch has not ended, or this is no outbox folder.
+    """
+    receipt = orjson.loads(published.receipt.read_bytes())
+    problems: list[str] = []
+    places: dict[int, str] = {}
+    for name, claimed in receipt["files"].items():
+        path = published.dir / name
+        digest, lines, size = hashlib.sha256(), 0, 0
+        try:
+            for line in _lines(path):
+                digest.update(line)
+                lines += 1
+                size += len(line)
+                if name != "retry.jsonl":
+                    _check_line(line, name, lines, places, problems)
+        except OSError as error:
+            problems.append(f"{path}: cannot be read ({error.strerror})")
+            continue
+        for what, found in (("lines", lines), ("bytes", size), ("sha256", digest.hexdigest())):
+            if claimed[what] != found:
+                problems.append(f"{path}: {what} is {found}, the receipt says {claimed[what]}")
+    requests, answers, errors = receipt["input"]["requests"], receipt["answers"], receipt["errors"]
+    if requests != answers + errors:
+        problems.append(f"{requests} requests, but {answers} answers and {errors} errors")
+    if len(places) != requests:
+        problems.append(f"{requests} requests, but lines for {len(places)} of them")
+    if original is not None and (found := _sha256(original)) != receipt["input"]["sha256"]:
+        problems.append(f"{original}: sha256 is {found}, the receipt says {receipt['input']['sha256']}")
+    return Proof(receipt, problems)
+
+
+def _check_line(line: bytes, name: str, number: int, places: dict[int, str], problems: list[str]) -> None:
+    place = batch.place_of_line(line)
+    if place is None:
+        problems.append(f"{name}:{number}: not an output line of ours")
+    elif place in places:
+        problems.append(f"{name}:{number}: the request already has a line in {places[place]}")
+    else:
+        places[place] = name
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from file
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

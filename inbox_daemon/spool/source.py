@@ -1,0 +1,126 @@
+"""Reading what users dropped: plain, gzip or zstd, block by block, in bounded memory whatever the file claims to be.
+
+Opens only regular files, follows no links, and never writes.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from inbox_daemon.errors import Rejected
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+BLOCK = 1 << 20
+
+
+class Truncated(Rejected):
+    """The compressed stream stops before its end: most likely an upload that was cut."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            "truncated_compression",
+            f"{path.name}: the compressed stream stops before its end. Was the upload cut? Send the file again.",
+        )
+
+
+class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = ...) -> bytes: ...
+
+
+class _Gzip:
+    """zlib's decompressor with the interface that the standard library gave all later ones."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(wbits=31)
+        self._full = False
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not (self._stream.unconsumed_tail or self._full)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        out = self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+        self._full = len(out) == max_length  # zlib may hold more output though it took all input
+        return out
+
+
+def open_regular(path: Path) -> int:
+    """Open a dropped file for reading. Raises Rejected where it is no regular file or may not be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Rejected("unreadable", f"{path.name}: cannot be opened ({error.strerror})") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Rejected("not_a_file", f"{path.name}: not a regular file")
+    return fd
+
+
+def blocks(fd: int, path: Path, hasher: Any = None) -> Iterator[bytes]:
+    """Yield the file's content in blocks of at most 1 MiB, decompressed by its suffix.
+
+    Args:
+        fd: open for reading at its beginning; stays open.
+        path: for its suffix and for messages.
+        hasher: a hashlib object that is fed the bytes as they lie on disk, compressed or not.
+
+    Raises:
+        Truncated: the compressed stream has no end.
+        Rejected: it is no such stream, or is damaged.
+    """
+    raw = _raw_blocks(fd, hasher)
+    if path.name.endswith(".gz"):
+        return _decompressed(raw, path, _Gzip)
+    if path.name.endswith(".zst"):
+        return _decompressed(raw, path, zstd.ZstdDecompressor)
+    return raw
+
+
+def _raw_blocks(fd: int, hasher: Any) -> Iterator[bytes]:
+    while block := os.read(fd, BLOCK):
+        if hasher is not None:
+            hasher.update(block)
+        yield block
+
+
+def _decompressed(raw: Iterator[bytes], path: Path, new: type[_Gzip] | type[zstd.ZstdDecompressor]) -> Iterator[bytes]:
+    decoder: _Decoder = new()
+    started = False
+    for block in raw:
+        data, more = block, True
+        while more:
+            if decoder.eof:  # gzip and zstd files may be several streams one after another
+                decoder = new()
+            try:
+                yield decoder.decompress(data, BLOCK)
+            except (zlib.error, zstd.ZstdError) as error:
+                raise Rejected("corrupt_compression", f"{path.name}: cannot be decompressed: {error}") from error
+            started = True
+            data = decoder.unused_data if decoder.eof else b""
+            more = bool(data) if decoder.eof else not decoder.needs_input
+    if started and not decoder.eof:
+        raise Truncated(path)

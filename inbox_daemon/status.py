@@ -1,0 +1,188 @@
+"""What is said of a batch: `status.json` in OpenAI's batch object's fields and ours, and the receipt.
+
+Pure: facts in, dictionaries out. Every number users see is made here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from inbox_daemon import __version__
+from inbox_daemon.records import BatchStatus, EngineInfo, EngineState, EngineStats, Outcome
+from inbox_daemon.spool.history import History
+from inbox_daemon.spool.ingest import Accepted
+from inbox_daemon.spool.publish import Merged
+
+_WINDOW = 60.0  # seconds over which rates are measured
+
+
+@dataclass(slots=True)
+class Tally:
+    """The durable outcomes of one batch, counted."""
+
+    completed: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.is_error:
+            self.failed += 1
+        else:
+            self.completed += 1
+        self.input_tokens += outcome.input_tokens
+        self.cached_tokens += outcome.cached_tokens
+        self.output_tokens += outcome.output_tokens
+
+    @property
+    def done(self) -> int:
+        return self.completed + self.failed
+
+    def usage(self) -> dict[str, Any]:
+        return {
+            "input_tokens": self.input_tokens,
+            "input_tokens_details": {"cached_tokens": self.cached_tokens},
+            "output_tokens": self.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": self.input_tokens + self.output_tokens,
+        }
+
+
+@dataclass(slots=True)
+class Rate:
+    """Requests and output tokens a second over the last minute. Times are monotonic seconds."""
+
+    _marks: deque[tuple[float, int, int]] = field(default_factory=deque)
+
+    def mark(self, now: float, requests: int, tokens: int) -> None:
+        self._marks.append((now, requests, tokens))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= _WINDOW:
+            self._marks.popleft()
+
+    def per_second(self) -> tuple[float, float]:
+        if len(self._marks) < 2:
+            return 0.0, 0.0
+        (t0, r0, k0), (t1, r1, k1) = self._marks[0], self._marks[-1]
+        return ((r1 - r0) / (t1 - t0), (k1 - k0) / (t1 - t0)) if t1 > t0 else (0.0, 0.0)
+
+
+def engine_view(
+    state: EngineState, phase: str, info: EngineInfo | None, stats: EngineStats, last_death: str | None
+) -> dict[str, Any]:
+    """Return what the engine is doing now, for every status."""
+    view: dict[str, Any] = {"state": state.value}
+    if phase:
+        view["phase"] = phase
+    if info:
+        view |= {"model": info.model, "version": f"{info.kind} {info.version}"}
+    if state is EngineState.READY:
+        view |= asdict(stats)
+    if last_death:
+        view["last_death"] = last_death
+    return view
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a batch's status is made of.
+
+    Attributes:
+        created: Unix seconds of the claim.
+        reason: why it is parked or failed as a whole, for people.
+    """
+
+    id: str
+    name: str
+    source: str
+    created: int
+    status: BatchStatus
+    history: History
+    tally: Tally
+    accepted: Accepted | None = None
+    in_flight: int = 0
+    paused: bool = False
+    parked: str | None = None
+    rejected: dict[str, Any] | None = None
+    rates: tuple[float, float] = (0.0, 0.0)
+    model: str = ""
+    engine: dict[str, Any] = field(default_factory=dict)
+
+
+def batch_object(facts: Facts, now: float) -> dict[str, Any]:
+    """Return `status.json`. `now` is in Unix seconds."""
+    accepted, history, tally = facts.accepted, facts.history, facts.tally
+    total = accepted.requests if accepted else 0
+    problems = [facts.rejected] if facts.rejected else accepted.shown if accepted else []
+    final = facts.status.final
+    left = total - tally.done
+    running = facts.status is BatchStatus.IN_PROGRESS and not facts.paused and not facts.parked
+    requests_per_second, tokens_per_second = facts.rates if running else (0.0, 0.0)
+    return {
+        "id": facts.id,
+        "object": "batch",
+        "name": facts.name,
+        "endpoint": accepted.endpoint if accepted else "",
+        "model": facts.model or None,
+        "input_file_id": facts.source,
+        "completion_window": "none",
+        "status": facts.status.value,
+        "output_file_id": "results.jsonl" if final and accepted else None,
+        "error_file_id": "errors.jsonl" if final and accepted and tally.failed else None,
+        "created_at": facts.created,
+        "in_progress_at": history.stamp("started"),
+        "finalizing_at": history.stamp("finalizing"),
+        "completed_at": int(now) if facts.status is BatchStatus.COMPLETED else None,
+        "failed_at": int(now) if facts.status is BatchStatus.FAILED else None,
+        "cancelling_at": history.stamp("cancelling"),
+        "cancelled_at": int(now) if facts.status is BatchStatus.CANCELLED else None,
+        "request_counts": {"total": total, "completed": tally.completed, "failed": tally.failed},
+        "errors": {"object": "list", "data": problems} if problems else None,
+        "usage": tally.usage(),
+        "updated_at": round(now, 1),
+        "in_flight": facts.in_flight,
+        "paused": facts.paused,
+        "parked": facts.parked,
+        "requests_per_second": round(requests_per_second, 2),
+        "output_tokens_per_second": round(tokens_per_second, 1),
+        "eta_seconds": round(left / requests_per_second) if requests_per_second > 0 else None,
+        "engine_deaths": history.count("engine_died"),
+        "engine": facts.engine,
+    }
+
+
+def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, Any]:
+    """Return `receipt.json`: what went in, what came out, by what. `now` is in Unix seconds."""
+    accepted, history = facts.accepted, facts.history
+    started = history.stamp("started")
+    engines = [e["engine"] for e in history.events if e["event"] == "engine" and e.get("engine")]
+    files = {name: asdict(part) for name, part in merged.items() if part.lines or name != "retry.jsonl"}
+    return {
+        "id": facts.id,
+        "name": facts.name,
+        "status": facts.status.value,
+        "input": {
+            "file": facts.source,
+            "bytes": accepted.bytes if accepted else 0,
+            "sha256": accepted.sha256 if accepted else None,
+            "content_sha256": accepted.content_sha256 if accepted else None,
+            "requests": accepted.requests if accepted else 0,
+        },
+        "answers": facts.tally.completed,
+        "errors": facts.tally.failed,
+        "files": files,
+        "problem": facts.rejected,
+        "usage": facts.tally.usage(),
+        "times": {
+            "created_at": facts.created,
+            "in_progress_at": started,
+            "finished_at": round(now, 1),
+            "seconds": round(now - facts.created, 1),
+        },
+        "resumed": history.count("resumed"),
+        "engine_deaths": history.count("engine_died"),
+        "engines": engines,
+        "inbox_daemon": __version__,
+    }

@@ -1,0 +1,368 @@
+"""The service as an operator gets it: tools/install, unit, modes of the spool and daemon, under a real systemd."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nspawn import Machine, machine
+
+pytestmark = [
+    pytest.mark.systemd,
+    pytest.mark.skipif(os.geteuid() != 0, reason="booting a container needs root"),
+    pytest.mark.skipif(shutil.which("systemd-nspawn") is None, reason="needs Debian's systemd-container"),
+]
+
+CHECKOUT = "/opt/checkout"
+VENV = "/opt/venv"
+INSTALL = f"{CHECKOUT}/tools/install"
+SPOOL = "/var/spool/inbox-daemon"
+CONFIG = "/etc/inbox-daemon/config.toml"
+SOON = 30  # seconds: for what takes one or two on an idle machine
+
+SETTINGS = """
+[inbox]
+settle = 0.2
+settle_unproven = 0.5
+rescan = 1
+
+[engine]
+kind = "null"
+
+[engine.null]
+rate = {rate}
+
+[results]
+sync_after = 0.2
+seal_every = 20
+seal_after = 0.5
+
+[daemon]
+stop_grace = 3
+"""
+
+
+class Service:
+    """The installed service and what its users and its operator can see of it."""
+
+    def __init__(self, host: Machine) -> None:
+        self.host = host
+        self.since = time.time()
+
+    def configure(self, *, rate: float, more: str = "") -> None:
+        path = self.host.root / CONFIG[1:]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(more + SETTINGS.format(rate=rate))
+
+    def install(self, *flags: str) -> str:
+        return self.host.run(f"{INSTALL} --venv {VENV} {' '.join(flags)}", check=True).stdout
+
+    def show(self, name: str) -> str:
+        return self.host.run(f"systemctl show --property {name} --value inbox-daemon", check=True).stdout.strip()
+
+    def journal(self) -> str:
+        return self.host.run(f"journalctl -u inbox-daemon -o cat --since @{self.since:.6f}", check=True).stdout
+
+    def evidence(self) -> str:
+        return self.host.run(f"systemctl status inbox-daemon; find {SPOOL} -ls").stdout + self.journal()
+
+    def drop(self, name: str, ids: Sequence[str], user: str = "alice") -> None:
+        """Copy a batch into the inbox the way a user's shell does, and under its final name at once."""
+        body = {"model": "null", "messages": [{"role": "user", "content": "How many?"}]}
+        lines = [{"custom_id": i, "method": "POST", "url": "/v1/chat/completions", "body": body} for i in ids]
+        path = self.host.root / f"home/{user}/{name}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        path.chmod(0o644)
+        self.host.run(f"cp /home/{user}/{name}.jsonl {SPOOL}/inbox/", user=user, check=True)
+
+    def status(self, name: str) -> dict[str, Any]:
+        try:
+            status: dict[str, Any] = json.loads((self.host.root / f"{SPOOL[1:]}/outbox/{name}/status.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return status
+
+    def wait_until(self, name: str, status: str, deadline: float = SOON) -> None:
+        self.host.wait(lambda: self.status(name).get("status") == status, deadline, self.evidence)
+
+    def wait_for_answers(self, name: str, count: int) -> None:
+        self.host.wait(lambda: self.answered(name) >= count, SOON, self.evidence)
+
+    def answered(self, name: str) -> int:
+        return int(self.status(name).get("request_counts", {}).get("completed", 0))
+
+    def ids(self, name: str, user: str = "alice") -> list[str]:
+        """The custom_ids of results.jsonl, read as one of the users."""
+        text = self.host.run(f"cat {SPOOL}/outbox/{name}/results.jsonl", user=user, check=True).stdout
+        return [json.loads(line)["custom_id"] for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Machine]:
+    """A booted host with a checkout, a venv without vLLM, and three people: alice and bob may submit, eve may not."""
+    checkout = Path(__file__).parents[1]
+    with machine() as container:
+        target = container.root / CHECKOUT[1:]
+        shutil.copytree(checkout, target, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        container.build(f"/usr/bin/python3 -m venv {VENV} && {VENV}/bin/pip install --quiet {CHECKOUT}")
+        container.boot()
+        container.run("groupadd --force --system inbox-submit", check=True)
+        container.run("for who in alice bob eve; do useradd --create-home $who; done", check=True)
+        container.run("for who in alice bob; do usermod -aG inbox-submit $who; done", check=True)
+        yield container
+
+
+@pytest.fixture
+def fresh(host: Machine) -> Iterator[Service]:
+    """A host on which nothing of the project is installed."""
+    yield Service(host)
+    host.run("rm -rf /run/systemd/system/inbox-daemon.service.d /etc/systemd/system/inbox-daemon.service.d")
+    host.run(f"{INSTALL} --uninstall", check=True)
+    host.run(f"umount {SPOOL}/work; rm -rf {SPOOL} /etc/inbox-daemon /var/cache/inbox-daemon; userdel inbox-daemon")
+
+
+@pytest.fixture
+def service(fresh: Service) -> Service:
+    """The service, installed and running with an engine that answers 50 requests a second."""
+    fresh.configure(rate=50)
+    fresh.install()
+    return fresh
+
+
+def numbered(count: int) -> list[str]:
+    return [f"r{i}" for i in range(count)]
+
+
+# Installing
+
+
+def test_installed_without_a_model_it_is_enabled_and_not_started_and_says_what_to_do(fresh: Service) -> None:
+    said = fresh.install()
+    assert "tools/install --model NAME" in said
+    assert fresh.show("UnitFileState") == "enabled"
+    assert fresh.show("ActiveState") == "inactive"
+
+
+def test_install_writes_the_model_into_settings_and_keeps_everything_else(fresh: Service) -> None:
+    fresh.configure(rate=0, more="# mine\n")
+    fresh.install("--model", "org/first")
+    fresh.install("--model", "'org/second \"2\"'")
+    text = (fresh.host.root / CONFIG[1:]).read_text()
+    settings = tomllib.loads(text)
+    assert settings["engine"].pop("model") == 'org/second "2"'
+    assert settings == tomllib.loads(SETTINGS.format(rate=0))
+    assert text.startswith("# mine\n")
+
+
+def test_install_writes_the_model_into_the_settings_it_ships(fresh: Service) -> None:
+    shipped = (Path(__file__).parents[1] / "etc/inbox-daemon.toml").read_text()
+    fresh.host.run(f"mkdir -p /etc/inbox-daemon && cp {CHECKOUT}/etc/inbox-daemon.toml {CONFIG}", check=True)
+    fresh.install("--model", "org/name")
+    written = (fresh.host.root / CONFIG[1:]).read_text()
+    assert tomllib.loads(written)["engine"]["model"] == "org/name"
+    changed = set(written.splitlines()) ^ set(shipped.splitlines())
+    assert 'model = "org/name"' in changed
+    assert len(changed) <= 2
+
+
+def test_installing_twice_keeps_settings_results_and_modes(service: Service) -> None:
+    service.drop("before", numbered(5))
+    service.wait_until("before", "completed")
+    modes = f"stat -c '%a %U %G %n' {SPOOL} {SPOOL}/*"
+    seen = service.host.run(modes, check=True).stdout
+    settings = (service.host.root / CONFIG[1:]).read_text()
+    service.install()
+    assert (service.host.root / CONFIG[1:]).read_text() == settings
+    assert service.host.run(modes, check=True).stdout == seen
+    assert service.ids("before") == numbered(5)
+    service.drop("after", numbered(5))
+    service.wait_until("after", "completed")
+
+
+def test_uninstalling_leaves_the_spool_and_the_settings(service: Service) -> None:
+    service.drop("done", numbered(5))
+    service.wait_until("done", "completed")
+    said = service.host.run(f"{INSTALL} --uninstall", check=True).stdout
+    assert SPOOL in said
+    assert CONFIG.rpartition("/")[0] in said
+    assert service.show("LoadState") == "not-found"
+    assert service.host.run("pgrep -u inbox-daemon").stdout == ""
+    assert service.host.run("which inbox-daemon").stdout == ""
+    assert service.ids("done") == numbered(5)
+    assert (service.host.root / CONFIG[1:]).exists()
+
+
+def test_systemd_finds_nothing_to_say_about_the_unit(service: Service) -> None:
+    verified = service.host.run("systemd-analyze verify inbox-daemon.service")
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+# Starting and stopping
+
+
+def test_active_means_that_the_spool_is_ready(service: Service) -> None:
+    service.host.run(f"systemctl stop inbox-daemon; rmdir {SPOOL}/work {SPOOL}/outbox", check=True)
+    service.host.run(f"systemctl start inbox-daemon && ls -d {SPOOL}/work {SPOOL}/outbox", check=True)
+
+
+def test_not_active_with_a_spool_that_spans_two_file_systems(service: Service) -> None:
+    service.host.run(f"systemctl stop inbox-daemon && mount -t tmpfs -o mode=1777 tmpfs {SPOOL}/work", check=True)
+    assert service.host.run("systemctl start inbox-daemon").returncode != 0
+    assert service.show("ActiveState") != "active"
+    assert "one file system" in service.journal()
+
+
+def test_stopped_in_mid_batch_it_ends_in_time_and_completes_after_a_start(service: Service) -> None:
+    service.drop("long", numbered(400))
+    service.wait_for_answers("long", 20)
+    began = time.monotonic()
+    service.host.run("systemctl stop inbox-daemon", check=True)
+    took = time.monotonic() - began
+    assert took < 3 + 10, service.evidence()  # stop_grace, and what comes after it
+    assert service.show("Result") == "success", service.evidence()
+    assert service.host.run("pgrep -u inbox-daemon").stdout == ""
+    stopped_at = service.answered("long")
+    assert 20 <= stopped_at < 400
+    service.host.run("systemctl start inbox-daemon", check=True)
+    service.wait_until("long", "completed")
+    assert service.ids("long") == numbered(400)
+
+
+def test_killed_in_mid_batch_it_comes_back_and_completes(service: Service) -> None:
+    service.drop("long", numbered(400))
+    service.wait_for_answers("long", 20)
+    service.host.run("systemctl kill --kill-whom=main --signal=KILL inbox-daemon", check=True)
+    service.wait_until("long", "completed", deadline=60)
+    assert service.show("NRestarts") == "1"
+    assert service.ids("long") == numbered(400)
+
+
+def test_a_daemon_that_falls_silent_is_killed_and_comes_back(service: Service) -> None:
+    drop_in = service.host.root / "run/systemd/system/inbox-daemon.service.d/fast.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("[Service]\nWatchdogSec=4\nTimeoutAbortSec=1\n")
+    service.host.run("systemctl daemon-reload && systemctl restart inbox-daemon", check=True)
+    service.drop("long", numbered(400))
+    service.wait_for_answers("long", 20)
+    service.host.run("systemctl kill --kill-whom=main --signal=STOP inbox-daemon", check=True)
+    service.wait_until("long", "completed", deadline=60)
+    assert "Watchdog timeout" in service.journal()
+    assert service.ids("long") == numbered(400)
+
+
+def test_wrong_settings_fail_once_and_say_where(fresh: Service) -> None:
+    fresh.configure(rate=50)
+    fresh.install()
+    path = fresh.host.root / CONFIG[1:]
+    path.write_text(path.read_text().replace("stop_grace = 3", "stop_grace = -3"))
+    assert fresh.host.run("systemctl restart inbox-daemon").returncode != 0
+    assert fresh.show("ActiveState") == "failed"
+    assert fresh.show("ExecMainStatus") == "78"
+    assert fresh.show("NRestarts") == "0"
+    assert f"{CONFIG}: daemon.stop_grace = -3" in fresh.journal()
+
+
+def test_reload_takes_new_settings_without_a_restart(service: Service) -> None:
+    pid = service.show("MainPID")
+    service.drop("quiet", numbered(5))
+    service.wait_until("quiet", "completed")
+    path = service.host.root / CONFIG[1:]
+    path.write_text(path.read_text().replace("[inbox]", "[inbox]\nmax_line_bytes = 1024"))
+    service.host.run("systemctl reload inbox-daemon", check=True)
+    service.host.wait(lambda: "reload" in service.journal().lower(), SOON, service.evidence)
+    service.drop("long-line", ["x" * 2000, "short"])
+    service.wait_until("long-line", "completed")
+    assert service.ids("long-line") == ["short"]
+    assert (service.show("ActiveState"), service.show("MainPID")) == ("active", pid)
+
+
+def test_reload_of_wrong_settings_keeps_the_old_ones_and_says_so(service: Service) -> None:
+    pid = service.show("MainPID")
+    path = service.host.root / CONFIG[1:]
+    path.write_text(path.read_text().replace("stop_grace = 3", "stop_grace = -3"))
+    service.host.run("systemctl reload inbox-daemon", check=True)
+    service.host.wait(lambda: "daemon.stop_grace = -3" in service.journal(), SOON, service.evidence)
+    service.drop("still", numbered(5))
+    service.wait_until("still", "completed")
+    assert (service.show("ActiveState"), service.show("MainPID")) == ("active", pid)
+
+
+# What people see
+
+
+def test_a_member_of_the_group_drops_a_file_and_reads_the_answers_and_others_cannot(service: Service) -> None:
+    service.drop("mine", numbered(50))
+    service.wait_until("mine", "completed")
+    assert service.ids("mine", user="bob") == numbered(50)
+    files = f"{SPOOL}/outbox/mine/{{status.json,errors.jsonl,receipt.json,parts/*}}"
+    service.host.run(f"cat {files}", user="bob", check=True)
+    for attempt in (f"cat {SPOOL}/outbox/mine/results.jsonl", f"ls {SPOOL}/outbox", f"touch {SPOOL}/inbox/x.jsonl"):
+        assert "Permission denied" in service.host.run(attempt, user="eve").stderr
+    assert "Permission denied" in service.host.run(f"ls {SPOOL}/work", user="alice").stderr
+
+
+def test_a_member_takes_parts_away_while_the_batch_runs_and_loses_nothing(service: Service) -> None:
+    service.drop("long", numbered(300))
+    parts = f"{SPOOL}/outbox/long/parts"
+    service.host.wait(lambda: service.host.run(f"ls {parts}").stdout.count("part-") >= 2, SOON, service.evidence)
+    service.host.run(f"rsync -a --remove-source-files {parts}/ /home/bob/parts/", user="bob", check=True)
+    assert service.host.run("ls /home/bob/parts").stdout.count("part-") >= 2
+    assert service.status("long")["status"] == "in_progress"
+    assert not (service.host.root / f"{parts[1:]}/part-000001.jsonl").exists()
+    service.wait_until("long", "completed")
+    assert service.ids("long") == numbered(300)
+
+
+def test_a_member_cannot_change_answers_nor_remove_results(service: Service) -> None:
+    service.drop("mine", numbered(30))
+    service.wait_until("mine", "completed")
+    folder = f"{SPOOL}/outbox/mine"
+    for attempt in (
+        f"echo >>{folder}/results.jsonl",
+        f"echo >>{folder}/parts/part-000001.jsonl",
+        f"rm -f {folder}/results.jsonl",
+        f"mv {folder}/status.json {folder}/old.json",
+        f"mv {folder} {folder}2",
+    ):
+        assert service.host.run(attempt, user="alice").returncode != 0, attempt
+
+
+def test_a_member_cannot_take_back_what_another_dropped(service: Service) -> None:
+    service.host.run("systemctl stop inbox-daemon", check=True)
+    service.drop("mine", numbered(5), user="alice")
+    for attempt in (f"rm -f {SPOOL}/inbox/mine.jsonl", f"mv {SPOOL}/inbox/mine.jsonl /home/bob/"):
+        assert service.host.run(attempt, user="bob").returncode != 0, attempt
+    service.host.run("systemctl start inbox-daemon", check=True)
+    service.wait_until("mine", "completed")
+
+
+def test_a_file_that_the_daemon_may_not_read_fails_alone_and_says_what_to_do(service: Service) -> None:
+    service.drop("ours", numbered(5))
+    service.host.run(f"install -m 0600 /home/alice/ours.jsonl {SPOOL}/inbox/private.jsonl", user="alice", check=True)
+    service.wait_until("private", "failed")
+    service.wait_until("ours", "completed")
+    (error, *_) = service.status("private")["errors"]["data"]
+    assert "read" in error["message"]
+
+
+def test_systemctl_status_says_what_the_daemon_is_doing(service: Service) -> None:
+    service.drop("long", numbered(400))
+    service.wait_for_answers("long", 20)
+    service.host.wait(lambda: "400" in service.show("StatusText"), SOON, service.evidence)
+    assert 'Status: "' in service.host.run("systemctl status inbox-daemon").stdout
+
+
+def test_the_journal_tells_a_batchs_story_in_order(service: Service) -> None:
+    service.drop("tale", numbered(100))
+    service.wait_until("tale", "completed")
+    service.host.run("systemctl stop inbox-daemon", check=True)
+    lines = [line for line in service.journal().splitlines() if "tale" in line]
+    words = " ".join(lines).lower()
+    assert 0 <= words.find("claimed") < words.rfind("completed"), service.journal()
