@@ -28,6 +28,7 @@ from inbox_daemon.health import Health, Progress
 from inbox_daemon.intake import Intake
 from inbox_daemon.journal import of_batch
 from inbox_daemon.layout import Spool
+from inbox_daemon.ledger import Ledger
 from inbox_daemon.life import Life
 from inbox_daemon.notify import Notifier
 from inbox_daemon.records import EngineState, Outcome, slot_of
@@ -144,7 +145,7 @@ class Daemon:
             busy = [life for life in busy if self._safely(life, life.step)]
         self._busy = bool(busy)
         for life in list(self._lives.values()):
-            self._safely(life, partial(life.tick, now))
+            self._safely(life, partial(life.ledger.tick, now))
             if life.over:
                 self._some_errors |= life.had_errors
                 self._lives.pop(life.slot, None)
@@ -156,9 +157,8 @@ class Daemon:
             self._safely(life, partial(self._hand_over, life, count))
 
     def _hand_over(self, life: Life, count: int) -> None:
-        self._engine.send(life.take(count))
-        if self._engine.info:
-            life.computed_by(self._engine.info)
+        if info := self._engine.info:
+            self._engine.send(life.take(count, info))
 
     def _collect(self, now: float) -> None:
         try:
@@ -190,7 +190,7 @@ class Daemon:
         death = engine.last_death.reason if engine.last_death else None
         view = status.engine_view(engine.state, engine.phase, engine.last_info, engine.stats, death)
         for life in self._lives.values():
-            life.engine_view = view
+            life.ledger.engine = view
         self._presence.say(now, {"engine": view, "waiting": self._waiting, "batches": len(self._lives)})
         done = sum(life.queue.done for life in self._lives.values())
         total = sum(len(life.queue) for life in self._lives.values())
@@ -201,19 +201,20 @@ class Daemon:
 
     def _begin(self, held: claim.Held) -> None:
         slot = next(self._slots)
-        life = Life(self.spool, held, slot, lambda: ingest.rules(self.config), self.config.results)
-        life.log_every = self.config.daemon.log_every
-        self._lives[slot] = life
+        ledger = Ledger(self.spool, held.work, self.config.results, self.config.daemon.log_every)
+        self._lives[slot] = Life(held, slot, ledger, lambda: ingest.rules(self.config))
         self._busy = True
 
     def _safely(self, life: Life, action: Callable[[], object]) -> bool:
-        """Do something for one batch. What fails on its files costs that batch a pause, nobody else anything."""
+        """Do something for one batch. What fails costs that batch a pause, and nobody else anything."""
         if life.slot not in self._lives:
             return False
         try:
             return bool(action())
         except (OSError, SpoolError) as error:
             of_batch(log, life.name).error("%s: suspended for %.0f s: %s", life.name, _SUSPEND, error)
+        except Exception:
+            of_batch(log, life.name).exception("%s: suspended for %.0f s by a fault of ours", life.name, _SUSPEND)
         del self._lives[life.slot]
         self._suspended[life.work.id] = time.monotonic() + _SUSPEND
         life.close()
@@ -277,8 +278,8 @@ class Daemon:
         self.config = replace(self.config, **{name: getattr(fresh, name) for name in changed & set(RELOADABLE)})
         self._intake.settings = self.config.inbox
         for life in self._lives.values():
-            life.results = self.config.results
-            life.log_every = self.config.daemon.log_every
+            life.ledger.results = self.config.results
+            life.ledger.log_every = self.config.daemon.log_every
         for name in sorted(changed - set(RELOADABLE)):
             log.warning("configuration: a change of %s takes effect at the next start", name)
         log.info("configuration reloaded: %s", ", ".join(sorted(changed & set(RELOADABLE))) or "nothing changed")

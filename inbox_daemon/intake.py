@@ -10,6 +10,8 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -91,12 +93,17 @@ class Intake:
                 return
             log.warning("inbox watch lost; watching %s anew", self._inbox)
             self.stop()
-        observer = Observer()
+        observer: BaseObserver | None = None
         try:
+            observer = Observer()
             events: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMovedEvent]
             observer.schedule(_Hint(self._hint), str(self._inbox.resolve()), event_filter=events)
             observer.start()
         except OSError as error:
+            if observer is not None:
+                observer.stop()  # it has a thread and a descriptor already
+            if isinstance(error, FileNotFoundError):
+                raise  # the inbox went away this very moment
             self.polling = True
             log.warning("inbox cannot be watched (%s); looking every %.0f s instead", error.strerror, _POLL)
             return
@@ -133,6 +140,7 @@ class Intake:
         if not self._hinted and now < self._next:
             return None
         self._hinted = False
+        self._next = now + min(_POLL, self.settings.rescan)  # where this look fails, the next one is not at once
         self._keep_watching()
         arrivals = Arrivals()
         names: set[str] = set()
@@ -146,9 +154,7 @@ class Intake:
                 elif is_batch_file(entry.name):
                     busy |= self._consider(path, now, arrivals)
                 elif not is_unfinished(entry.name):
-                    why = "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst"
-                    arrivals.waiting[entry.name] = why
-                    self._complain(entry.name, why)
+                    self._waits(path, "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst", arrivals)
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         self._complained = {pair for pair in self._complained if pair[0] in names}
         arrivals.settled.sort(key=lambda path: self._seen[path.name].since)
@@ -172,11 +178,11 @@ class Intake:
             seen = self._seen[path.name] = _Seen(identity, now)
         quiet = now - seen.since
         if quiet < self.settings.settle:
-            arrivals.waiting[path.name] = "still settling"
+            arrivals.waiting[_shown(path)] = "still settling"
             return False
         writers = _has_writer(path)
         if writers or (writers is None and quiet < self.settings.settle_unproven):
-            arrivals.waiting[path.name] = "still being written" if writers else "still settling"
+            arrivals.waiting[_shown(path)] = "still being written" if writers else "still settling"
             return False
         if seen.reading is None and not seen.waiting:
             try:
@@ -203,7 +209,7 @@ class Intake:
             else:
                 arrivals.settled.append(path)
         else:
-            arrivals.waiting[path.name] = "being read"
+            arrivals.waiting[_shown(path)] = "being read"
             return True
         seen.reading = None
         if seen.waiting:
@@ -211,7 +217,7 @@ class Intake:
         return False
 
     def _waits(self, path: Path, why: str, arrivals: Arrivals) -> None:
-        arrivals.waiting[path.name] = why
+        arrivals.waiting[_shown(path)] = why
         self._complain(path.name, why)
 
     def _complain(self, name: str, why: str) -> None:
@@ -235,13 +241,15 @@ def _has_writer(path: Path) -> bool | None:
     """Ask the kernel whether anybody has the file open for writing; None where it will not say.
 
     F_SETLEASE with F_RDLCK is refused with EAGAIN while there is a writer (fcntl(2)); it needs the file's owner or
-    CAP_LEASE.
+    CAP_LEASE. Whoever opens the file for writing while the lease is held makes the kernel send its holder a signal:
+    SIGIO, which ends a process, unless another is named.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # ignored by default
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except BlockingIOError:
@@ -251,6 +259,11 @@ def _has_writer(path: Path) -> bool | None:
     finally:
         os.close(fd)
     return False
+
+
+def _shown(path: Path) -> str:
+    """Return the file's name as text that JSON can carry: bytes that are not UTF-8 become ``_``, as in the outbox."""
+    return re.sub("[\ud800-\udfff]", "_", path.name)
 
 
 def _completeness(path: Path) -> Iterator[bytes]:

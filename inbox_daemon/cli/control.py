@@ -9,9 +9,9 @@ from typing import Any
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.run import settings
-from inbox_daemon.layout import SUFFIXES, Spool, batch_name
+from inbox_daemon.layout import Spool, batch_name
 from inbox_daemon.records import BatchStatus
-from inbox_daemon.spool import published
+from inbox_daemon.spool import drop, published
 
 NOT_FOUND = 4
 _PATIENCE = 30.0  # seconds for the daemon to take the file
@@ -34,15 +34,13 @@ def go(given: argparse.Namespace) -> int:
     spool = Spool(Path(settings(given).spool))
     name = batch_name(given.name)
     status = published.status(spool, name)
-    in_inbox = any((spool.inbox / f"{name}{suffix}").exists() for suffix in SUFFIXES)
-    if status is None and not in_inbox:
+    if status is None and not drop.in_inbox(spool, name):
         show.errors.print(f"inbox-daemon: no batch called {name} in {spool.root}", markup=False)
         return NOT_FOUND
     if status is not None and BatchStatus(status["status"]).final:
         show.errors.print(f"inbox-daemon: {name} has ended already: {status['status']}", markup=False)
         return 1
-    dropped = spool.inbox / f"{name}.{given.verb}"
-    dropped.touch()
+    dropped = drop.drop_control(spool, name, given.verb)
     deadline = time.monotonic() + _PATIENCE
     while dropped.exists():
         if time.monotonic() > deadline:

@@ -1,18 +1,16 @@
-"""`inbox-daemon submit`: checks files, copies them beside the inbox's door under a hidden name, renames them in."""
+"""`inbox-daemon submit`: checks files, then drops them into the inbox, whole, by one rename."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from inbox_daemon.cli import check, show, status
 from inbox_daemon.cli.run import settings
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import SUFFIXES, Spool, batch_name, is_batch_file, numbered
-from inbox_daemon.spool import files, published
+from inbox_daemon.layout import SUFFIXES, Spool, is_batch_file
+from inbox_daemon.spool import drop
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -40,27 +38,8 @@ def go(given: argparse.Namespace) -> int:
             show.errors.print(
                 f"{path}: {faults.count} of {faults.requests} lines are faulty; the others run", markup=False
             )
-        names.append(_drop(path, spool))
+        names.append(drop.drop(spool, path))
         show.console.print(names[-1], markup=False)
     if not given.wait:
         return 0
     return max([status.watch(spool, name) for name in names])
-
-
-def _drop(path: Path, spool: Spool) -> str:
-    """Copy in under a name that neither inbox nor outbox has, and return the batch's name."""
-    suffix = next(s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(s))
-    hidden = spool.inbox / f".{path.name}.{time.time_ns()}"
-    shutil.copyfile(path, hidden)
-    try:
-        attempt = 1
-        while True:
-            name = numbered(batch_name(path.name), attempt)
-            target = spool.inbox / f"{name}{suffix}"
-            taken = published.status(spool, name) or any((spool.inbox / f"{name}{s}").exists() for s in SUFFIXES)
-            if not taken:
-                files.move(hidden, target)
-                return name
-            attempt += 1
-    finally:
-        hidden.unlink(missing_ok=True)

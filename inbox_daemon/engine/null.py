@@ -59,7 +59,7 @@ class NullEngine:
         return True
 
     def _answer(self, request: Request) -> Outcome:
-        parsed = orjson.loads(request.line.removeprefix(b"\xef\xbb\xbf"))
+        parsed = orjson.loads(request.line)
         body = {
             "id": request.id,
             "object": "chat.completion",

@@ -108,7 +108,7 @@ class VllmHost:
 
     async def answer(self, request: Request) -> Outcome | None:
         """Compute one request; None when it has no outcome because the engine is dead."""
-        parsed = orjson.loads(request.line.removeprefix(b"\xef\xbb\xbf"))
+        parsed = orjson.loads(request.line)
         parsed["body"]["model"] = self._served  # the daemon has checked that the user's name may mean this one
         try:
             typed = runner.BatchRequestInput.model_validate(parsed)

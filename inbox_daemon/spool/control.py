@@ -13,9 +13,10 @@ from typing import Protocol
 
 import orjson
 
-from inbox_daemon.layout import SUFFIXES, Published, Spool, Work
+from inbox_daemon.layout import Published, Spool, Work
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files
+from inbox_daemon.spool.drop import in_inbox
 
 
 class Controlled(Protocol):
@@ -40,7 +41,7 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
             _carry_out(batch, path, verb)
             batch.control(verb)
         return None
-    if any((spool.inbox / f"{name}{suffix}").exists() for suffix in SUFFIXES) or _lives_elsewhere(spool, name):
+    if in_inbox(spool, name) or _lives_elsewhere(spool, name):
         return None
     files.remove(path)
     return f"no batch called {name} is waiting or running"

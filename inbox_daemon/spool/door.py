@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+from collections.abc import Callable
 from contextlib import suppress
 
 import orjson
@@ -17,7 +18,14 @@ from inbox_daemon.layout import Published, Spool, Work, batch_name, numbered
 from inbox_daemon.spool import files
 
 
-def open_door(spool: Spool, work: Work, first_status: dict[str, object]) -> Published:
+def source_of(work: Work) -> str:
+    """Return the name of the file as users dropped it."""
+    with suppress(FileNotFoundError):
+        return str(orjson.loads(work.name.read_bytes())["source"])
+    return next(work.dropped.iterdir()).name
+
+
+def open_door(spool: Spool, work: Work, source: str, first_status: Callable[[str], dict[str, object]]) -> Published:
     """Make `outbox/NAME/` appear, with a status in it, and return it; the same one again after any crash.
 
     The folder is made inside work/ID and renamed into place; a folder with a file in it cannot be renamed over, so a
@@ -29,14 +37,13 @@ def open_door(spool: Spool, work: Work, first_status: dict[str, object]) -> Publ
             return ensure(Published(spool.outbox / name))
     files.ensure_dir(work.door)
     work.door.chmod(0o2775)
-    dropped = next(work.dropped.iterdir())
-    wanted = batch_name(dropped.name)
+    wanted = batch_name(source)
     for attempt in itertools.count(1):
         published = Published(spool.outbox / numbered(wanted, attempt))
         if published.dir.exists():
             continue
-        files.write_whole(work.name, orjson.dumps({"name": published.dir.name}))
-        write_status(Published(work.door), first_status)
+        files.write_whole(work.name, batch.dumps({"name": published.dir.name, "source": source}))
+        write_status(Published(work.door), first_status(published.dir.name))
         try:
             files.move(work.door, published.dir)
         except OSError as error:

@@ -134,7 +134,7 @@ def read_line(fd: int, offset: int, size: int) -> bytes:
         data = os.pread(fd, want, offset)
         end = data.find(b"\n")
         if end >= 0 or offset + len(data) >= size:
-            return data[:end].rstrip() if end >= 0 else data.rstrip()
+            return (data[:end] if end >= 0 else data).rstrip()
         want *= 8
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Outcomes:
 
     # -- starting and recovering: the same call
 
-    def recover(self, slot: int, count: Callable[[Outcome], None]) -> Iterator[None]:
+    def recover(self, slot: int, count: Callable[[Outcome], None]) -> Generator[None, None, None]:
         """Read the log back, calling `count` for every outcome it holds. Yields after each chunk of lines.
 
         The open part is written anew from the lines that are whole: a torn tail is dropped, and what an earlier

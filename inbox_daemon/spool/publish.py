@@ -109,8 +109,8 @@ def _may_succeed_later(line: bytes) -> bool:
     return batch.may_succeed_later(parsed["error"]["code"], response and response["status_code"])
 
 
-def hand_back(work: Work, published: Published) -> None:
-    """Put a file that could not become a batch into its outbox folder, as it was dropped."""
-    door.ensure(published)
+def hand_back(work: Work, published: Published, receipt: dict[str, Any]) -> None:
+    """Put a file that could not become a batch into its outbox folder, as it was dropped, with a receipt for it."""
     for dropped in list(work.dropped.iterdir()):
         files.move(dropped, published.dir / dropped.name)
+    files.write_whole(published.receipt, orjson.dumps(receipt, option=orjson.OPT_INDENT_2) + b"\n")

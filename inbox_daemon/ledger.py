@@ -1,0 +1,176 @@
+"""What of one batch is recorded, durable, visible and told, and when each is due.
+
+Owns the tally, the rate and the status that users read. An outcome is counted only once the log has made it durable.
+Never decides what runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from inbox_daemon import status
+from inbox_daemon.config import ResultSettings
+from inbox_daemon.dispatch import Queue
+from inbox_daemon.journal import of_batch
+from inbox_daemon.layout import Published, Spool, Work
+from inbox_daemon.records import BatchStatus, Outcome, place_of
+from inbox_daemon.spool import door
+from inbox_daemon.spool.history import History
+from inbox_daemon.spool.ingest import Accepted
+from inbox_daemon.spool.outcomes import Outcomes
+from inbox_daemon.spool.publish import Merged
+
+log = logging.getLogger(__name__)
+
+_STATUS_EVERY = 1.0  # seconds
+
+
+class Ledger:
+    """The books of one batch. `now` is monotonic seconds throughout.
+
+    Attributes:
+        queue: what is left, in flight and done; empty until the log has been read back.
+        state, accepted, paused, parked, rejected, model, engine: what the status says of the batch, beside counts.
+    """
+
+    def __init__(self, spool: Spool, work: Work, results: ResultSettings, log_every: int) -> None:
+        self.work = work
+        self.results = results
+        self.log_every = log_every
+        self.queue = Queue(0)
+        self.history = History(work)
+        self.tally = status.Tally()
+        self.state = BatchStatus.VALIDATING
+        self.accepted: Accepted | None = None
+        self.paused = False
+        self.parked: str | None = None
+        self.rejected: dict[str, Any] | None = None
+        self.model = ""
+        self.engine: dict[str, Any] = {}
+        self.source = door.source_of(work)
+        self.created = int(work.id.removeprefix("batch_")[:12], 16) // 1000  # the id begins with the claim's time
+        self.log = of_batch(log, work.id)
+        self._spool = spool
+        self._published: Published | None = None
+        self._outcomes: Outcomes | None = None
+        self._rate = status.Rate()
+        self._unsynced_since: float | None = None
+        self._sealed_at = time.monotonic()
+        self._told_at = float("-inf")
+        self._logged = 0
+
+    @property
+    def published(self) -> Published:
+        """The batch's folder in the outbox, there even where a user has removed it."""
+        if self._published is None:
+            self._published = door.open_door(self._spool, self.work, self.source, self._object)
+            self.log = of_batch(log, self.name)
+        return door.ensure(self._published)
+
+    @property
+    def name(self) -> str:
+        return self._published.dir.name if self._published else self.work.id
+
+    @property
+    def outcomes(self) -> Outcomes:
+        assert self._outcomes is not None, "the log is read back before anything is asked of it"
+        return self._outcomes
+
+    def read_back(self, slot: int) -> Generator[None, None, None]:
+        """Start, or start again: everything that the log holds is done and counted. Yields now and then."""
+        assert self.accepted is not None
+        self.queue = Queue(self.accepted.requests)
+        self.queue.held = True
+        outcomes = Outcomes(self.work, len(self.queue))
+        yield from outcomes.recover(slot, self._count)
+        self._outcomes = outcomes
+        self._logged = self.tally.done
+        self._rate.mark(time.monotonic(), self.tally.done, self.tally.output_tokens)
+
+    def append(self, outcomes: Sequence[Outcome], now: float) -> bool:
+        """Record outcomes, each request once, whoever computed it twice. Say whether any was new."""
+        fresh = [outcome for outcome in outcomes if self.queue.settle(place_of(outcome.ticket))]
+        if fresh:
+            self.outcomes.append(fresh)
+            if self._unsynced_since is None:
+                self._unsynced_since = now
+        return bool(fresh)
+
+    def tick(self, now: float) -> None:
+        """Sync, seal and tell where they are due. Raises OSError, SpoolError."""
+        if self._outcomes is None or self.state.final:
+            return
+        results = self.results
+        waited = now - self._unsynced_since if self._unsynced_since is not None else 0.0
+        complete = self.queue.done == len(self.queue)
+        if self._outcomes.unsynced >= results.sync_every or waited >= results.sync_after or complete:
+            self._sync()
+        full = self._outcomes.open_lines >= results.seal_every or self._outcomes.part_is_full
+        if full or (self._outcomes.open_lines and now - self._sealed_at >= results.seal_after):
+            self.seal(now)
+        if now - self._told_at >= _STATUS_EVERY:
+            self.tell(now)
+
+    def seal(self, now: float) -> None:
+        """Make everything that has arrived durable, and visible in the outbox."""
+        self._sync()
+        shown = self.outcomes.seal(self.published)
+        self._sealed_at = now
+        if shown:
+            self.log.info("%s: sealed %s", self.name, shown.name)
+
+    def tell(self, now: float) -> None:
+        """Write status.json."""
+        self._told_at = now
+        self._rate.mark(now, self.tally.done, self.tally.output_tokens)
+        door.write_status(self.published, self._object())
+
+    def tell_soon(self) -> None:
+        """Have the next `tick` write the status, whatever the clock says."""
+        self._told_at = float("-inf")
+
+    def receipt(self, final: BatchStatus, merged: dict[str, Merged]) -> dict[str, Any]:
+        return status.receipt(self._facts(final), merged, time.time())
+
+    def close(self) -> None:
+        if self._outcomes is not None:
+            self._outcomes.close()
+            self._outcomes = None
+
+    def _sync(self) -> None:
+        for outcome in self.outcomes.sync():
+            self.tally.add(outcome)
+        self._unsynced_since = None
+        if self.tally.done - self._logged >= self.log_every:
+            self._logged = self.tally.done
+            rate, _ = self._rate.per_second()
+            self.log.info("%s: %d of %d done, %.1f/s", self.name, self.tally.done, len(self.queue), rate)
+
+    def _count(self, outcome: Outcome) -> None:
+        self.queue.settle(place_of(outcome.ticket))
+        self.tally.add(outcome)
+
+    def _object(self, name: str | None = None) -> dict[str, Any]:
+        return status.batch_object(self._facts(self.state, name), time.time())
+
+    def _facts(self, state: BatchStatus, name: str | None = None) -> status.Facts:
+        return status.Facts(
+            id=self.work.id,
+            name=name or self.name,
+            source=self.source,
+            created=self.created,
+            status=state,
+            history=self.history,
+            tally=self.tally,
+            accepted=self.accepted,
+            in_flight=self.queue.in_flight,
+            paused=self.paused,
+            parked=self.parked,
+            rejected=self.rejected,
+            rates=self._rate.per_second(),
+            model=self.model,
+            engine=self.engine,
+        )

@@ -1,0 +1,44 @@
+"""Dropping work and control files into the inbox as the daemon likes it best: whole, by one rename.
+
+What the command line and the web use. Users need none of it: scp and rsync do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from inbox_daemon.layout import SUFFIXES, Spool, batch_name, numbered
+from inbox_daemon.spool import files, published
+
+
+def drop(spool: Spool, path: Path) -> str:
+    """Copy a batch file in under a name that neither inbox nor outbox has; return the batch's name. Raises OSError."""
+    suffix = next(s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(s))
+    hidden = spool.inbox / f".{time.time_ns()}{suffix}"
+    try:
+        shutil.copyfile(path, hidden)
+        for attempt in itertools.count(1):
+            name = numbered(batch_name(path.name), attempt)
+            if not published.status(spool, name) and not in_inbox(spool, name):
+                with suppress(FileExistsError):
+                    files.link(hidden, spool.inbox / f"{name}{suffix}")
+                    return name
+        raise AssertionError("unreachable")
+    finally:
+        files.remove(hidden)
+
+
+def drop_control(spool: Spool, name: str, verb: str) -> Path:
+    """Drop NAME.cancel, NAME.pause or NAME.resume; return its path, which is gone once the daemon has taken it."""
+    path = spool.inbox / f"{name}.{verb}"
+    path.touch()
+    return path
+
+
+def in_inbox(spool: Spool, name: str) -> bool:
+    """Say whether a file that would become this batch lies in the inbox."""
+    return any((spool.inbox / f"{name}{suffix}").exists() for suffix in SUFFIXES)

@@ -1,0 +1,37 @@
+"""Fixtures that many tests share: a spool, daemons as real processes, the tiny model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from running import ROOT, Daemon
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons on a spool under tmp_path (or another); whatever is left of them is killed at the end."""
+    started: list[Daemon] = []
+
+    def start(spool: Path | None = None, **options: object) -> Daemon:
+        daemon = Daemon(spool or tmp_path / "spool", tmp_path / f"daemon-{len(started)}.log", **options)
+        started.append(daemon)
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.kill()
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    """The complete chat model of 0.9 MB that the real vLLM runs in tests; made once for a checkout."""
+    model = ROOT / ".venv" / "tiny-model"
+    model.parent.mkdir(exist_ok=True)
+    subprocess.run(
+        [sys.executable, ROOT / "tools" / "make_tiny_model.py", model], check=True, stdout=subprocess.DEVNULL
+    )
+    return model

@@ -1,0 +1,300 @@
+"""A batch from drop to receipt, with the engine that has no model: what users were promised about files."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
+
+from inbox_daemon.layout import Published
+from inbox_daemon.spool import published
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Start = Callable[..., Daemon]
+SLOW = {"INBOX_DAEMON_ENGINE__NULL__RATE": "400"}
+OFTEN = {"INBOX_DAEMON_RESULTS__SYNC_EVERY": "25", "INBOX_DAEMON_RESULTS__SEAL_EVERY": "50"}
+
+
+def proven(daemon: Daemon, name: str, original: Path | None = None) -> None:
+    proof = published.verify(Published(daemon.outbox(name)), original)
+    assert proof.problems == []
+
+
+def test_answers_come_back_in_the_order_of_the_input(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    daemon.drop("b.jsonl", batch_of(500))
+    assert daemon.finished("b")["request_counts"] == {"total": 500, "completed": 500, "failed": 0}
+    assert custom_ids(daemon.outbox("b") / "results.jsonl") == [f"r{i}" for i in range(500)]
+    assert lines(daemon.outbox("b") / "errors.jsonl") == []
+    proven(daemon, "b")
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".jsonl.gz", gzip.compress), (".jsonl.zst", zstd.compress)])
+def test_a_compressed_file_is_a_batch_like_any_other(
+    start_daemon: Start, tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    daemon = start_daemon()
+    original = tmp_path / f"kept{suffix}"
+    original.write_bytes(pack(batch_of(50)))
+    daemon.drop(f"b{suffix}", original.read_bytes())
+    assert daemon.finished("b")["request_counts"]["completed"] == 50
+    proven(daemon, "b", original)
+
+
+def test_a_file_dropped_while_the_daemon_was_away_is_run(start_daemon: Start, tmp_path: Path) -> None:
+    inbox = tmp_path / "spool" / "inbox"
+    inbox.mkdir(parents=True)
+    (inbox / "early.jsonl").write_bytes(batch_of(3))
+    assert start_daemon().finished("early")["status"] == "completed"
+
+
+def test_parts_are_in_the_outbox_before_the_end_and_together_hold_everything(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=SLOW | OFTEN)
+    daemon.drop("b.jsonl", batch_of(600))
+    parts = daemon.outbox("b") / "parts"
+    eventually(lambda: parts.is_dir() and len(list(parts.iterdir())) >= 2)
+    assert daemon.status("b")["status"] == "in_progress"
+    daemon.finished("b")
+    everything = [line for part in sorted(parts.iterdir()) for line in custom_ids(part)]
+    assert sorted(everything) == sorted(f"r{i}" for i in range(600))
+
+
+def test_a_consumer_may_take_parts_away_while_the_batch_runs(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=SLOW | OFTEN)
+    daemon.drop("b.jsonl", batch_of(600))
+    first = daemon.outbox("b") / "parts" / "part-000001.jsonl"
+    eventually(first.exists)
+    first.unlink()
+    daemon.finished("b")
+    assert not first.exists()
+    assert len(lines(daemon.outbox("b") / "results.jsonl")) == 600
+    proven(daemon, "b")
+
+
+def test_a_name_in_use_gets_the_next_free_one_and_nothing_is_overwritten(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    for expected, size in (("b", 3), ("b.2", 4), ("b.3", 5)):
+        daemon.drop("b.jsonl", batch_of(size))
+        assert daemon.finished(expected)["request_counts"]["total"] == size
+    assert len(lines(daemon.outbox("b") / "results.jsonl")) == 3
+
+
+def mixed() -> bytes:
+    """Three good lines among every fault that a line can have."""
+    good = [request("good-1"), request("good-2"), request("good-3")]
+    bad: list[object] = [
+        {k: v for k, v in request("x").items() if k != "custom_id"},
+        request("good-1"),
+        request("get") | {"method": "GET"},
+        request("url") | {"url": "/v1/images"},
+        {k: v for k, v in request("nobody").items() if k != "body"},
+        request("stream", stream=True),
+        ["not", "an", "object"],
+        request("model", model="other/model"),
+    ]
+    long = jsonl([request("long", "x" * 5000)])
+    return (
+        jsonl(good[:1]) + b"this is not json\n" + jsonl(bad[:4]) + b"\n" + jsonl(good[1:2]) + jsonl(bad[4:]) + long
+    ) + jsonl(good[2:])
+
+
+FAULTS_OF_MIXED = [
+    (2, "invalid_json"),
+    (3, "missing_custom_id"),
+    (4, "duplicate_custom_id"),
+    (5, "invalid_method"),
+    (6, "invalid_url"),
+    (9, "missing_body"),
+    (10, "stream_not_supported"),
+    (11, "not_an_object"),
+    (12, "model_mismatch"),
+    (13, "line_too_long"),
+]
+MIXED_RULES = {"INBOX_DAEMON_INBOX__MAX_LINE_BYTES": "4096", "INBOX_DAEMON_ENGINE__MODEL": "served/model"}
+
+
+def test_a_bad_line_costs_one_line(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=MIXED_RULES)
+    daemon.drop("mixed.jsonl", mixed())
+    status = daemon.finished("mixed")
+    assert status["status"] == "completed"
+    assert custom_ids(daemon.outbox("mixed") / "results.jsonl") == ["good-1", "good-2", "good-3"]
+    errors = [(e["error"]["line"], e["error"]["code"]) for e in lines(daemon.outbox("mixed") / "errors.jsonl")]
+    assert errors == FAULTS_OF_MIXED
+    assert [(e["line"], e["code"]) for e in status["errors"]["data"]] == FAULTS_OF_MIXED
+    assert not (daemon.outbox("mixed") / "retry.jsonl").exists()
+    proven(daemon, "mixed")
+
+
+def test_strict_refuses_the_whole_file_and_gives_the_good_lines_back(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=MIXED_RULES | {"INBOX_DAEMON_INBOX__STRICT": "true"})
+    daemon.drop("mixed.jsonl", mixed())
+    assert daemon.finished("mixed")["status"] == "failed"
+    assert lines(daemon.outbox("mixed") / "results.jsonl") == []
+    assert custom_ids(daemon.outbox("mixed") / "retry.jsonl") == ["good-1", "good-2", "good-3"]
+    assert len(lines(daemon.outbox("mixed") / "errors.jsonl")) == 13
+    proven(daemon, "mixed")
+
+
+def test_a_file_with_nothing_valid_fails_with_its_faults_listed(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    daemon.drop("bad.jsonl", b"one\ntwo\n")
+    status = daemon.finished("bad")
+    assert status["status"] == "failed"
+    assert [(e["line"], e["code"]) for e in status["errors"]["data"]] == [(1, "invalid_json"), (2, "invalid_json")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("empty.jsonl", b"", "empty_file"),
+        ("blank.jsonl", b"\n \n", "empty_file"),
+        ("damaged.jsonl.gz", b"not gzip at all", "corrupt_compression"),
+        ("damaged.jsonl.zst", b"not zstd at all", "corrupt_compression"),
+    ],
+)
+def test_a_file_that_is_no_batch_fails_and_comes_back_as_it_was(
+    start_daemon: Start, name: str, content: bytes, code: str
+) -> None:
+    daemon = start_daemon()
+    daemon.drop(name, content)
+    batch = name.split(".")[0]
+    status = daemon.finished(batch)
+    assert status["status"] == "failed"
+    assert status["errors"]["data"][0]["code"] == code
+    eventually((daemon.outbox(batch) / name).exists)
+    assert (daemon.outbox(batch) / name).read_bytes() == content
+    assert (daemon.outbox(batch) / "receipt.json").exists()
+    daemon.drop("next.jsonl", batch_of(2))
+    assert daemon.finished("next")["status"] == "completed"
+
+
+def test_blank_lines_crlf_a_byte_order_mark_and_a_missing_last_newline_cost_nothing(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    rows = batch_of(3).split(b"\n")
+    daemon.drop("b.jsonl", b"\xef\xbb\xbf" + b"\r\n\r\n".join(rows[:3]))
+    daemon.finished("b")
+    assert custom_ids(daemon.outbox("b") / "results.jsonl") == ["r0", "r1", "r2"]
+
+
+def test_a_small_batch_does_not_wait_for_a_big_one(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "100"})
+    daemon.drop("big.jsonl", batch_of(4000))
+    eventually(lambda: daemon.done("big") > 100)
+    daemon.drop("small.jsonl", batch_of(10))
+    assert daemon.finished("small")["status"] == "completed"
+    assert daemon.status("big")["status"] == "in_progress"
+
+
+def test_cancel_keeps_what_has_an_answer_and_gives_the_rest_back(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "50"})
+    daemon.drop("b.jsonl", batch_of(4000))
+    eventually(lambda: daemon.done("b") > 100)
+    (daemon.inbox / "b.cancel").touch()
+    counts = daemon.finished("b")["request_counts"]
+    assert daemon.status("b")["status"] == "cancelled"
+    assert counts["completed"] >= 100
+    assert counts["completed"] + counts["failed"] == 4000
+    errors = lines(daemon.outbox("b") / "errors.jsonl")
+    assert {error["error"]["code"] for error in errors} == {"batch_cancelled"}
+    assert custom_ids(daemon.outbox("b") / "retry.jsonl") == [error["custom_id"] for error in errors]
+    proven(daemon, "b")
+
+
+def test_a_paused_batch_stands_still_until_it_is_resumed_even_over_a_restart(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "20"})
+    daemon.drop("b.jsonl", batch_of(1500))
+    eventually(lambda: daemon.done("b") > 20)
+    (daemon.inbox / "b.pause").touch()
+    eventually(lambda: daemon.status("b")["paused"] and daemon.status("b")["in_flight"] == 0)
+    daemon.kill()
+    again = start_daemon()
+    eventually(lambda: again.status("b")["paused"] and "resumed: " in again.text())
+    done = again.done("b")
+    again.drop("other.jsonl", batch_of(50))
+    again.finished("other")
+    assert again.done("b") == done
+    (again.inbox / "b.resume").touch()
+    assert again.finished("b")["request_counts"]["completed"] == 1500
+
+
+def test_a_control_file_for_no_batch_is_thrown_away(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    (daemon.inbox / "nobody.cancel").touch()
+    eventually(lambda: not (daemon.inbox / "nobody.cancel").exists())
+    assert "no batch called nobody" in daemon.text()
+
+
+def test_killed_in_mid_batch_it_resumes_with_every_counted_answer(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=SLOW)
+    daemon.drop("b.jsonl", batch_of(1000))
+    eventually(lambda: daemon.done("b") >= 300)
+    counted = daemon.done("b")
+    daemon.kill()
+    again = start_daemon()
+    assert again.finished("b")["request_counts"] == {"total": 1000, "completed": 1000, "failed": 0}
+    assert custom_ids(again.outbox("b") / "results.jsonl") == [f"r{i}" for i in range(1000)]
+    resumed = next(line for line in again.text().splitlines() if "resumed: " in line)
+    assert int(resumed.split("requests, ")[1].split(" done")[0]) >= counted
+    proven(again, "b")
+
+
+def test_stopped_in_mid_batch_it_leaves_everything_that_arrived_visible(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "50"})
+    daemon.drop("b.jsonl", batch_of(1000))
+    eventually(lambda: daemon.done("b") >= 200)
+    assert daemon.stop() == 0
+    parts = daemon.outbox("b") / "parts"
+    assert sum(len(lines(part)) for part in parts.iterdir()) == daemon.done("b") >= 200
+    assert start_daemon().finished("b")["request_counts"]["completed"] == 1000
+
+
+def test_an_outbox_folder_removed_in_mid_batch_comes_back_with_the_results(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=SLOW)
+    daemon.drop("b.jsonl", batch_of(1000))
+    eventually(lambda: daemon.done("b") >= 100)
+    shutil.rmtree(daemon.outbox("b"), ignore_errors=True)
+    assert daemon.finished("b")["request_counts"]["completed"] == 1000
+    assert len(lines(daemon.outbox("b") / "results.jsonl")) == 1000
+
+
+def test_two_daemons_on_one_spool_run_each_file_once_and_adopt_each_others_orphans(
+    start_daemon: Start, tmp_path: Path
+) -> None:
+    first, second = start_daemon(environment=SLOW), start_daemon(environment=SLOW)
+    for i in range(40):
+        first.drop(f"f{i}.jsonl", batch_of(20, f"f{i}-"))
+    eventually(lambda: first.text().count(": claimed") and second.text().count(": claimed"))
+    first.signal(signal.SIGKILL)
+    for i in range(40):
+        second.finished(f"f{i}")
+        assert custom_ids(second.outbox(f"f{i}") / "results.jsonl") == [f"f{i}-{j}" for j in range(20)]
+    assert len(list((tmp_path / "spool" / "outbox").iterdir())) == 40
+
+
+def test_drain_ends_when_nothing_is_left_and_says_whether_requests_failed(start_daemon: Start, tmp_path: Path) -> None:
+    inbox = tmp_path / "spool" / "inbox"
+    inbox.mkdir(parents=True)
+    (inbox / "good.jsonl").write_bytes(batch_of(5))
+    assert start_daemon(arguments=["--drain"], ready=False).ended() == 0
+    (inbox / "bad.jsonl").write_bytes(batch_of(5) + b"oops\n")
+    assert start_daemon(arguments=["--drain"], ready=False).ended() == 3
+
+
+def test_the_daemon_imports_neither_vllm_nor_torch(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    daemon.drop("b.jsonl", batch_of(3))
+    daemon.finished("b")
+    mapped = Path(f"/proc/{daemon.process.pid}/maps").read_text()
+    assert "torch" not in mapped
+    assert "vllm" not in mapped.replace(str(Path(__file__).parent), "")

@@ -1,0 +1,89 @@
+"""The settings: complete in etc/inbox-daemon.toml, and a mistake names the key, the value and what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import ROOT
+
+from inbox_daemon import config
+from inbox_daemon.errors import ConfigError
+
+EXAMPLE = ROOT / "etc" / "inbox-daemon.toml"
+
+
+def tree(settings: object) -> Any:
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        return {field.name: tree(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    return dict(settings) if isinstance(settings, Mapping) else settings
+
+
+def test_the_example_lists_every_setting_with_its_default() -> None:
+    assert tomllib.loads(EXAMPLE.read_text()) == tree(config.Config())
+
+
+def test_every_setting_in_the_example_has_a_reason() -> None:
+    for line in EXAMPLE.read_text().splitlines():
+        if " = " in line and not line.startswith("#"):
+            assert "#" in line, line
+
+
+@pytest.mark.parametrize(
+    ("text", "needles"),
+    [
+        ("[engine]\nmodle = 'x'", ["engine.modle", "'x'", "engine.model?"]),
+        ("[inbox]\nsettle = 'long'", ["inbox.settle", "'long'", "a number"]),
+        ("[inbox]\nsettle = -1", ["inbox.settle", "-1", "0 or more"]),
+        ("[inbox]\nstrict = 1", ["inbox.strict", "1", "true or false"]),
+        ("[engine]\nkind = 'sglang'", ["engine.kind", "'sglang'", "vllm, null"]),
+        ("[engine]\nin_flight = 2.5", ["engine.in_flight", "2.5", "a whole number"]),
+        ("engine = 3", ["engine = 3", "table"]),
+        ("[models.aliases]\na = 1", ["models.aliases", "table of names"]),
+        ("spool = ", ["not TOML"]),
+    ],
+)
+def test_a_mistake_in_the_file_names_file_key_value_and_what_is_right(
+    tmp_path: Path, text: str, needles: list[str]
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        config.load(path, {}, {})
+    for needle in [str(path), *needles]:
+        assert needle in str(raised.value)
+
+
+def test_the_environment_overrides_the_file_and_flags_override_both(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[engine]\nmodel = 'file'\nin_flight = 1\nstall_after = 5\n")
+    env = {"INBOX_DAEMON_ENGINE__MODEL": "env", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "2"}
+    read = config.load(path, env, {"engine.model": "flag"})
+    assert (read.engine.model, read.engine.in_flight, read.engine.stall_after) == ("flag", 2, 5.0)
+
+
+def test_an_unknown_variable_names_itself() -> None:
+    with pytest.raises(ConfigError, match="INBOX_DAEMON_ENGINE__MODLE"):
+        config.load(None, {"INBOX_DAEMON_ENGINE__MODLE": "x"}, {})
+
+
+def test_a_wrong_setting_is_exit_78(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[engine]\nmodle = 'x'\n")
+    command = [sys.executable, "-m", "inbox_daemon", "run", "--spool", str(tmp_path / "s"), "--config", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 78
+    assert "engine.modle" in ended.stderr
+
+
+def test_a_missing_model_is_exit_78_and_says_how_to_name_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "inbox_daemon", "run", "--spool", str(tmp_path / "s")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 78
+    assert "--model" in ended.stderr
