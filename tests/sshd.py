@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -95,7 +96,7 @@ def ended(client: subprocess.Popen[bytes]) -> None:
 def cut(client: subprocess.Popen[bytes]) -> None:
     """kill -9 the client and its ssh, as a laptop that is closed: the server only sees the connection end."""
     assert client.poll() is None, "the upload was over before it could be cut"
-    os.killpg(client.pid, 9)
+    os.killpg(client.pid, signal.SIGKILL)
     client.communicate(timeout=60)
 
 

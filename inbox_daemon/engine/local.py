@@ -35,6 +35,9 @@ _READ = 1 << 20
 _GONE_WITHIN = 20.0  # seconds; a process in an uninterruptible driver call may take longer, or for ever
 EXIT_CONFIG = 78
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_EXCEPTION = re.compile(r"\b(?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
+_POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above")
+_WORDS_LIMIT = 400
 
 
 class LocalEngine:
@@ -201,14 +204,25 @@ class LocalEngine:
             self._process.wait(0.5)
         code = self._process.poll()
         if code == EXIT_CONFIG:
-            raise ConfigError("[engine.args]: vLLM does not accept them: " + " | ".join(list(self._tail)[-4:]))
+            raise ConfigError(self._tail[-1] if self._tail else "vLLM does not accept [engine.args]")
         if code is None:
             reason = "the worker closed its connection"
         elif code < 0:
             reason = f"the worker was killed by {signal.Signals(-code).name}"
         else:
-            reason = f"the worker ended with exit status {code}"
+            words = last_words(self._tail)
+            reason = f"the worker ended with exit status {code}{f': {words}' if words else ''}"
         return EngineDied(reason, tuple(self._tail))
+
+
+def last_words(log: Sequence[str]) -> str:
+    """Return the last exception in the log of a process that ended, or "". One that only points at another is none."""
+    for at in range(len(log) - 1, -1, -1):
+        found = _EXCEPTION.search(log[at])
+        if found and not _POINTS_AT_ANOTHER.search(found[0]):
+            lines = 3 if "ValidationError" in found[0] else 1  # what pydantic found wrong stands below its own line
+            return " ".join([found[0], *(line.strip() for line in list(log)[at + 1 : at + lines])])[:_WORDS_LIMIT]
+    return ""
 
 
 def _group(pid: int) -> int | None:

@@ -72,6 +72,7 @@ class EngineSlot:
             if wanted and self._ending is None and now >= self._not_before:
                 self.starts += 1
                 self._was_ready = False
+                log.info("engine starting (%d)", self.starts)
                 self._engine = self._make()
             return
         if wanted:
@@ -106,8 +107,10 @@ class EngineSlot:
             raise self.last_death from died
         if self._engine.info and not self._was_ready:
             self._was_ready = True
-            self.last_info = self._engine.info
+            self.last_info = info = self._engine.info
             self.last_death = None
+            told = (info.kind, info.version, info.model, info.max_seqs, info.load_seconds)
+            log.info("engine ready: %s %s, %s, %d requests at a time, loaded in %.0f s", *told)
         if outcomes:
             self.failures = 0
         return outcomes

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import io
 import sys
+import traceback
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -111,13 +113,24 @@ class VllmHost:
         parsed = orjson.loads(request.line)
         parsed["body"]["model"] = self._served  # the daemon has checked that the user's name may mean this one
         try:
+            return await self._compute(request, parsed)
+        except Exception as error:  # whatever vLLM raises unforeseen costs this request, and never leaves it waiting
+            traceback.print_exc()
+            return self._refused(request, parsed, 500, "engine_error", f"{type(error).__name__}: {error}")
+
+    async def _compute(self, request: Request, parsed: Any) -> Outcome | None:
+        handler = self._handler(parsed["url"])
+        if handler is None:
+            sentence = f"{self._served} does not serve {parsed['url']}"
+            return self._refused(request, parsed, 400, "unsupported_endpoint", sentence)
+        try:
             typed = runner.BatchRequestInput.model_validate(parsed)
         except ValidationError as error:
             return self._refused(request, parsed, 400, "invalid_request", _first_problem(error))
-        handler = self._handler(typed.url)
-        if handler is None:
-            sentence = f"{self._served} does not serve {typed.url}"
-            return self._refused(request, parsed, 400, "unsupported_endpoint", sentence)
+        except Exception as error:  # vLLM's own validators raise what they like, and pydantic lets it through
+            known = type(error).__module__.startswith("vllm")
+            sentence = str(error) if known else f"body: vLLM cannot read it ({type(error).__name__}: {error})"
+            return self._refused(request, parsed, 400, "invalid_request", sentence)
         output = await runner.run_request(handler, typed, *self._extra)
         body = output.response.body if output.response else None
         if output.error is None and body is not None and not _aborted(body):
@@ -161,7 +174,7 @@ class VllmHost:
 
 def parse(model: str, settings: Mapping[str, Any]) -> Namespace:
     """Read `[engine.args]` with vLLM's own argument parser; exits with 78 where vLLM does not know or accept one."""
-    flags = ["--input-file", "unused", "--output-file", "unused", "--model", model]
+    flags = ["--input-file", "unused", "--output-file", "unused", "--model", model, "--enable-prompt-tokens-details"]
     for key, value in settings.items():
         flag = "--" + key.replace("_", "-")
         if value is True:
@@ -172,10 +185,13 @@ def parse(model: str, settings: Mapping[str, Any]) -> Namespace:
             flags += [flag, *map(str, value)]
         else:
             flags += [flag, orjson.dumps(value).decode() if isinstance(value, dict) else str(value)]
+    said = io.StringIO()  # a thousand lines of usage, and in the last of them what is wrong
     try:
-        parsed: Namespace = runner.make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
+        with contextlib.redirect_stderr(said):
+            parsed: Namespace = runner.make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
     except SystemExit as refused:
-        print(f"inbox-daemon: vLLM {vllm.__version__} does not accept [engine.args] as they are", file=sys.stderr)
+        problem = said.getvalue().rpartition("error: ")[2].strip()
+        print(f"vLLM {vllm.__version__} does not accept [engine.args]: {problem}", file=sys.stderr)
         raise SystemExit(EXIT_CONFIG) from refused
     return parsed
 

@@ -124,6 +124,8 @@ def main() -> None:
         import uvloop
 
         uvloop.run(serve(sock, options))
+    except SystemExit as leaving:
+        end(leaving.code if isinstance(leaving.code, int) else 1)
     except BaseException as error:
         import traceback
 

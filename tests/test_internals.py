@@ -1,0 +1,31 @@
+"""INTERNALS.md lists every line that the project can log, because log lines are an interface."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from running import ROOT
+
+PACKAGE = ROOT / "inbox_daemon"
+LEVELS = {"debug", "info", "warning", "error", "exception"}
+
+
+def messages() -> Iterator[str]:
+    """The format strings of every log call."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
+                first = node.args[0] if node.args else None
+                if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                    yield first.value
+
+
+def test_internals_lists_every_log_line() -> None:
+    table = (PACKAGE / "INTERNALS.md").read_text().split("## Every line in the log")[1]
+    found = list(messages())
+    assert len(found) > 20
+    for message in found:
+        words = max(re.split(r"%[-.\d]*[a-z]", message.removeprefix("%s: ")), key=len).strip(" :;(),")
+        assert words in table or message in ("%s: %s", "inbox: %r %s"), f"not in INTERNALS.md: {message!r}"
