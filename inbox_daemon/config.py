@@ -69,7 +69,7 @@ class EngineSettings:
     idle_unload: float = setting(0.0, least=0)
     load_timeout: float = setting(1800.0, least=1)
     stall_after: float = setting(600.0, least=1)
-    max_deaths: int = setting(5, least=1)
+    max_deaths: int = setting(30, least=1)
     args: Mapping[str, Any] = field(default_factory=dict)
     null: NullSettings = field(default_factory=NullSettings)
 

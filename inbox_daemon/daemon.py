@@ -5,18 +5,17 @@ Imports neither vllm nor torch, never blocks for a second, and beats only when e
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-import os
-import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from enum import IntEnum
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
 from inbox_daemon import status
 from inbox_daemon.config import RELOADABLE, Config
@@ -31,9 +30,11 @@ from inbox_daemon.layout import Spool
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.life import Life
 from inbox_daemon.notify import Notifier
-from inbox_daemon.records import EngineState, Outcome, slot_of
+from inbox_daemon.records import EngineInfo, EngineState, place_of, slot_of
 from inbox_daemon.spool import claim, control, ingest
 from inbox_daemon.spool.presence import Presence
+from inbox_daemon.suspects import Suspects, blames_no_request
+from inbox_daemon.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,11 @@ _SLICE = 0.05  # seconds of long steps (reading, merging) in one pass of the loo
 _ADOPT_EVERY = 5.0
 _SUSPEND = 10.0  # seconds until a batch whose files failed is tried again
 _POLL_ENGINE = 0.005  # seconds between looks at an engine that has no descriptor to wait on
-_DRAIN_GIVES_UP = 3  # engines in a row that died without an answer
+_DRAIN_GIVES_UP = 3  # engines in a row that could not be loaded
 _ENGINE_ENDS_WITHIN = 10.0
+
+
+T = TypeVar("T")
 
 
 class Exit(IntEnum):
@@ -62,8 +66,8 @@ class Daemon:
         claim.prepare(self.spool)
         self._notify = notifier
         self._drain = drain
-        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._intake = Intake(self.spool.inbox, config.inbox, self._wake)
+        self._wakeup = Wakeup()
+        self._intake = Intake(self.spool.inbox, config.inbox, self._wakeup.wake)
         self._engine = EngineSlot(make_engine, config.engine.idle_unload)
         self._health = Health(config.engine.load_timeout, config.engine.stall_after)
         self._presence = Presence(self.spool)
@@ -72,17 +76,17 @@ class Daemon:
         self._suspended: dict[str, float] = {}  # batch id -> when it is tried again
         self._waiting: dict[str, str] = {}
         self._adopt_at = 0.0
+        self._suspects = Suspects()
         self._settled = 0  # outcomes since the start, as a mark of progress
         self._some_errors = False
         self._busy = False
         self._stop_by: float | None = None
-        self._signals: list[int] = []
 
     # -- the loop
 
     def run(self, reread: Callable[[], Config]) -> Exit:
         """Work until stopped, or until nothing is left where it drains. Raises ConfigError."""
-        self._catch_signals()
+        self._wakeup.catch(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         try:
             self.step(time.monotonic())
             self._notify.ready()
@@ -151,30 +155,53 @@ class Daemon:
                 self._lives.pop(life.slot, None)
 
     def _feed(self) -> None:
-        room = 0 if self._stopping else self._engine.room()
-        for slot, count in share(room, [(life.slot, life.queue) for life in self._lives.values()]):
-            life = self._lives[slot]
-            self._safely(life, partial(self._hand_over, life, count))
+        """Hand requests to the engine: the batches' shares of its room, or suspects alone while one is sought."""
+        info = self._engine.info
+        if info is None or self._stopping:
+            return
+        if self._suspects.narrowing:
+            if not self._in_flight:
+                for slot, group in _by_slot(self._suspects.group(self._may_run), key=int).items():
+                    self._safely(self._lives[slot], partial(self._send_these, self._lives[slot], group, info))
+            return
+        for slot, count in share(self._engine.room(), [(life.slot, life.queue) for life in self._lives.values()]):
+            self._safely(self._lives[slot], partial(self._send, self._lives[slot], count, info))
 
-    def _hand_over(self, life: Life, count: int) -> None:
-        if info := self._engine.info:
-            self._engine.send(life.take(count, info))
+    def _send(self, life: Life, count: int, info: EngineInfo) -> None:
+        self._engine.send(life.take(count, info))
+
+    def _send_these(self, life: Life, tickets: list[int], info: EngineInfo) -> None:
+        self._engine.send(life.take_these([place_of(ticket) for ticket in tickets], info))
+
+    def _may_run(self, ticket: int) -> bool:
+        life = self._lives.get(slot_of(ticket))
+        return life is not None and life.queue.is_left(place_of(ticket))
 
     def _collect(self, now: float) -> None:
         try:
             outcomes = self._engine.receive(now)
         except EngineDied as died:
-            log.error("engine died: %s%s", died.reason, "".join(f"\n    {line}" for line in died.log))
-            for life in list(self._lives.values()):
-                self._safely(life, partial(life.engine_died, died, self.config.engine.max_deaths))
+            self._take_back(died)
             return
-        arrived: dict[int, list[Outcome]] = {}
-        for outcome in outcomes:
-            arrived.setdefault(slot_of(outcome.ticket), []).append(outcome)
-        for life in [self._lives[slot] for slot in arrived.keys() & self._lives.keys()]:
-            self._safely(life, partial(life.settle, arrived[life.slot], now))
+        for slot, arrived in _by_slot(outcomes, key=attrgetter("ticket")).items():
+            if slot in self._lives:
+                self._safely(self._lives[slot], partial(self._lives[slot].settle, arrived, now))
         self._settled += len(outcomes)
         self._busy |= bool(outcomes)
+
+    def _take_back(self, died: EngineDied) -> None:
+        """However an engine ended: what it had runs again, unless one request is found to have ended it."""
+        log.error("engine died: %s%s", died.reason, "".join(f"\n    {line}" for line in died.log))
+        in_flight: set[int] = set()
+        for life in list(self._lives.values()):
+            self._safely(life, partial(life.engine_died, died, self.config.engine.max_deaths, in_flight))
+        if blames_no_request(died.log):
+            self._suspects.clear()
+            return
+        guilty = self._suspects.death(in_flight)
+        if guilty is not None and slot_of(guilty) in self._lives:
+            life = self._lives[slot_of(guilty)]
+            self._safely(life, partial(life.convict, place_of(guilty), died))
 
     def _judge(self, now: float) -> None:
         stats, state = self._engine.stats, self._engine.state
@@ -233,31 +260,18 @@ class Daemon:
 
     # -- signals, waiting, the end
 
-    def _catch_signals(self) -> None:
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda number, frame: self._signals.append(number))
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"\0")
-
     def _wait(self) -> None:
         """Sleep until there is something to do, at most a tick."""
-        timeout = 0.0 if self._busy else min(TICK, self._intake.due_in(time.monotonic()))
-        ready = [self._wake_read]
-        if (engine := self._engine.fileno()) is not None:
-            ready.append(engine)
-        elif self._in_flight:
-            timeout = min(timeout, _POLL_ENGINE)
-        select.select(ready, [], [], timeout)
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
+        seconds = 0.0 if self._busy else min(TICK, self._intake.due_in(time.monotonic()))
+        engine = self._engine.fileno()
+        if engine is None and self._in_flight:
+            seconds = min(seconds, _POLL_ENGINE)
+        self._wakeup.sleep(seconds, engine)
 
     def _obey(self, reread: Callable[[], Config]) -> None:
         """Do what signals have asked for; their handlers only took note."""
-        while self._signals:
-            number = self._signals.pop(0)
+        while self._wakeup.signals:
+            number = self._wakeup.signals.pop(0)
             if number == signal.SIGHUP:
                 self._notify.reloading()
                 self._reload(reread)
@@ -309,3 +323,11 @@ class Daemon:
         self._presence.leave()
         left = len(self._lives)
         log.info("stopped%s", f": {left} batches go on at the next start" if left else "")
+
+
+def _by_slot(things: Iterable[T], key: Callable[[T], int]) -> dict[int, list[T]]:
+    """Sort tickets, or things that carry one, by the batch they belong to."""
+    found: dict[int, list[T]] = {}
+    for thing in things:
+        found.setdefault(slot_of(key(thing)), []).append(thing)
+    return found

@@ -54,6 +54,18 @@ class Queue:
         self.in_flight += len(taken)
         return taken
 
+    def take_these(self, places: Iterable[int]) -> list[int]:
+        """Move those of `places` that are left to in flight, whatever their turn, and return them."""
+        taken = [place for place in places if self.is_left(place)]
+        for place in taken:
+            self._state[place] = _IN_FLIGHT
+        self.left -= len(taken)
+        self.in_flight += len(taken)
+        return taken
+
+    def is_left(self, place: int) -> bool:
+        return not self.held and self._state[place] == _LEFT
+
     def settle(self, place: int) -> bool:
         """Note that a request has its outcome; False when it already had one, so that it is recorded once."""
         state = self._state[place]
@@ -66,15 +78,15 @@ class Queue:
             self.left -= 1
         return True
 
-    def give_back(self) -> int:
-        """Move all that is in flight back to left, to be taken first: the engine that had it is gone."""
+    def give_back(self) -> list[int]:
+        """Move all that is in flight back to left, to be taken first, and return it: the engine that had it is gone."""
         places = list(_each(self._state, _IN_FLIGHT))
         for place in places:
             self._state[place] = _LEFT
         self._returned.extendleft(reversed(places))
         self.left += len(places)
         self.in_flight = 0
-        return len(places)
+        return places
 
     def remaining(self) -> Iterator[int]:
         """Yield the places that have no outcome and are not in flight, in order."""

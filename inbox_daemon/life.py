@@ -7,7 +7,7 @@ Owns the order and what control files and engine deaths mean for it. Touches the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TypeVar, cast
 
 import orjson
@@ -22,6 +22,7 @@ from inbox_daemon.spool import files, ingest
 from inbox_daemon.spool.claim import Held
 from inbox_daemon.spool.publish import hand_back, publish
 
+_HOUR = 3600.0
 _CLOSE_CHUNK = 500  # requests that are given their error at a time, when a batch ends early
 
 T = TypeVar("T")
@@ -43,7 +44,6 @@ class Life:
         self._source: ingest.Input | None = None
         self._engine: EngineInfo | None = None
         self._cancelled = False
-        self._deaths = 0  # in a row, with requests of ours in flight and no outcome between
         self._steps = self._live()
 
     @property
@@ -153,8 +153,8 @@ class Life:
         ledger = self.ledger
         ledger.rejected = {"code": rejected.code, "line": None, "message": str(rejected), "param": None}
         ledger.state = BatchStatus.FAILED
-        ledger.tell(time.monotonic())
         hand_back(self.work, ledger.published, ledger.receipt(BatchStatus.FAILED, {}))
+        ledger.tell(time.monotonic())
         ledger.log.error("%s: failed: %s", self.name, rejected)
 
     def _close(self, code: str, message: str) -> Iterator[bool]:
@@ -176,42 +176,60 @@ class Life:
 
     def take(self, count: int, engine: EngineInfo) -> list[Request]:
         """Return up to `count` requests for this engine, now in flight."""
-        assert self._source is not None
+        return self._requests(self.queue.take(count), engine)
+
+    def take_these(self, places: Iterable[int], engine: EngineInfo) -> list[Request]:
+        """Return these requests, where they are left, now in flight."""
+        return self._requests(self.queue.take_these(places), engine)
+
+    def _requests(self, places: Sequence[int], engine: EngineInfo) -> list[Request]:
+        source, id = self._source, self.work.id
+        assert source is not None
         if engine != self._engine:
             self._engine, self.ledger.model = engine, engine.model
             self.ledger.history.note("engine", time.time(), engine=engine)
-        source, id = self._source, self.work.id
         return [
             Request(ticket(self.slot, place), batch.request_id(id, place), source.number(place), source.line(place))
-            for place in self.queue.take(count)
+            for place in places
         ]
 
     def settle(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Record what the engine has answered."""
-        if self.ledger.append(outcomes, now):
-            self._deaths = 0
+        self.ledger.append(outcomes, now)
 
-    def engine_died(self, died: EngineDied, max_deaths: int) -> None:
-        """Take back what was in flight; after `max_deaths` deaths in a row without an answer, park."""
+    def engine_died(self, died: EngineDied, max_deaths: int, in_flight: set[int]) -> None:
+        """Take back what was in flight and add its tickets to `in_flight`; park after too many deaths in an hour."""
         returned = self.queue.give_back()
+        in_flight.update(ticket(self.slot, place) for place in returned)
         if not returned:
             return
-        self._deaths += 1
-        ledger = self.ledger
-        ledger.history.note("engine_died", time.time(), reason=died.reason, in_flight=returned)
-        ledger.log.warning("%s: engine died with %d requests in flight; they run again", self.name, returned)
-        if self._deaths >= max_deaths:
-            reason = f"the engine died {self._deaths} times in a row on this batch, last: {died.reason}"
-            files.write_whole(self.work.parked, batch.dumps({"at": int(time.time()), "reason": reason}))
+        ledger, now = self.ledger, time.time()
+        ledger.history.note("engine_died", now, reason=died.reason, in_flight=len(returned))
+        ledger.log.warning("%s: engine died with %d requests in flight; they run again", self.name, len(returned))
+        deaths = ledger.history.count_since(max(now - _HOUR, ledger.history.last_at("resume")), "engine_died")
+        if deaths >= max_deaths:
+            reason = f"the engine died {deaths} times within an hour on this batch, last: {died.reason}"
+            files.write_whole(self.work.parked, batch.dumps({"at": int(now), "reason": reason}))
             self._read_control()
             ledger.log.error("%s: parked: %s", self.name, reason)
+
+    def convict(self, place: int, died: EngineDied) -> None:
+        """Give a request that kills the engine its error, with the engine's last words."""
+        assert self._source is not None
+        number = self._source.number(place)
+        custom_id = orjson.loads(self._source.line(place))["custom_id"]
+        words = [line for line in died.log if "Error" in line or "error" in line][-3:] or list(died.log[-3:])
+        message = f"this request, alone in the engine, ended it: {died.reason}. Its last words: {' | '.join(words)}"
+        fault = Fault("engine_crash", message, custom_id=custom_id)
+        line = batch.error_line(batch.request_id(self.work.id, place), fault, number)
+        self.ledger.append([Outcome(ticket(self.slot, place), line, is_error=True)], time.monotonic())
+        self.ledger.log.error("%s: line %d kills the engine; it gets an error, the others go on", self.name, number)
 
     # -- control
 
     def control(self, verb: str) -> None:
         """Take note that a control file has been carried out."""
-        if verb == "resume":
-            self._deaths = 0
+        self.ledger.history.note(verb, time.time())
         self._read_control()
         self.ledger.log.info("%s: %s", self.name, verb)
 

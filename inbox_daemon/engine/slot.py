@@ -15,14 +15,15 @@ from inbox_daemon.records import EngineInfo, EngineState, EngineStats, Outcome, 
 
 log = logging.getLogger(__name__)
 
-_BACK_OFF = (1.0, 2.0, 5.0, 15.0, 60.0, 300.0)  # seconds before the next start, by failures in a row
+_BACK_OFF = (1.0, 2.0, 5.0, 15.0, 60.0, 300.0)  # seconds before the next start, by loads in a row that failed
 
 
 class EngineSlot:
     """Times are monotonic seconds.
 
     Attributes:
-        failures: deaths in a row without an outcome in between.
+        failures: engines in a row that died before they were ready. One that dies at work is replaced without
+            delay: who seeks the request that killed it has many deaths to learn from.
         last_death: why the last engine ended, until another one is ready.
     """
 
@@ -101,18 +102,18 @@ class EngineSlot:
         except EngineDied as died:
             reason = self._kill_reason or died.reason
             self.last_death = EngineDied(reason, died.log)
-            self.failures += 1
-            self._not_before = now + _BACK_OFF[min(self.failures, len(_BACK_OFF)) - 1]
+            self.failures = 0 if self._was_ready else self.failures + 1
+            if self.failures:
+                self._not_before = now + _BACK_OFF[min(self.failures, len(_BACK_OFF)) - 1]
             self.end()
             raise self.last_death from died
         if self._engine.info and not self._was_ready:
             self._was_ready = True
+            self.failures = 0
             self.last_info = info = self._engine.info
             self.last_death = None
             told = (info.kind, info.version, info.model, info.max_seqs, info.load_seconds)
             log.info("engine ready: %s %s, %s, %d requests at a time, loaded in %.0f s", *told)
-        if outcomes:
-            self.failures = 0
         return outcomes
 
     def kill(self, reason: str) -> None:

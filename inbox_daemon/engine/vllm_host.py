@@ -115,7 +115,7 @@ class VllmHost:
         try:
             return await self._compute(request, parsed)
         except Exception as error:  # whatever vLLM raises unforeseen costs this request, and never leaves it waiting
-            traceback.print_exc()
+            traceback.print_tb(error.__traceback__)  # without the message, which may quote the prompt
             return self._refused(request, parsed, 500, "engine_error", f"{type(error).__name__}: {error}")
 
     async def _compute(self, request: Request, parsed: Any) -> Outcome | None:

@@ -40,11 +40,15 @@ class History:
     def first(self, event: str) -> Mapping[str, Any] | None:
         return next((e for e in self.events if e["event"] == event), None)
 
-    def last(self, event: str) -> Mapping[str, Any] | None:
-        return next((e for e in reversed(self.events) if e["event"] == event), None)
+    def last_at(self, event: str) -> float:
+        """When it last happened; 0 where it never did."""
+        return max((e["at"] for e in self.events if e["event"] == event), default=0.0)
 
     def count(self, event: str) -> int:
-        return sum(e["event"] == event for e in self.events)
+        return self.count_since(0.0, event)
+
+    def count_since(self, since: float, event: str) -> int:
+        return sum(e["event"] == event and e["at"] >= since for e in self.events)
 
     def stamp(self, event: str) -> int | None:
         found = self.first(event)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,5 +113,6 @@ def _may_succeed_later(line: bytes) -> bool:
 def hand_back(work: Work, published: Published, receipt: dict[str, Any]) -> None:
     """Put a file that could not become a batch into its outbox folder, as it was dropped, with a receipt for it."""
     for dropped in list(work.dropped.iterdir()):
-        files.move(dropped, published.dir / dropped.name)
+        with suppress(FileExistsError):  # done before a crash
+            files.link(dropped, published.dir / dropped.name)
     files.write_whole(published.receipt, orjson.dumps(receipt, option=orjson.OPT_INDENT_2) + b"\n")
