@@ -82,6 +82,7 @@ class ResultSettings:
     sync_after: float = setting(1.0, least=0)
     seal_every: int = setting(1000, least=1)
     seal_after: float = setting(30.0, least=0)
+    keep_free: int = setting(256 * MIB, least=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,17 @@ import itertools
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields, replace
 from enum import IntEnum
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
 
 from inbox_daemon import status
 from inbox_daemon.config import RELOADABLE, Config
-from inbox_daemon.dispatch import share
 from inbox_daemon.engine import Engine
 from inbox_daemon.engine.slot import EngineSlot
-from inbox_daemon.errors import ConfigError, EngineDied, SpoolError
+from inbox_daemon.errors import ConfigError, SpoolError
 from inbox_daemon.health import Health, Progress
 from inbox_daemon.intake import Intake
 from inbox_daemon.journal import of_batch
@@ -30,10 +27,10 @@ from inbox_daemon.layout import Spool
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.life import Life
 from inbox_daemon.notify import Notifier
-from inbox_daemon.records import EngineInfo, EngineState, place_of, slot_of
-from inbox_daemon.spool import claim, control, ingest
+from inbox_daemon.records import EngineState
+from inbox_daemon.spool import claim, control, ingest, space
 from inbox_daemon.spool.presence import Presence
-from inbox_daemon.suspects import Suspects, blames_no_request
+from inbox_daemon.traffic import Traffic
 from inbox_daemon.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
@@ -45,9 +42,6 @@ _SUSPEND = 10.0  # seconds until a batch whose files failed is tried again
 _POLL_ENGINE = 0.005  # seconds between looks at an engine that has no descriptor to wait on
 _DRAIN_GIVES_UP = 3  # engines in a row that could not be loaded
 _ENGINE_ENDS_WITHIN = 10.0
-
-
-T = TypeVar("T")
 
 
 class Exit(IntEnum):
@@ -72,12 +66,11 @@ class Daemon:
         self._health = Health(config.engine.load_timeout, config.engine.stall_after)
         self._presence = Presence(self.spool)
         self._lives: dict[int, Life] = {}
+        self._traffic = Traffic(self._engine, self._lives, self._safely)
         self._slots = itertools.count(1)
         self._suspended: dict[str, float] = {}  # batch id -> when it is tried again
         self._waiting: dict[str, str] = {}
         self._adopt_at = 0.0
-        self._suspects = Suspects()
-        self._settled = 0  # outcomes since the start, as a mark of progress
         self._some_errors = False
         self._busy = False
         self._stop_by: float | None = None
@@ -107,8 +100,9 @@ class Daemon:
         self._adopt(now)
         self._advance(now)
         self._engine.ensure(self._engine_is_wanted(), now)
-        self._feed()
-        self._collect(now)
+        if not self._stopping:
+            self._traffic.feed()
+        self._busy |= self._traffic.collect(now, self.config.engine.max_deaths)
         self._judge(now)
         self._tell(now)
 
@@ -124,12 +118,23 @@ class Daemon:
             return
         self._waiting = arrivals.waiting
         for path in arrivals.settled[: self.config.inbox.max_claimed - len(self._lives)]:
-            if held := claim.claim(self.spool, path):
+            if self._has_room_for(path) and (held := claim.claim(self.spool, path)):
                 self._begin(held)
         for path, name, verb in arrivals.controls:
             named = next((life for life in self._lives.values() if life.name == name), None)
             if refusal := control.obey(self.spool, path, name, verb, named):
                 log.warning("%s thrown away: %s", path.name, refusal)
+
+    def _has_room_for(self, path: Path) -> bool:
+        """Leave a file in the inbox while its copy would fill the disk; it is looked at again with the next scan."""
+        try:
+            lacking = space.lacking(self.spool.work, path.stat().st_size + self.config.results.keep_free)
+        except FileNotFoundError:
+            return False
+        if lacking:
+            self._waiting[path.name] = f"waiting for disk space: {1 + lacking // 1_000_000} MB more needed"
+            self._intake.complain(path.name, "waits for disk space")
+        return not lacking
 
     def _adopt(self, now: float) -> None:
         if now < self._adopt_at or self._stopping:
@@ -154,60 +159,11 @@ class Daemon:
                 self._some_errors |= life.had_errors
                 self._lives.pop(life.slot, None)
 
-    def _feed(self) -> None:
-        """Hand requests to the engine: the batches' shares of its room, or suspects alone while one is sought."""
-        info = self._engine.info
-        if info is None or self._stopping:
-            return
-        if self._suspects.narrowing:
-            if not self._in_flight:
-                for slot, group in _by_slot(self._suspects.group(self._may_run), key=int).items():
-                    self._safely(self._lives[slot], partial(self._send_these, self._lives[slot], group, info))
-            return
-        for slot, count in share(self._engine.room(), [(life.slot, life.queue) for life in self._lives.values()]):
-            self._safely(self._lives[slot], partial(self._send, self._lives[slot], count, info))
-
-    def _send(self, life: Life, count: int, info: EngineInfo) -> None:
-        self._engine.send(life.take(count, info))
-
-    def _send_these(self, life: Life, tickets: list[int], info: EngineInfo) -> None:
-        self._engine.send(life.take_these([place_of(ticket) for ticket in tickets], info))
-
-    def _may_run(self, ticket: int) -> bool:
-        life = self._lives.get(slot_of(ticket))
-        return life is not None and life.queue.is_left(place_of(ticket))
-
-    def _collect(self, now: float) -> None:
-        try:
-            outcomes = self._engine.receive(now)
-        except EngineDied as died:
-            self._take_back(died)
-            return
-        for slot, arrived in _by_slot(outcomes, key=attrgetter("ticket")).items():
-            if slot in self._lives:
-                self._safely(self._lives[slot], partial(self._lives[slot].settle, arrived, now))
-        self._settled += len(outcomes)
-        self._busy |= bool(outcomes)
-
-    def _take_back(self, died: EngineDied) -> None:
-        """However an engine ended: what it had runs again, unless one request is found to have ended it."""
-        log.error("engine died: %s%s", died.reason, "".join(f"\n    {line}" for line in died.log))
-        in_flight: set[int] = set()
-        for life in list(self._lives.values()):
-            self._safely(life, partial(life.engine_died, died, self.config.engine.max_deaths, in_flight))
-        if blames_no_request(died.log):
-            self._suspects.clear()
-            return
-        guilty = self._suspects.death(in_flight)
-        if guilty is not None and slot_of(guilty) in self._lives:
-            life = self._lives[slot_of(guilty)]
-            self._safely(life, partial(life.convict, place_of(guilty), died))
-
     def _judge(self, now: float) -> None:
         stats, state = self._engine.stats, self._engine.state
         loaded = state is EngineState.READY
-        marks = (self._settled, stats.input_tokens, stats.output_tokens) if loaded else ()
-        verdict = self._health.judge(Progress(state, self._in_flight, marks), now)
+        marks = (self._traffic.settled, stats.input_tokens, stats.output_tokens) if loaded else ()
+        verdict = self._health.judge(Progress(state, self._traffic.in_flight, marks), now)
         if verdict.kill:
             self._engine.kill(verdict.kill)
         self._notify.beat(now)
@@ -248,13 +204,9 @@ class Daemon:
         life.held.release()
         return False
 
-    @property
-    def _in_flight(self) -> int:
-        return sum(life.queue.in_flight for life in self._lives.values())
-
     def _engine_is_wanted(self) -> bool:
         if self._stopping:
-            return self._in_flight > 0
+            return self._traffic.in_flight > 0
         waiting = any(life.queue.takeable or life.queue.in_flight for life in self._lives.values())
         return waiting or self.config.engine.preload
 
@@ -264,7 +216,7 @@ class Daemon:
         """Sleep until there is something to do, at most a tick."""
         seconds = 0.0 if self._busy else min(TICK, self._intake.due_in(time.monotonic()))
         engine = self._engine.fileno()
-        if engine is None and self._in_flight:
+        if engine is None and self._traffic.in_flight:
             seconds = min(seconds, _POLL_ENGINE)
         self._wakeup.sleep(seconds, engine)
 
@@ -280,7 +232,7 @@ class Daemon:
             now = time.monotonic()
             self._stop_by = now if self._stopping else now + self.config.daemon.stop_grace
             self._notify.stopping()
-            log.info("stopping: %d requests in flight get %.0f s", self._in_flight, self._stop_by - now)
+            log.info("stopping: %d requests in flight get %.0f s", self._traffic.in_flight, self._stop_by - now)
 
     def _reload(self, reread: Callable[[], Config]) -> None:
         try:
@@ -304,7 +256,7 @@ class Daemon:
 
     def _done(self, now: float) -> bool:
         if self._stop_by is not None:
-            return self._in_flight == 0 or now >= self._stop_by
+            return self._traffic.in_flight == 0 or now >= self._stop_by
         if not self._drain or self._intake.arriving or self._suspended:
             return False
         hopeless = self._engine.failures >= _DRAIN_GIVES_UP
@@ -323,11 +275,3 @@ class Daemon:
         self._presence.leave()
         left = len(self._lives)
         log.info("stopped%s", f": {left} batches go on at the next start" if left else "")
-
-
-def _by_slot(things: Iterable[T], key: Callable[[T], int]) -> dict[int, list[T]]:
-    """Sort tickets, or things that carry one, by the batch they belong to."""
-    found: dict[int, list[T]] = {}
-    for thing in things:
-        found.setdefault(slot_of(key(thing)), []).append(thing)
-    return found

@@ -218,9 +218,10 @@ class Intake:
 
     def _waits(self, path: Path, why: str, arrivals: Arrivals) -> None:
         arrivals.waiting[_shown(path)] = why
-        self._complain(path.name, why)
+        self.complain(path.name, why)
 
-    def _complain(self, name: str, why: str) -> None:
+    def complain(self, name: str, why: str) -> None:
+        """Log why a file is not taken, once for each reason."""
         if (name, why) not in self._complained:
             self._complained.add((name, why))
             log.warning("inbox: %r %s", name, why)

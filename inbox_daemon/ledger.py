@@ -17,7 +17,7 @@ from inbox_daemon.dispatch import Queue
 from inbox_daemon.journal import of_batch
 from inbox_daemon.layout import Published, Spool, Work
 from inbox_daemon.records import BatchStatus, Outcome, place_of
-from inbox_daemon.spool import door
+from inbox_daemon.spool import door, space
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.ingest import Accepted
 from inbox_daemon.spool.outcomes import Outcomes
@@ -26,6 +26,7 @@ from inbox_daemon.spool.publish import Merged
 log = logging.getLogger(__name__)
 
 _STATUS_EVERY = 1.0  # seconds
+_ENOUGH_TO_JUDGE = 50  # outcomes, before their average size says anything about the rest
 
 
 class Ledger:
@@ -47,6 +48,7 @@ class Ledger:
         self.accepted: Accepted | None = None
         self.paused = False
         self.parked: str | None = None
+        self.lacking = 0  # bytes of disk that must become free before more of it is run
         self.rejected: dict[str, Any] | None = None
         self.model = ""
         self.engine: dict[str, Any] = {}
@@ -132,6 +134,20 @@ class Ledger:
         """Have the next `tick` write the status, whatever the clock says."""
         self._told_at = float("-inf")
 
+    def look_for_room(self) -> None:
+        """Work out whether what is still to come fits: each answer is written to the log and again when merged."""
+        done = self.tally.done
+        average = self.outcomes.bytes / done if done >= _ENOUGH_TO_JUDGE else 0.0
+        to_come = average * (2 * (len(self.queue) - done) + done)
+        lacking = space.lacking(self.work.dir, to_come + self.results.keep_free)
+        if bool(lacking) != bool(self.lacking):
+            self.tell_soon()
+            if lacking:
+                self.log.error("%s: waiting for disk space: %d MB more needed", self.name, 1 + lacking // 1_000_000)
+            else:
+                self.log.info("%s: there is disk space again", self.name)
+        self.lacking = lacking
+
     def receipt(self, final: BatchStatus, merged: dict[str, Merged]) -> dict[str, Any]:
         return status.receipt(self._facts(final), merged, time.time())
 
@@ -169,6 +185,7 @@ class Ledger:
             in_flight=self.queue.in_flight,
             paused=self.paused,
             parked=self.parked,
+            lacking=self.lacking,
             rejected=self.rejected,
             rates=self._rate.per_second(),
             model=self.model,

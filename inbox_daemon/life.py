@@ -23,6 +23,7 @@ from inbox_daemon.spool.claim import Held
 from inbox_daemon.spool.publish import hand_back, publish
 
 _HOUR = 3600.0
+_LOOK_EVERY = 2.0  # seconds between two looks at the disk's free space
 _CLOSE_CHUNK = 500  # requests that are given their error at a time, when a batch ends early
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class Life:
         self._source: ingest.Input | None = None
         self._engine: EngineInfo | None = None
         self._cancelled = False
+        self._looked_at = float("-inf")
         self._steps = self._live()
 
     @property
@@ -120,7 +122,8 @@ class Life:
                 self.ledger.state = BatchStatus.CANCELLING
                 self.ledger.history.note("cancelling", time.time())
                 self.ledger.tell_soon()
-            self.queue.held = self._cancelled or self.ledger.paused or self.parked
+            self._look_for_room()
+            self.queue.held = self._cancelled or self.ledger.paused or self.parked or self.ledger.lacking > 0
             if self._cancelled and self.queue.in_flight == 0:
                 yield from self._close("batch_cancelled", "the batch was cancelled before this request was run")
             yield WAITING
@@ -140,6 +143,12 @@ class Life:
         self.close()
         counts = (ledger.tally.completed, ledger.tally.failed, time.time() - ledger.created)
         ledger.log.info("%s: %s: %d answers, %d errors, %.0f s", self.name, final.value, *counts)
+
+    def _look_for_room(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_EVERY:
+            self._looked_at = now
+            self.ledger.look_for_room()
 
     def _final_status(self) -> BatchStatus:
         accepted = self.ledger.accepted

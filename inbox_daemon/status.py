@@ -91,7 +91,9 @@ class Facts:
 
     Attributes:
         created: Unix seconds of the claim.
-        reason: why it is parked or failed as a whole, for people.
+        parked: why nothing more of it runs until somebody says resume.
+        lacking: bytes of disk that must become free before more of it runs.
+        rejected: why the file as a whole is no batch, as one of OpenAI's `errors.data[]`.
     """
 
     id: str
@@ -105,6 +107,7 @@ class Facts:
     in_flight: int = 0
     paused: bool = False
     parked: str | None = None
+    lacking: int = 0
     rejected: dict[str, Any] | None = None
     rates: tuple[float, float] = (0.0, 0.0)
     model: str = ""
@@ -145,6 +148,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "in_flight": facts.in_flight,
         "paused": facts.paused,
         "parked": facts.parked,
+        "waiting_for_disk_bytes": facts.lacking or None,
         "requests_per_second": round(requests_per_second, 2),
         "output_tokens_per_second": round(tokens_per_second, 1),
         "eta_seconds": round(left / requests_per_second) if requests_per_second > 0 else None,

@@ -44,6 +44,8 @@ def word(status: Mapping[str, Any]) -> str:
     """The one word for a batch's state that a person wants first."""
     if status.get("parked"):
         return "parked"
+    if status.get("waiting_for_disk_bytes"):
+        return "disk full"
     if status.get("paused") and status["status"] == "in_progress":
         return "paused"
     return str(status["status"])

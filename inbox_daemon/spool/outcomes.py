@@ -36,6 +36,7 @@ class Outcomes:
         self._unsynced: list[Outcome] = []
         self._readers: OrderedDict[int, int] = OrderedDict()
         self.open_lines = 0
+        self.bytes = 0  # of all outcomes together
 
     # -- starting and recovering: the same call
 
@@ -82,6 +83,7 @@ class Outcomes:
     def _note(self, place: int, number: int, offset: int, length: int) -> None:
         self._where[place] = number << _OFFSET_BITS | offset
         self._length[place] = length
+        self.bytes += length
 
     # -- append, sync, seal
 
