@@ -29,6 +29,9 @@ URLS = frozenset(
     }
 )
 
+# What no prompt of a million tokens comes near, counted in the bytes, inside of texts too.
+_MOST_CONTAINERS, _MOST_ITEMS = 250_000, 2_000_000
+
 MAX_CUSTOM_ID = 512  # characters; OpenAI's limit for metadata values, generous for an identifier
 
 # Errors of requests that were never at fault: dropping the same line again may well succeed.
@@ -46,14 +49,22 @@ class Line:
         self.url = url
 
 
-def read_line(line: bytes, model_fault: Callable[[str | None], str | None]) -> Line:
+def read_line(
+    line: bytes,
+    model_fault: Callable[[str | None], str | None],
+    refusal: Callable[[str, dict[str, Any]], Fault | None],
+) -> Line:
     """Check one line (without its newline).
 
     Args:
         line: the bytes as the user wrote them; blank lines are the caller's to skip.
         model_fault: says why a request naming this model cannot run here, or None when it can
             (`models.Models.accepts`).
+        refusal: says why a request to this url with this body may not run here, or None (`policy.refusal`).
     """
+    if too_complex(line):
+        most = f"{_MOST_CONTAINERS:,} objects and lists or {_MOST_ITEMS:,} items"
+        return Line(None, Fault("too_complex", f"the line holds more than {most}, which would take too much memory"))
     try:
         request = orjson.loads(line)
     except ValueError as error:
@@ -64,10 +75,19 @@ def read_line(line: bytes, model_fault: Callable[[str | None], str | None]) -> L
     problem = _id_problem(custom_id)
     if problem:
         return Line(None, problem)
-    problem = _problem(request) or _model_problem(request["body"], model_fault)
+    problem = (
+        _problem(request) or _model_problem(request["body"], model_fault) or refusal(request["url"], request["body"])
+    )
     if problem:
         return Line(custom_id, Fault(problem.code, problem.message, problem.param, custom_id))
     return Line(custom_id, None, request["url"])
+
+
+def too_complex(line: bytes) -> bool:
+    """Say whether parsing the line could take many times its own size: 9 MB of `[{},{},…` become 576 MB."""
+    if len(line) < _MOST_CONTAINERS:
+        return False
+    return line.count(b"{") + line.count(b"[") > _MOST_CONTAINERS or line.count(b",") > _MOST_ITEMS
 
 
 def too_long(limit: int) -> Fault:
@@ -116,7 +136,10 @@ def _model_problem(body: dict[str, Any], model_fault: Callable[[str | None], str
 
 
 def _text(value: Any) -> str:
-    return orjson.dumps(value, default=repr).decode(errors="replace") if value is not None else "null"
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # nested more deeply than orjson writes, which is less deep than it reads
+        return f"a {type(value).__name__} nested very deeply"
 
 
 def _short(text: str, limit: int = 80) -> str:

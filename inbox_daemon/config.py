@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 import types
 import typing
@@ -22,11 +23,12 @@ from inbox_daemon.errors import ConfigError
 DEFAULT_PATH = Path("/etc/inbox-daemon/config.toml")
 ENV_PREFIX = "INBOX_DAEMON_"
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 
-def setting(default: Any, *, least: float | None = None, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"least": least, "choices": choices})
+def setting(default: Any, *, least: float | None = None, choices: tuple[str, ...] = (), each: str = "") -> Any:
+    """A setting with its default; `each` is the pattern of every text in a list."""
+    return field(default=default, metadata={"least": least, "choices": choices, "each": each})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,12 @@ class InboxSettings:
     settle_unproven: float = setting(10.0, least=0)
     rescan: float = setting(15.0, least=0.1)
     watch: str = setting("auto", choices=("auto", "poll"))
+    require_sidecar: bool = setting(False)
+    dedupe_window: float = setting(3600.0, least=0)
     strict: bool = setting(False)
     max_line_bytes: int = setting(32 * MIB, least=1024)
+    max_lines: int = setting(10_000_000, least=1)
+    max_file_bytes: int = setting(64 * GIB, least=1024)
     max_claimed: int = setting(256, least=1)
 
 
@@ -48,6 +54,20 @@ class ModelSettings:
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     translate_ollama: bool = setting(False)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """`[requests]`: what a request may ask of the host. `policy` has the reasons."""
+
+    allowed_media_domains: tuple[str, ...] = setting((), each=r"[a-z0-9-]+(\.[a-z0-9-]+)*")
+    allow_chat_template: bool = setting(False)
+    allow_media_options: bool = setting(False)
+    allow_prompt_logprobs: bool = setting(False)
+    max_n: int = setting(128, least=1)
+    max_logprobs: int = setting(20, least=0)
+    max_inputs: int = setting(2048, least=1)
+    max_schema_bytes: int = setting(64 * 1024, least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +119,7 @@ class Config:
     spool: str = setting("/var/spool/inbox-daemon")
     inbox: InboxSettings = field(default_factory=InboxSettings)
     models: ModelSettings = field(default_factory=ModelSettings)
+    requests: RequestSettings = field(default_factory=RequestSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     results: ResultSettings = field(default_factory=ResultSettings)
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
@@ -106,6 +127,15 @@ class Config:
 
 # What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.
 RELOADABLE = ("inbox", "results", "daemon", "models")
+
+# vLLM's arguments that [requests] decides, so that what a request may ask of the host has one answer.
+DECIDED_BY_REQUESTS = {
+    "allowed_media_domains": "set requests.allowed_media_domains instead",
+    "allowed_local_media_path": "requests may never name files of this host; leave it out",
+    "trust_request_chat_template": "set requests.allow_chat_template instead",
+    "trust_request_mm_kwargs": "set requests.allow_media_options instead",
+    "max_logprobs": "set requests.max_logprobs instead",
+}
 
 
 def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
@@ -136,7 +166,11 @@ def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) ->
 
 def build(tree: Mapping[str, Any], source: str) -> Config:
     """Return the checked settings of a parsed TOML tree. Raises ConfigError."""
-    return typing.cast(Config, _section(Config, tree, "", source))
+    read = typing.cast(Config, _section(Config, tree, "", source))
+    for name, value in read.engine.args.items():
+        if instead := DECIDED_BY_REQUESTS.get(name.replace("-", "_")):
+            raise ConfigError(f"{source}: engine.args.{name} = {value!r} is not decided there: {instead}")
+    return read
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -174,6 +208,11 @@ def _checked(spec: dataclasses.Field[Any], kind: Any, value: Any, dotted: str, s
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     origin = typing.get_origin(kind)
+    if origin is tuple:
+        each = re.compile(spec.metadata["each"])
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) and each.fullmatch(v) for v in value):
+            raise ConfigError(f'{wrong}a list of names in lower case, such as ["media.example.org"]')
+        return tuple(value)
     if origin is not None:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{wrong}a table, [{dotted}]")

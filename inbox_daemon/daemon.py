@@ -9,6 +9,7 @@ import itertools
 import logging
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import fields, replace
 from enum import IntEnum
@@ -23,13 +24,14 @@ from inbox_daemon.errors import ConfigError, SpoolError
 from inbox_daemon.health import Health, Progress
 from inbox_daemon.intake import Intake
 from inbox_daemon.journal import of_batch
-from inbox_daemon.layout import Spool
+from inbox_daemon.layout import Spool, shown
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.life import Life
 from inbox_daemon.notify import Notifier
 from inbox_daemon.records import EngineState
-from inbox_daemon.spool import claim, control, ingest, space
+from inbox_daemon.spool import claim, control, space
 from inbox_daemon.spool.presence import Presence
+from inbox_daemon.spool.reading import rules_of
 from inbox_daemon.traffic import Traffic
 from inbox_daemon.wakeup import Wakeup
 
@@ -69,6 +71,7 @@ class Daemon:
         self._traffic = Traffic(self._engine, self._lives, self._safely)
         self._slots = itertools.count(1)
         self._suspended: dict[str, float] = {}  # batch id -> when it is tried again
+        self._arrived: deque[Path] = deque()  # settled, and not claimed for want of a slot
         self._waiting: dict[str, str] = {}
         self._adopt_at = 0.0
         self._some_errors = False
@@ -107,30 +110,39 @@ class Daemon:
         self._tell(now)
 
     def _receive_files(self, now: float) -> None:
-        if self._stopping or len(self._lives) >= self.config.inbox.max_claimed:
+        if self._stopping:
             return
         try:
             arrivals = self._intake.look(now)
         except OSError as error:
             log.error("inbox cannot be read: %s; trying again", error)
             return
-        if arrivals is None:
-            return
-        self._waiting = arrivals.waiting
-        for path in arrivals.settled[: self.config.inbox.max_claimed - len(self._lives)]:
-            if self._has_room_for(path) and (held := claim.claim(self.spool, path)):
+        if arrivals is not None:
+            self._arrived, self._waiting = deque(arrivals.settled), arrivals.waiting
+            for path, name, verb in arrivals.controls:
+                named = next((life for life in self._lives.values() if life.name == name), None)
+                if refusal := control.obey(self.spool, path, name, verb, named):
+                    log.warning("%s thrown away: %s", shown(path.name), refusal)
+        while self._arrived and len(self._lives) < self.config.inbox.max_claimed:
+            self._take(self._arrived.popleft())
+
+    def _take(self, path: Path) -> None:
+        try:
+            if self._intake.unchanged(path) and self._has_room_for(path) and (held := claim.claim(self.spool, path)):
                 self._begin(held)
-        for path, name, verb in arrivals.controls:
-            named = next((life for life in self._lives.values() if life.name == name), None)
-            if refusal := control.obey(self.spool, path, name, verb, named):
-                log.warning("%s thrown away: %s", path.name, refusal)
+        except OSError as error:
+            self._waiting[path.name] = f"cannot be claimed ({error.strerror}): inbox and work must be on one mount"
+            self._intake.complain(path.name, self._waiting[path.name])
 
     def _has_room_for(self, path: Path) -> bool:
         """Leave a file in the inbox while its copy would fill the disk; it is looked at again with the next scan."""
         try:
-            lacking = space.lacking(self.spool.work, path.stat().st_size + self.config.results.keep_free)
+            size = path.lstat().st_size
         except FileNotFoundError:
             return False
+        if size > self.config.inbox.max_file_bytes:
+            return True  # none of it will be copied
+        lacking = space.lacking(self.spool.work, size + self.config.results.keep_free)
         if lacking:
             self._waiting[path.name] = f"waiting for disk space: {1 + lacking // 1_000_000} MB more needed"
             self._intake.complain(path.name, "waits for disk space")
@@ -177,7 +189,8 @@ class Daemon:
         self._presence.say(now, {"engine": view, "waiting": self._waiting, "batches": len(self._lives)})
         done = sum(life.queue.done for life in self._lives.values())
         total = sum(len(life.queue) for life in self._lives.values())
-        what = f"{len(self._lives)} batches, {done} of {total} requests" if self._lives else "inbox empty"
+        what = f"{len(self._lives)} batches, {done} of {total} requests" if self._lives else "no batch"
+        what += f", {len(self._suspended)} suspended" if self._suspended else ""
         self._notify.status(f"{what}; engine {engine.state.value}{f' ({engine.phase})' if engine.phase else ''}")
 
     # -- batches
@@ -185,7 +198,7 @@ class Daemon:
     def _begin(self, held: claim.Held) -> None:
         slot = next(self._slots)
         ledger = Ledger(self.spool, held.work, self.config.results, self.config.daemon.log_every)
-        self._lives[slot] = Life(held, slot, ledger, lambda: ingest.rules(self.config))
+        self._lives[slot] = Life(held, slot, ledger, lambda: rules_of(self.config))
         self._busy = True
 
     def _safely(self, life: Life, action: Callable[[], object]) -> bool:
@@ -231,7 +244,7 @@ class Daemon:
                 continue
             now = time.monotonic()
             self._stop_by = now if self._stopping else now + self.config.daemon.stop_grace
-            self._notify.stopping()
+            self._notify.stopping(self._stop_by - now + 2 * _ENGINE_ENDS_WITHIN)
             log.info("stopping: %d requests in flight get %.0f s", self._traffic.in_flight, self._stop_by - now)
 
     def _reload(self, reread: Callable[[], Config]) -> None:
@@ -257,7 +270,7 @@ class Daemon:
     def _done(self, now: float) -> bool:
         if self._stop_by is not None:
             return self._traffic.in_flight == 0 or now >= self._stop_by
-        if not self._drain or self._intake.arriving or self._suspended:
+        if not self._drain or self._intake.arriving or self._arrived or self._suspended:
             return False
         hopeless = self._engine.failures >= _DRAIN_GIVES_UP
         return hopeless or all(life.parked for life in self._lives.values())

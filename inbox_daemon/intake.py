@@ -7,17 +7,13 @@ costs time, never files. Reads the inbox, changes nothing in it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
-import signal
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
 import psutil
 from watchdog.events import FileClosedEvent, FileCreatedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
@@ -25,15 +21,14 @@ from watchdog.observers.api import BaseObserver
 
 from inbox_daemon.config import InboxSettings
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import control_of, is_batch_file, is_unfinished
-from inbox_daemon.spool import source
+from inbox_daemon.layout import control_of, is_batch_file, is_sidecar, is_unfinished
+from inbox_daemon.spool import source, whole
 
 log = logging.getLogger(__name__)
 logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it has to say, the rescan makes good
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse", "afs", "ceph", "glusterfs", "lustre")
-_TAIL = 1 << 16
-_LONGEST = 1 << 26  # bytes; a last line longer than that is not read to see whether it ends
+_READ_AT_ONCE = 32  # compressed files; each is an open file and a decompressor
 _SOON = 0.2  # seconds until a file that is settling is looked at again
 _POLL = 2.0  # seconds between scans where there are no events
 
@@ -74,6 +69,7 @@ class Intake:
         self._next = 0.0
         self._settling = False
         self._seen: dict[str, _Seen] = {}
+        self._being_read = 0
         self._complained: set[tuple[str, str]] = set()
         self._observer: BaseObserver | None = None
         self._watched: tuple[int, int] | None = None
@@ -143,17 +139,21 @@ class Intake:
         self._next = now + min(_POLL, self.settings.rescan)  # where this look fails, the next one is not at once
         self._keep_watching()
         arrivals = Arrivals()
+        self._being_read = sum(seen.reading is not None for seen in self._seen.values())
         names: set[str] = set()
         busy = False
         with os.scandir(self._inbox) as entries:
             for entry in entries:
                 names.add(entry.name)
                 path = Path(entry.path)
-                if control := control_of(entry.name):
+                control = control_of(entry.name)
+                if (control or is_batch_file(entry.name)) and not entry.is_file(follow_symlinks=False):
+                    self._waits(path, "not taken: not a regular file", arrivals)
+                elif control:
                     arrivals.controls.append((path, *control))
                 elif is_batch_file(entry.name):
                     busy |= self._consider(path, now, arrivals)
-                elif not is_unfinished(entry.name):
+                elif not is_unfinished(entry.name) and not is_sidecar(entry.name):
                     self._waits(path, "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst", arrivals)
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         self._complained = {pair for pair in self._complained if pair[0] in names}
@@ -163,33 +163,41 @@ class Intake:
         self._next = now + (0.0 if busy else min(_SOON, regular) if self._settling else regular)
         return arrivals
 
+    def unchanged(self, path: Path) -> bool:
+        """Say whether a settled file is still what it was when it was looked at, and nobody writes to it."""
+        seen = self._seen.get(path.name)
+        try:
+            return seen is not None and _identity(path) == seen.identity and not whole.has_writer(path)
+        except FileNotFoundError:
+            return False
+
     def _consider(self, path: Path, now: float, arrivals: Arrivals) -> bool:
         """Judge one file; True where reading it goes on at once."""
         try:
-            there = path.lstat()
+            identity = _identity(path)
         except FileNotFoundError:
             return False
-        if not stat.S_ISREG(there.st_mode):
-            self._waits(path, "not taken: not a regular file", arrivals)
-            return False
-        identity = (there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
         seen = self._seen.get(path.name)
         if seen is None or seen.identity != identity:
             seen = self._seen[path.name] = _Seen(identity, now)
         quiet = now - seen.since
-        if quiet < self.settings.settle:
+        said_complete = whole.sidecar_of(path) is not None
+        if self.settings.require_sidecar and not said_complete:
+            self._waits(path, "waiting for its sidecar, .sha256 or .done (inbox.require_sidecar)", arrivals)
+            return False
+        if quiet < self.settings.settle and not said_complete:
             arrivals.waiting[_shown(path)] = "still settling"
             return False
-        writers = _has_writer(path)
-        if writers or (writers is None and quiet < self.settings.settle_unproven):
+        writers = whole.has_writer(path)
+        if writers or (writers is None and quiet < self.settings.settle_unproven and not said_complete):
             arrivals.waiting[_shown(path)] = "still being written" if writers else "still settling"
             return False
         if seen.reading is None and not seen.waiting:
-            try:
-                seen.reading = _completeness(path)
-            except (Rejected, OSError):
-                arrivals.settled.append(path)  # the reason belongs into its outbox folder
-                return False
+            if self._being_read >= _READ_AT_ONCE:
+                arrivals.waiting[_shown(path)] = "still to be read"
+                return True
+            self._being_read += 1
+            seen.reading = whole.read_to_see(path, self.settings.max_file_bytes)
         if seen.reading is not None:
             return self._read_on(path, seen, arrivals)
         self._waits(path, seen.waiting, arrivals)
@@ -207,11 +215,14 @@ class Intake:
             if incomplete.code == "incomplete":
                 seen.waiting = str(incomplete)
             else:
-                arrivals.settled.append(path)
+                arrivals.settled.append(path)  # the reason belongs into its outbox folder
+        except OSError:
+            arrivals.settled.append(path)
         else:
             arrivals.waiting[_shown(path)] = "being read"
             return True
         seen.reading = None
+        self._being_read -= 1
         if seen.waiting:
             self._waits(path, seen.waiting, arrivals)
         return False
@@ -238,66 +249,18 @@ class _Hint(FileSystemEventHandler):
             self._hint()
 
 
-def _has_writer(path: Path) -> bool | None:
-    """Ask the kernel whether anybody has the file open for writing; None where it will not say.
-
-    F_SETLEASE with F_RDLCK is refused with EAGAIN while there is a writer (fcntl(2)); it needs the file's owner or
-    CAP_LEASE. Whoever opens the file for writing while the lease is held makes the kernel send its holder a signal:
-    SIGIO, which ends a process, unless another is named.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # ignored by default
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return False
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written, replaced or re-sent, or gets a sidecar; ctime, because uploads set mtime."""
+    identity: tuple[int, ...] = ()
+    for there in filter(None, (path, whole.sidecar_of(path))):
+        found = there.lstat()
+        identity += (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return identity
 
 
 def _shown(path: Path) -> str:
     """Return the file's name as text that JSON can carry: bytes that are not UTF-8 become ``_``, as in the outbox."""
     return re.sub("[\ud800-\udfff]", "_", path.name)
-
-
-def _completeness(path: Path) -> Iterator[bytes]:
-    """Read as much of the file as shows whether it is whole; raises Rejected("incomplete") where it ends in mid-line.
-
-    A plain file is whole when it ends with a newline or with a JSON object; a compressed one when its stream ends.
-    """
-    fd = source.open_regular(path)
-    try:
-        if path.name.endswith(".jsonl"):
-            size = os.fstat(fd).st_size
-            tail = os.pread(fd, _TAIL, max(0, size - _TAIL))
-            if tail and not tail.endswith(b"\n") and not _is_object(_last_line(fd, size, tail)):
-                raise Rejected("incomplete", "waiting for the rest: it ends in the middle of a line")
-        else:
-            yield from source.blocks(fd, path)
-    finally:
-        os.close(fd)
-
-
-def _last_line(fd: int, size: int, tail: bytes) -> bytes:
-    length = len(tail)
-    while b"\n" not in tail and length < min(size, _LONGEST):
-        length = min(size, 4 * length)
-        tail = os.pread(fd, length, size - length)
-    return tail.rsplit(b"\n", 1)[-1]
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def _is_remote(folder: Path) -> bool:

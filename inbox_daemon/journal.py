@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -22,11 +24,14 @@ class _PriorityFormatter(logging.Formatter):
         return "\n".join(prefix + line for line in super().format(record).splitlines())
 
 
-class _WithoutArguments(logging.Filter):
-    """The journal handler copies a record's arguments as fields; the message says all there is to say."""
+class _Printable(logging.Filter):
+    """Makes the message all there is: the journal handler would copy its arguments as fields.
+
+    What steers terminals becomes visible, whoever wrote it: file names reach the log, and so does what vLLM prints.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = record.getMessage(), None
+        record.msg, record.args = _STEERING.sub(lambda found: repr(found[0])[1:-1], record.getMessage()), None
         return True
 
 
@@ -38,13 +43,13 @@ def set_up(level: str) -> None:
             from systemd.journal import JournalHandler
 
             handler = JournalHandler(SYSLOG_IDENTIFIER="inbox-daemon")
-            handler.addFilter(_WithoutArguments())
         except ImportError:
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(_PriorityFormatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.addFilter(_Printable())
     root = logging.getLogger("inbox_daemon")
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -15,6 +15,7 @@ from pathlib import Path
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 CONTROLS = (".cancel", ".pause", ".resume")
+SIDECARS = (".sha256", ".done")  # NAME.jsonl.sha256 as sha256sum writes it, or NAME.jsonl.done: the upload is complete
 
 # Names that uploaders use for what is not there yet, and editors for what nobody dropped.
 _UNFINISHED = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
@@ -154,6 +155,11 @@ def is_batch_file(filename: str) -> bool:
     return filename.endswith(SUFFIXES) and not filename.startswith(".")
 
 
+def is_sidecar(filename: str) -> bool:
+    """Say whether `filename` says of another file that it is complete."""
+    return any(filename.endswith(s) and is_batch_file(filename.removesuffix(s)) for s in SIDECARS)
+
+
 def is_unfinished(filename: str) -> bool:
     return filename.startswith(".") or filename.endswith(_UNFINISHED)
 
@@ -168,6 +174,15 @@ def control_of(filename: str) -> tuple[str, str] | None:
     return None
 
 
+# Control characters, line ends and changes of direction that other people's terminals obey; halves of characters.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def shown(text: str) -> str:
+    """Return text of unknown origin, such as a file's name, so that logs, terminals and JSON can carry it."""
+    return _UNPRINTABLE.sub("_", text)
+
+
 def batch_name(filename: str) -> str:
     """Return the name in the outbox for a dropped file: its stem, with what no folder name should carry replaced.
 
@@ -178,8 +193,7 @@ def batch_name(filename: str) -> str:
         if filename.endswith(suffix):
             stem = filename.removesuffix(suffix)
             break
-    stem = re.sub(r"[\x00-\x1f\x7f-\x9f/\ud800-\udfff\u2028\u2029\u202a-\u202e]", "_", stem)
-    stem = re.sub(r"^\.", "_", stem).strip() or "batch"
+    stem = re.sub(r"^\.", "_", shown(stem).replace("/", "_")).strip() or "batch"
     return stem.encode()[:_NAME_LIMIT].decode(errors="ignore")
 
 

@@ -14,10 +14,11 @@ from typing import Any
 from inbox_daemon import status
 from inbox_daemon.config import ResultSettings
 from inbox_daemon.dispatch import Queue
+from inbox_daemon.errors import Rejected
 from inbox_daemon.journal import of_batch
-from inbox_daemon.layout import Published, Spool, Work
+from inbox_daemon.layout import Published, Spool, Work, batch_name
 from inbox_daemon.records import BatchStatus, Outcome, place_of
-from inbox_daemon.spool import door, space
+from inbox_daemon.spool import door, published, space
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.ingest import Accepted
 from inbox_daemon.spool.outcomes import Outcomes
@@ -80,6 +81,15 @@ class Ledger:
     def outcomes(self) -> Outcomes:
         assert self._outcomes is not None, "the log is read back before anything is asked of it"
         return self._outcomes
+
+    def refuse_resent(self, window: float) -> None:
+        """Raise Rejected where the same file was dropped under the same name within `window` seconds before."""
+        assert self.accepted is not None
+        since = self.created - window
+        if twin := published.twin(self._spool, batch_name(self.source), self.accepted.sha256, self.work.id, since):
+            again = "drop it under another name to run it again (inbox.dedupe_window)"
+            self.accepted = None
+            raise Rejected("duplicate_file", f"{self.source}: the same bytes as {twin}, a re-send; {again}")
 
     def read_back(self, slot: int) -> Generator[None, None, None]:
         """Start, or start again: everything that the log holds is done and counted. Yields now and then."""

@@ -20,7 +20,8 @@ from inbox_daemon.ledger import Ledger
 from inbox_daemon.records import BatchStatus, EngineInfo, Fault, Outcome, Request, ticket
 from inbox_daemon.spool import files, ingest
 from inbox_daemon.spool.claim import Held
-from inbox_daemon.spool.publish import hand_back, publish
+from inbox_daemon.spool.publish import hand_back, publish, write_receipt
+from inbox_daemon.spool.reading import Rules
 
 _HOUR = 3600.0
 _LOOK_EVERY = 2.0  # seconds between two looks at the disk's free space
@@ -38,7 +39,7 @@ class Life:
     over: nothing is left to do; the batch's folder is gone from work.
     """
 
-    def __init__(self, held: Held, slot: int, ledger: Ledger, rules: Callable[[], ingest.Rules]) -> None:
+    def __init__(self, held: Held, slot: int, ledger: Ledger, rules: Callable[[], Rules]) -> None:
         self.held, self.slot, self.ledger = held, slot, ledger
         self.over = False
         self._rules = rules
@@ -97,6 +98,8 @@ class Life:
                 self.ledger.accepted = yield from _busily(ingest.ingest(self.work, self._rules(), part))
             finally:
                 part.close()
+        if (window := self._rules().inbox.dedupe_window) and self.ledger.history.first("started") is None:
+            self.ledger.refuse_resent(window)
         for dropped in list(self.work.dropped.iterdir()):
             files.remove(dropped)
 
@@ -162,8 +165,9 @@ class Life:
         ledger = self.ledger
         ledger.rejected = {"code": rejected.code, "line": None, "message": str(rejected), "param": None}
         ledger.state = BatchStatus.FAILED
-        hand_back(self.work, ledger.published, ledger.receipt(BatchStatus.FAILED, {}))
+        write_receipt(ledger.published, ledger.receipt(BatchStatus.FAILED, {}))
         ledger.tell(time.monotonic())
+        hand_back(self.work, ledger.published)
         ledger.log.error("%s: failed: %s", self.name, rejected)
 
     def _close(self, code: str, message: str) -> Iterator[bool]:
@@ -267,10 +271,10 @@ class Life:
 
 
 def _busily(steps: Generator[object, None, T]) -> Generator[bool, None, T]:
-    """Pass a long step's pauses on as BUSY and its result back."""
+    """Pass a long step's pauses on, as BUSY unless it says False, and its result back."""
     while True:
         try:
-            next(steps)
+            busy = next(steps)
         except StopIteration as end:
             return cast(T, end.value)
-        yield BUSY
+        yield WAITING if busy is False else BUSY

@@ -30,8 +30,9 @@ class Notifier:
     def reloading(self) -> None:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self) -> None:
-        self._send("STOPPING=1")
+    def stopping(self, within: float) -> None:
+        """Say that the end has begun and takes at most so many seconds, whatever TimeoutStopSec says."""
+        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within * 1e6)}")
 
     def status(self, text: str) -> None:
         """Show one line in `systemctl status`."""

@@ -130,6 +130,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "endpoint": accepted.endpoint if accepted else "",
         "model": facts.model or None,
         "input_file_id": facts.source,
+        "input_sha256": accepted.sha256 if accepted else None,
         "completion_window": "none",
         "status": facts.status.value,
         "output_file_id": "results.jsonl" if final and accepted else None,

@@ -67,6 +67,7 @@ class Daemon:
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         ready: bool = True,
+        user: str | None = None,
     ) -> None:
         self.spool, self.log = spool, log
         config = log.with_suffix(".toml")
@@ -78,6 +79,8 @@ class Daemon:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | VLLM_ENVIRONMENT | (environment or {}),
+                user=user,
+                extra_groups=[] if user else None,
             )
         if ready:
             eventually(lambda: "ready: " in self.text() or self.process.poll() is not None, 20, "daemon ready")

@@ -57,6 +57,7 @@ class Sshd:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._clients: list[subprocess.Popen[bytes]] = []
 
     @staticmethod
     def at(path: Path) -> str:
@@ -70,17 +71,20 @@ class Sshd:
         """
         reach = [f"--rsh=ssh -F {self._config}"] if tool == "rsync" else ["-F", str(self._config)]
         command = [tool, *reach, *(str(argument) for argument in arguments)]
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
+        client = subprocess.Popen(command, stdin=nothing, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True)
+        self._clients.append(client)
+        return client
 
     def run(self, tool: str, *arguments: str | Path) -> None:
         """Run it to its end; fails the test, with what it said, where it fails."""
         ended(self.start(tool, *arguments))
+
+    def end_clients(self) -> None:
+        """End those that a failed test has left."""
+        for client in self._clients:
+            if client.poll() is None:
+                cut(client)
 
     @property
     def _config(self) -> Path:
@@ -113,9 +117,11 @@ def serving(folder: Path) -> Iterator[Sshd]:
     user = pwd.getpwuid(os.getuid()).pw_name
     (folder / "ssh_config").write_text(_CLIENT.format(host=_HOST, port=port, user=user, folder=folder))
     sessions = psutil.Process(daemon.pid)
+    server = Sshd(folder)
     try:
-        yield Sshd(folder)
+        yield server
     finally:
+        server.end_clients()
         for process in [*sessions.children(recursive=True), sessions]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

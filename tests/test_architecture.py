@@ -13,7 +13,7 @@ PACKAGE = ROOT / "inbox_daemon"
 LAYERS: list[set[str]] = [
     {"errors", "records", "layout", "__init__"},
     {"config"},
-    {"models", "batch", "dispatch", "health", "suspects"},
+    {"models", "batch", "policy", "dispatch", "health", "suspects"},
     {"gpu", "notify", "journal", "wakeup", "spool"},
     {"engine", "intake"},
     {"status"},

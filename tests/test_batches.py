@@ -232,7 +232,7 @@ def test_a_control_file_for_no_batch_is_thrown_away(start_daemon: Start) -> None
     daemon = start_daemon()
     (daemon.inbox / "nobody.cancel").touch()
     eventually(lambda: not (daemon.inbox / "nobody.cancel").exists())
-    assert "no batch called nobody" in daemon.text()
+    eventually(lambda: "no batch called nobody" in daemon.text())
 
 
 def test_killed_in_mid_batch_it_resumes_with_every_counted_answer(start_daemon: Start) -> None:

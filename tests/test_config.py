@@ -22,6 +22,8 @@ EXAMPLE = ROOT / "etc" / "inbox-daemon.toml"
 def tree(settings: object) -> Any:
     if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
         return {field.name: tree(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+    if isinstance(settings, tuple):
+        return list(settings)
     return dict(settings) if isinstance(settings, Mapping) else settings
 
 
@@ -46,6 +48,20 @@ def test_every_setting_in_the_example_has_a_reason() -> None:
         ("[engine]\nin_flight = 2.5", ["engine.in_flight", "2.5", "a whole number"]),
         ("engine = 3", ["engine = 3", "table"]),
         ("[models.aliases]\na = 1", ["models.aliases", "table of names"]),
+        (
+            "[requests]\nallowed_media_domains = 'a.org'",
+            ["requests.allowed_media_domains", "'a.org'", "a list of names"],
+        ),
+        (
+            "[requests]\nallowed_media_domains = ['https://a.org']",
+            ["requests.allowed_media_domains", "media.example.org"],
+        ),
+        ("[requests]\nallowed_media_domains = ['A.org']", ["requests.allowed_media_domains", "lower case"]),
+        (
+            "[engine.args]\nallowed-media-domains = ['a.org']",
+            ["engine.args", "set requests.allowed_media_domains instead"],
+        ),
+        ("[engine.args]\nallowed_local_media_path = '/'", ["engine.args", "'/'", "leave it out"]),
         ("spool = ", ["not TOML"]),
     ],
 )
@@ -66,6 +82,14 @@ def test_the_environment_overrides_the_file_and_flags_override_both(tmp_path: Pa
     env = {"INBOX_DAEMON_ENGINE__MODEL": "env", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "2"}
     read = config.load(path, env, {"engine.model": "flag"})
     assert (read.engine.model, read.engine.in_flight, read.engine.stall_after) == ("flag", 2, 5.0)
+
+
+def test_a_list_of_names_comes_from_the_file_and_from_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[requests]\nallowed_media_domains = ['a.org', '10.0.0.1']\n")
+    assert config.load(path, {}, {}).requests.allowed_media_domains == ("a.org", "10.0.0.1")
+    env = {"INBOX_DAEMON_REQUESTS__ALLOWED_MEDIA_DOMAINS": '["b.org"]'}
+    assert config.load(path, env, {}).requests.allowed_media_domains == ("b.org",)
 
 
 def test_an_unknown_variable_names_itself() -> None:

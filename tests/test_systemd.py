@@ -197,6 +197,15 @@ def test_installing_twice_keeps_settings_results_and_modes(service: Service) -> 
     service.wait_until("after", "completed")
 
 
+def test_an_upgrade_that_fails_leaves_the_service_running(service: Service) -> None:
+    service.host.run("mkdir -p /opt/broken/bin && ln -sf /bin/false /opt/broken/bin/inbox-daemon", check=True)
+    service.host.run("ln -sf /usr/bin/python3 /opt/broken/bin/python", check=True)
+    assert service.host.run(f"{INSTALL} --venv /opt/broken").returncode != 0
+    assert service.show("ActiveState") == "active"
+    service.drop("after", numbered(5))
+    service.wait_until("after", "completed")
+
+
 def test_uninstalling_leaves_the_spool_and_the_settings(service: Service) -> None:
     service.drop("done", numbered(5))
     service.wait_until("done", "completed")
@@ -256,6 +265,7 @@ def test_killed_in_mid_batch_it_comes_back_and_completes(service: Service) -> No
 
 
 def test_a_daemon_that_falls_silent_is_killed_and_comes_back(service: Service) -> None:
+    assert service.show("WatchdogUSec") == "1min"  # too long to wait for; the rest is as shipped
     drop_in = service.host.root / "run/systemd/system/inbox-daemon.service.d/fast.conf"
     drop_in.parent.mkdir(parents=True)
     drop_in.write_text("[Service]\nWatchdogSec=4\nTimeoutAbortSec=1\n")
@@ -360,6 +370,14 @@ def test_a_member_cannot_take_back_what_another_dropped(service: Service) -> Non
     service.wait_until("mine", "completed")
 
 
+def test_a_member_looks_in_and_cancels_from_the_command_line(service: Service) -> None:
+    service.drop("long", numbered(400))
+    service.wait_for_answers("long", 20)
+    assert "long" in service.host.run("inbox-daemon status", user="bob", check=True).stdout
+    service.host.run("inbox-daemon cancel long", user="bob", check=True)
+    service.wait_until("long", "cancelled")
+
+
 def test_a_file_that_is_still_open_for_writing_is_not_taken_however_long_it_lies_still(service: Service) -> None:
     service.drop("whole", numbered(5))
     service.wait_until("whole", "completed")
@@ -378,6 +396,15 @@ def test_a_file_that_is_still_open_for_writing_is_not_taken_however_long_it_lies
         finally:
             service.host.run("touch /tmp/over", check=True)
     service.wait_until("open", "completed")
+
+
+def test_a_file_that_is_no_batch_is_handed_back_to_the_person_who_dropped_it(service: Service) -> None:
+    service.host.run(f"echo 'not gzip' >{SPOOL}/inbox/broken.jsonl.gz", user="alice", check=True)
+    service.wait_until("broken", "failed")
+    handed_back = f"{SPOOL}/outbox/broken/broken.jsonl.gz"
+    assert (
+        service.host.run(f"stat -c %U {handed_back} && cat {handed_back}", user="alice").stdout == "alice\nnot gzip\n"
+    )
 
 
 def test_a_file_that_the_daemon_may_not_read_fails_alone_and_says_what_to_do(service: Service) -> None:

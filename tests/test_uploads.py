@@ -37,7 +37,7 @@ ALWAYS_AT_A_LINES_END, NEVER_AT_A_LINES_END = 1024, 5013
 MEGABYTE = 1 << 20
 HALF_WAY = 200_000  # bytes
 SLOW = {"scp": ["-l", "4000"], "rsync": ["--bwlimit=500"]}  # some 500 KB/s, in steps half a second apart
-RUNS_A_WHILE = {"INBOX_DAEMON_ENGINE__NULL__RATE": "400"}
+RUNS_A_WHILE = {"INBOX_DAEMON_ENGINE__NULL__RATE": "400", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "50"}
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +96,16 @@ def inbox_daemon(*arguments: str | Path) -> str:
 # -- whole uploads
 
 
-@pytest.mark.parametrize(
-    "tool",
-    ["scp", "scp -O", "rsync", "rsync -a", "rsync --delay-updates", "rsync --inplace", "rsync --append", "rsync -P"],
-)
 def test_a_file_sent_by_any_tool_becomes_a_batch_with_all_its_answers(
-    start_daemon: Start, sshd: Sshd, tmp_path: Path, tool: str
+    start_daemon: Start, sshd: Sshd, tmp_path: Path
 ) -> None:
     daemon = start_daemon()
-    original = tmp_path / "b.jsonl"
-    original.write_bytes(batch_of(200))
-    sshd.run(*tool.split(), original, sshd.at(daemon.inbox))
-    answered(daemon, "b", original)
+    rsyncs = ["rsync -a", "rsync -P", "rsync --delay-updates", "rsync --inplace", "rsync --append"]
+    for tool in ("scp", "scp -O", "rsync", *rsyncs):
+        original = tmp_path / f"{tool}.jsonl"
+        original.write_bytes(batch_of(200))
+        sshd.run(*tool.split(), original, sshd.at(daemon.inbox))
+        answered(daemon, tool, original)
 
 
 @pytest.mark.parametrize(
@@ -131,21 +129,21 @@ def test_an_sftp_upload_under_another_name_is_taken_when_it_is_renamed(
     answered(daemon, "b", original)
 
 
-@pytest.mark.parametrize("command", ["mv", "cp", "cp -p", "ln", "install -m 600"])
-def test_a_local_file_becomes_a_batch_by_any_command(start_daemon: Start, tmp_path: Path, command: str) -> None:
+def test_a_local_file_becomes_a_batch_by_any_command(start_daemon: Start, tmp_path: Path) -> None:
     daemon = start_daemon()
     original, given = tmp_path / "kept.jsonl", tmp_path / "given.jsonl"
-    for path in (original, given):
-        path.write_bytes(batch_of(200))
-    subprocess.run([*command.split(), given, daemon.inbox / "b.jsonl"], check=True)
-    answered(daemon, "b", original)
+    for command in ("mv", "cp", "cp -p", "ln", "install -m 600"):
+        for path in (original, given):
+            path.write_bytes(batch_of(200))
+        subprocess.run([*command.split(), given, daemon.inbox / f"{command}.jsonl"], check=True)
+        answered(daemon, command, original)
 
 
 @pytest.mark.parametrize(("tool", "year"), [("scp -p", 2020), ("rsync -a", 2020), ("rsync -a", 2099)])
 def test_a_file_with_another_years_date_settles_from_when_it_arrived(
     start_daemon: Start, sshd: Sshd, tmp_path: Path, tool: str, year: int
 ) -> None:
-    settle = 1.5
+    settle = 1.0
     daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__SETTLE": str(settle)})
     original = tmp_path / "b.jsonl"
     original.write_bytes(batch_of(20))
@@ -231,7 +229,7 @@ def test_opening_a_file_for_writing_at_the_moment_it_is_examined_does_no_harm(st
         assert daemon.process.poll() is None, f"the daemon died: {daemon.process.returncode}"
         return "b.jsonl" in said(daemon).get("waiting", {}) and time.monotonic() > enough
 
-    enough = time.monotonic() + 3.0  # a holder of a lease that does not expect the signal is dead within half of one
+    enough = time.monotonic() + 2.0  # a holder of a lease that does not expect the signal is dead within half of one
     eventually(opened_over_and_over)
     daemon.drop("b.jsonl", batch_of(3))
     assert daemon.finished("b")["request_counts"]["completed"] == 3

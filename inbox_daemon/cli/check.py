@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from inbox_daemon import batch
 from inbox_daemon.cli import show
 from inbox_daemon.cli.run import settings
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
+from inbox_daemon.layout import shown
 from inbox_daemon.records import Fault
 from inbox_daemon.spool import files, ingest, source
+from inbox_daemon.spool.reading import Found, Reading, rules_of
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -55,18 +56,19 @@ def faults_of(path: Path, read: Config, limit: int = 10_000) -> Faults:
     finally:
         os.close(fd)
     if not faults.requests and not faults.fatal:
-        faults.fatal = f"{path.name}: holds no request: it is empty or has only blank lines"
+        faults.fatal = f"{shown(path.name)}: holds no request: it is empty or has only blank lines"
     return faults
 
 
 def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int) -> None:
+    rules = rules_of(read)
     plain = path.name.endswith(".jsonl")
     with tempfile.TemporaryFile() as copy:  # repeated ids are settled by reading a line again, by its offset
         lines = fd if plain else copy.fileno()
-        reading = ingest.Reading(
-            ingest.rules(read), lambda offset: ingest.read_line(lines, offset, os.fstat(lines).st_size)
+        reading = Reading(
+            rules, lambda offset: ingest.read_line(lines, offset, os.fstat(lines).st_size), shown(path.name)
         )
-        for block in source.blocks(fd, path):
+        for block in source.blocks(fd, path, rules.inbox.max_file_bytes):
             if not plain:
                 files.write_all(lines, block)
             _note(reading.feed(block), faults, limit)
@@ -74,9 +76,10 @@ def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int) -> None
     faults.requests, faults.count = len(reading.index), reading.faults
 
 
-def _note(found: Iterable[tuple[int, int, Fault]], faults: Faults, limit: int) -> None:
-    for _, number, fault in found:
-        if len(faults.found) < limit:
+def _note(lines: Iterable[Found | None], faults: Faults, limit: int) -> None:
+    for found in lines:
+        if found and len(faults.found) < limit:
+            _, number, fault = found
             faults.found.append((number, fault))
 
 
@@ -87,7 +90,7 @@ def go(given: argparse.Namespace) -> int:
         faults = faults_of(path, read)
         clean &= not (faults.count or faults.fatal)
         if given.json:
-            sys.stdout.buffer.write(orjson.dumps(_object(path, faults)) + b"\n")
+            sys.stdout.buffer.write(batch.dumps(_object(path, faults)) + b"\n")
         else:
             report(path, faults)
     return 0 if clean else 1
@@ -96,13 +99,13 @@ def go(given: argparse.Namespace) -> int:
 def report(path: Path, faults: Faults) -> None:
     """Say what was found, a line each."""
     for number, fault in faults.found:
-        show.console.print(f"{path}:{number}: {fault.code}: {fault.message}", markup=False, soft_wrap=True)
+        show.say(f"{path}:{number}: {fault.code}: {fault.message}")
     if faults.count > len(faults.found):
-        show.console.print(f"{path}: … and {faults.count - len(faults.found):,} more", markup=False)
+        show.say(f"{path}: … and {faults.count - len(faults.found):,} more")
     if faults.fatal:
-        show.console.print(f"{path}: {faults.fatal}", markup=False, soft_wrap=True)
+        show.say(f"{path}: {faults.fatal}")
     good = faults.requests - faults.count
-    show.console.print(f"{path}: {good:,} of {faults.requests:,} requests can run", markup=False)
+    show.say(f"{path}: {good:,} of {faults.requests:,} requests can run")
 
 
 def _object(path: Path, faults: Faults) -> dict[str, Any]:

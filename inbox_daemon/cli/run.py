@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from inbox_daemon import config, journal
+from inbox_daemon import config, journal, policy
 from inbox_daemon.config import Config
 from inbox_daemon.daemon import Daemon
 from inbox_daemon.engine import Engine
@@ -50,7 +50,9 @@ def go(given: argparse.Namespace) -> int:
     _allow_many_files()
 
     def make_engine() -> Engine:
-        return NullEngine(read.engine) if read.engine.kind == "null" else LocalEngine(read.engine)
+        if read.engine.kind == "null":
+            return NullEngine(read.engine)
+        return LocalEngine(read.engine, policy.for_vllm(read.requests))
 
     daemon = Daemon(read, make_engine, notifier, drain=given.drain)
     return daemon.run(reread=lambda: settings(given))

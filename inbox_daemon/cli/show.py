@@ -11,10 +11,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from inbox_daemon.layout import shown
+
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "in_progress": "cyan"}
+
+
+def say(text: str, to: Console = console) -> None:
+    """Print a line of text of whatever origin: none of it is markup, and none of it steers the terminal."""
+    to.print(shown(text), markup=False, soft_wrap=True)
 
 
 def somebody_looks() -> bool:
@@ -74,7 +81,7 @@ def engine(view: Mapping[str, Any]) -> str:
         text += f", {view['running']} running, {view['waiting']} waiting, KV cache {view['kv_cache_usage']:.0%}"
     if view.get("last_death"):
         text += f", last died: {view['last_death']}"
-    return text
+    return shown(text)
 
 
 def waiting(files: Mapping[str, str]) -> RenderableType:

@@ -62,17 +62,17 @@ def _one(spool: Spool, name: str, as_json: bool) -> int:
         return 0
     show.console.print(show.batches([status]))
     if status.get("parked"):
-        show.console.print(f"parked: {status['parked']}; try again with: inbox-daemon resume {name}")
+        show.say(f"parked: {status['parked']}; try again with: inbox-daemon resume {name}")
     for problem in ((status.get("errors") or {}).get("data") or [])[:5]:
         where = f"line {problem['line']}: " if problem.get("line") else ""
-        show.console.print(f"  {where}{problem['code']}: {problem['message']}", markup=False)
+        show.say(f"  {where}{problem['code']}: {problem['message']}")
     return 0
 
 
 def _missing(spool: Spool, name: str) -> int:
     for file, why in published.waiting(spool).items():
         if batch_name(file) == name:
-            show.console.print(f"{name}: in the inbox, not taken yet: {why}", markup=False)
+            show.say(f"{name}: in the inbox, not taken yet: {why}")
             return 0
     show.errors.print(f"inbox-daemon: no batch called {name} in {spool.outbox}", markup=False)
     return NOT_FOUND
@@ -118,7 +118,7 @@ def watch(spool: Spool, name: str) -> int:
             if live:
                 live.update(text, refresh=True)
             elif ended or (line != last and time.monotonic() - said_at >= 2.0):
-                show.console.print(line, markup=False, soft_wrap=True)
+                show.say(line)
                 last, said_at = line, time.monotonic()
             if status is not None and ended:
                 return _exit_status(status)

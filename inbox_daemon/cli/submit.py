@@ -32,14 +32,12 @@ def go(given: argparse.Namespace) -> int:
         faults = check.faults_of(path, read)
         if faults.fatal or faults.count == faults.requests or (read.inbox.strict and faults.count):
             check.report(path, faults)
-            show.errors.print(f"{path}: not submitted: nothing of it could run", markup=False)
+            show.say(f"{path}: not submitted: nothing of it could run", show.errors)
             return 1
         if faults.count:
-            show.errors.print(
-                f"{path}: {faults.count} of {faults.requests} lines are faulty; the others run", markup=False
-            )
+            show.say(f"{path}: {faults.count} of {faults.requests} lines are faulty; the others run", show.errors)
         names.append(drop.drop(spool, path))
-        show.console.print(names[-1], markup=False)
+        show.say(names[-1])
     if not given.wait:
         return 0
     return max([status.watch(spool, name) for name in names])

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,14 +34,19 @@ _LOG_TAIL = 40  # lines kept for the error that a death raises
 _READ = 1 << 20
 _GONE_WITHIN = 20.0  # seconds; a process in an uninterruptible driver call may take longer, or for ever
 EXIT_CONFIG = 78
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _EXCEPTION = re.compile(r"\b(?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
 _POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above")
 _WORDS_LIMIT = 400
 
 
 class LocalEngine:
-    def __init__(self, settings: EngineSettings) -> None:
+    """Args:
+
+    rules: what requests may ask of the host, as vLLM's own arguments (`policy.for_vllm`).
+    """
+
+    def __init__(self, settings: EngineSettings, rules: Mapping[str, Any]) -> None:
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.phase = "starting"
@@ -62,11 +67,13 @@ class LocalEngine:
             "model": settings.model,
             "in_flight": settings.in_flight,
             "args": dict(settings.args),
+            "rules": dict(rules),
         }
         environment = {
             k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
         }
         environment.setdefault("PYTHONUNBUFFERED", "1")
+        environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # an allowed host could point to any other
         self._process = subprocess.Popen(
             [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno()), orjson.dumps(options).decode()],
             stdin=subprocess.DEVNULL,
@@ -185,9 +192,9 @@ class LocalEngine:
                     break
         if not data:
             return
-        *lines, self._partial_log = (self._partial_log + data).split(b"\n")
+        *lines, self._partial_log = re.split(rb"[\r\n]", self._partial_log + data)
         for raw in lines:
-            line = _ESCAPES.sub("", raw.decode(errors="replace")).rstrip()
+            line = _CONTROL.sub("", raw.decode(errors="replace")).rstrip()
             if line:
                 self._tail.append(line)
                 log.info("vllm: %s", line)

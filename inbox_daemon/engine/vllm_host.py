@@ -68,6 +68,7 @@ class VllmHost:
         max_num_seqs 128 on any GPU.
         """
         args = parse(options["model"], options["args"])
+        vars(args).update(options["rules"])  # not as flags: releases before 0.32 do not have all of them
         runner.validate_run_batch_args(args)
         if hasattr(runner, "ignore_admission_limits"):
             runner.ignore_admission_limits(args)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Spool, Work
+from inbox_daemon.layout import SIDECARS, Spool, Work
 from inbox_daemon.spool import files
 
 
@@ -31,17 +31,29 @@ def prepare(spool: Spool) -> None:
             files.ensure_dir(folder, mode)
     except OSError as error:
         raise SpoolError(f"{error.filename}: cannot be made ({error.strerror}); see tools/install") from error
-    probe = spool.work / f".probe-{secrets.token_hex(6)}"
-    for folder in (spool.outbox, spool.inbox):
+    lock = os.open(spool.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the probe has one name, so that what a killed start left is found again
+        _prove_one_file_system(spool)
+    finally:
+        os.close(lock)
+
+
+def _prove_one_file_system(spool: Spool) -> None:
+    probes = [folder / ".probe" for folder in (spool.work, spool.outbox, spool.inbox)]
+    for probe in probes[1:]:
         try:
-            probe.mkdir()
-            elsewhere = folder / probe.name
-            probe.rename(elsewhere)
-            elsewhere.rmdir()
+            for left in probes:
+                with suppress(FileNotFoundError):
+                    left.rmdir()
+            probes[0].mkdir()
+            probes[0].rename(probe)
+            probe.rmdir()
         except OSError as error:
-            probe.rmdir() if probe.exists() else None
+            with suppress(OSError):
+                probes[0].rmdir()
             raise SpoolError(
-                f"{folder}: a folder of {spool.work} cannot be moved here ({error.strerror}). "
+                f"{probe.parent}: a folder of {spool.work} cannot be moved here ({error.strerror}). "
                 "inbox, outbox and work must be writable and lie on one file system and one mount."
             ) from error
 
@@ -80,6 +92,9 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
     except FileNotFoundError:
         held.remove()
         return None
+    for suffix in SIDECARS:
+        with suppress(FileNotFoundError):
+            files.move(dropped.with_name(dropped.name + suffix), work.dir / f"sidecar{suffix}")
     files.sync_dir(spool.work)
     return held
 

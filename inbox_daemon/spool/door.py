@@ -36,7 +36,6 @@ def open_door(spool: Spool, work: Work, source: str, first_status: Callable[[str
         if not work.door.exists():
             return ensure(Published(spool.outbox / name))
     files.ensure_dir(work.door)
-    work.door.chmod(0o2775)
     wanted = batch_name(source)
     for attempt in itertools.count(1):
         published = Published(spool.outbox / numbered(wanted, attempt))
@@ -60,7 +59,8 @@ def ensure(published: Published) -> Published:
         if not folder.is_dir():
             with suppress(FileExistsError):
                 files.make_dir(folder)
-                folder.chmod(0o2775)  # group members may delete the parts they have pulled
+                if folder == published.parts:  # who may read the outbox may take parts away, and nothing else
+                    folder.chmod(folder.stat().st_mode & 0o777 | 0o020)
     return published
 
 

@@ -74,11 +74,12 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename durably. Raises FileNotFoundError when somebody else was first."""
+    """Rename durably. Raises FileNotFoundError when somebody else was first, and only then."""
     source.rename(target)
     sync_dir(target.parent)
     if source.parent != target.parent:
-        sync_dir(source.parent)
+        with suppress(FileNotFoundError):  # the folder itself has been moved away meanwhile, with nothing of ours
+            sync_dir(source.parent)
 
 
 def link(source: Path, target: Path) -> None:

@@ -11,8 +11,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import orjson
-
+from inbox_daemon import batch
 from inbox_daemon.layout import Spool
 
 STALE_AFTER = 15.0  # seconds; a daemon that has said nothing for so long is not there, or hangs
@@ -37,7 +36,7 @@ class Presence:
         temporary = self._path.with_name(f".{self._path.name}")
         said = {"host": socket.gethostname(), "pid": os.getpid(), "at": round(time.time(), 1), **view}
         with suppress(OSError):  # a full disk stops the batches, and they say so; this says nothing they do not
-            temporary.write_bytes(orjson.dumps(said))
+            temporary.write_bytes(batch.dumps(said))
             temporary.rename(self._path)
 
     def leave(self) -> None:

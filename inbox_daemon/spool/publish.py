@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,7 @@ def publish(
     for target in (results, errors, retry):
         if merged[target.path.name].lines or target is not retry:
             files.move(target.path, published.dir / target.path.name)
-    files.write_whole(published.receipt, orjson.dumps(receipt(merged), option=orjson.OPT_INDENT_2) + b"\n")
+    write_receipt(published, receipt(merged))
 
 
 def _may_succeed_later(line: bytes) -> bool:
@@ -110,9 +109,11 @@ def _may_succeed_later(line: bytes) -> bool:
     return batch.may_succeed_later(parsed["error"]["code"], response and response["status_code"])
 
 
-def hand_back(work: Work, published: Published, receipt: dict[str, Any]) -> None:
-    """Put a file that could not become a batch into its outbox folder, as it was dropped, with a receipt for it."""
-    for dropped in list(work.dropped.iterdir()):
-        with suppress(FileExistsError):  # done before a crash
-            files.link(dropped, published.dir / dropped.name)
+def write_receipt(published: Published, receipt: dict[str, Any]) -> None:
     files.write_whole(published.receipt, orjson.dumps(receipt, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def hand_back(work: Work, published: Published) -> None:
+    """Put a file that could not become a batch into its outbox folder, as it was dropped."""
+    for dropped in list(work.dropped.iterdir()):
+        files.move(dropped, published.dir / dropped.name)

@@ -6,6 +6,7 @@ Everything here may be replaced or removed while it is read; what has gone is le
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +16,28 @@ from typing import Any
 import orjson
 
 from inbox_daemon import batch
-from inbox_daemon.layout import Published, Spool
+from inbox_daemon.layout import Published, Spool, numbered
 from inbox_daemon.spool.presence import STALE_AFTER
 
 
 def status(spool: Spool, name: str) -> dict[str, Any] | None:
     """Return the batch's `status.json`, or None where there is none."""
     return _read(Published(spool.outbox / name).status)
+
+
+def twin(spool: Spool, name: str, sha256: str, id: str, since: float) -> str | None:
+    """Return the name of a batch of the same file name and bytes, claimed at or after `since`, that is not `id`.
+
+    One that failed or was cancelled is no twin: to drop it again is to ask for it to be run.
+    """
+    for attempt in itertools.count(1):
+        other = status(spool, numbered(name, attempt))
+        if other is None:
+            return None
+        same = other.get("input_sha256") == sha256 and other["id"] != id and other["created_at"] >= since
+        if same and other["status"] not in ("failed", "cancelling", "cancelled"):
+            return str(other["name"])
+    raise AssertionError("unreachable")
 
 
 def statuses(spool: Spool) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inbox_daemon.errors import Rejected
+from inbox_daemon.layout import shown
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -21,6 +22,7 @@ else:
     from backports import zstd
 
 BLOCK = 1 << 20
+_COMPRESSED_BLOCK = 1 << 16  # what is left over of it is copied for each stream in it, and it may hold thousands
 
 
 class Truncated(Rejected):
@@ -29,7 +31,7 @@ class Truncated(Rejected):
     def __init__(self, path: Path) -> None:
         super().__init__(
             "truncated_compression",
-            f"{path.name}: the compressed stream stops before its end. Was the upload cut? Send the file again.",
+            f"{shown(path.name)}: the compressed stream stops before its end. Was the upload cut? Send the file again.",
         )
 
 
@@ -73,35 +75,55 @@ def open_regular(path: Path) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        raise Rejected("unreadable", f"{path.name}: cannot be opened ({error.strerror})") from error
+        reason = f"{shown(path.name)}: cannot be opened ({error.strerror})"
+        raise Rejected("unreadable", f"{reason}; chmod g+r it and drop it again") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise Rejected("not_a_file", f"{path.name}: not a regular file")
+        raise Rejected("not_a_file", f"{shown(path.name)}: not a regular file")
     return fd
 
 
-def blocks(fd: int, path: Path, hasher: Any = None) -> Iterator[bytes]:
+def blocks(fd: int, path: Path, limit: int, hasher: Any = None) -> Iterator[bytes]:
     """Yield the file's content in blocks of at most 1 MiB, decompressed by its suffix.
 
     Args:
         fd: open for reading at its beginning; stays open.
         path: for its suffix and for messages.
+        limit: bytes of content; a plain file that has more is refused unread.
         hasher: a hashlib object that is fed the bytes as they lie on disk, compressed or not.
 
     Raises:
         Truncated: the compressed stream has no end.
-        Rejected: it is no such stream, or is damaged.
+        Rejected: it is no such stream, is damaged, or has more content than `limit`.
     """
-    raw = _raw_blocks(fd, hasher)
     if path.name.endswith(".gz"):
-        return _decompressed(raw, path, _Gzip)
+        return _limited(_decompressed(_raw_blocks(fd, _COMPRESSED_BLOCK, hasher), path, _Gzip), path, limit)
     if path.name.endswith(".zst"):
-        return _decompressed(raw, path, zstd.ZstdDecompressor)
-    return raw
+        raw = _raw_blocks(fd, _COMPRESSED_BLOCK, hasher)
+        return _limited(_decompressed(raw, path, zstd.ZstdDecompressor), path, limit)
+    if os.fstat(fd).st_size > limit:
+        raise _too_large(path, limit)
+    return _limited(_raw_blocks(fd, BLOCK, hasher), path, limit)
 
 
-def _raw_blocks(fd: int, hasher: Any) -> Iterator[bytes]:
-    while block := os.read(fd, BLOCK):
+def _limited(blocks: Iterator[bytes], path: Path, limit: int) -> Iterator[bytes]:
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if size > limit:
+            raise _too_large(path, limit)
+        yield block
+
+
+def _too_large(path: Path, limit: int) -> Rejected:
+    sentence = (
+        f"{shown(path.name)}: has more than {limit:,} bytes of requests; the setting inbox.max_file_bytes allows more"
+    )
+    return Rejected("file_too_large", sentence)
+
+
+def _raw_blocks(fd: int, size: int, hasher: Any) -> Iterator[bytes]:
+    while block := os.read(fd, size):
         if hasher is not None:
             hasher.update(block)
         yield block
@@ -118,7 +140,7 @@ def _decompressed(raw: Iterator[bytes], path: Path, new: type[_Gzip] | type[zstd
             try:
                 yield decoder.decompress(data, BLOCK)
             except (zlib.error, zstd.ZstdError) as error:
-                raise Rejected("corrupt_compression", f"{path.name}: cannot be decompressed: {error}") from error
+                raise Rejected("corrupt_compression", f"{shown(path.name)}: cannot be decompressed: {error}") from error
             started = True
             data = decoder.unused_data if decoder.eof else b""
             more = bool(data) if decoder.eof else not decoder.needs_input

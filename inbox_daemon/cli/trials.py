@@ -1,0 +1,178 @@
+"""The trials of a self-test: what is done to a batch in its middle, and what must be true when it has ended.
+
+Judges by what users have, the outbox and the log. Hurts nothing but a rig.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import orjson
+import psutil
+
+from inbox_daemon.cli import rig
+from inbox_daemon.cli.rig import Rig
+from inbox_daemon.layout import Published
+from inbox_daemon.spool import published
+
+HOLDS, FAILS, NOT_CHECKED, NOT_APPLICABLE = "holds", "does NOT hold", "not checked", "does not apply"
+
+_GONE_WITHIN = 15.0  # seconds for an engine's processes to end after their daemon
+_FULL_FOR = 20.0  # seconds, if the daemon does not try twice before
+
+
+def _end(signal_: signal.Signals, victim: Callable[[Rig], psutil.Process], it: Rig, name: str) -> str:
+    """Kill or stop a process of the engine, and wait until the daemon has noticed by itself."""
+    since, began = it.mark(), time.monotonic()
+    victim(it).send_signal(signal_)
+    sign = "no progress for" if signal_ is signal.SIGSTOP else "engine died: "
+    it.wait(lambda: sign in it.said(since), 60 + rig.STALL_AFTER, f"the daemon says {sign!r} of its engine")
+    return f"noticed after {time.monotonic() - began:.1f} s"
+
+
+def _kill_daemon(it: Rig, name: str) -> str:
+    done, since = len(it.answers(name)), it.mark()
+    sessions, began = it.kill_daemon(), time.monotonic()
+    while over := rig.left(sessions):
+        if time.monotonic() - began > _GONE_WITHIN:
+            raise TimeoutError(f"{_GONE_WITHIN:.0f} s after its daemon the engine still has processes: {over}")
+        time.sleep(0.05)
+    gone = f"its engine was gone after {time.monotonic() - began:.1f} s; " if sessions else ""
+    it.start()
+    resumed = f"{name}: resumed: {it.requests} requests, "
+    it.wait(lambda: resumed in it.said(since), 60, "the daemon resumes the batch")
+    counted = int(it.said(since).partition(resumed)[2].split()[0])
+    if counted < done:
+        raise ValueError(f"{done} answers were there, and only {counted} are counted after the start")
+    return f"{gone}it went on from {counted}"
+
+
+def _fill_disk(it: Rig, name: str) -> str:
+    """Keep the disk full until the daemon has noticed it and tried again in vain."""
+    since, began = it.mark(), time.monotonic()
+
+    def noticed() -> int:
+        it.fill_disk()  # again: what the daemon gives back, the rival takes
+        said = it.said(since)
+        return said.count(f"{name}: suspended for") + said.count(f"{name}: waiting for disk space")
+
+    try:
+        it.wait(noticed, 60, "the daemon notices that the disk is full")
+        with suppress(TimeoutError):
+            it.wait(lambda: noticed() > 1, _FULL_FOR, "the daemon tries again")
+    finally:
+        it.free_disk()
+    return f"full for {time.monotonic() - began:.0f} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Attributes:
+
+    act: hurts the daemon, its engine or its disk; None leaves all in peace.
+    deaths, resumed: of the engine, and of the batch, that the receipt must own up to.
+    """
+
+    key: str
+    what: str
+    act: Callable[[Rig, str], str] | None = None
+    deaths: int = 0
+    resumed: int = 0
+
+    @property
+    def of_engine(self) -> bool:
+        return self.deaths > 0
+
+
+DISK_FULL = Check("disk-full", "the disk is full, then has room again", _fill_disk)
+CHECKS = (
+    Check("plain", "a batch, from drop to receipt"),
+    Check("kill-core", "kill -9 of EngineCore", partial(_end, signal.SIGKILL, Rig.core), deaths=1),
+    Check("kill-worker", "kill -9 of the worker", partial(_end, signal.SIGKILL, Rig.worker), deaths=1),
+    Check("hang-core", "EngineCore hangs (SIGSTOP)", partial(_end, signal.SIGSTOP, Rig.core), deaths=1),
+    Check("hang-worker", "the worker hangs (SIGSTOP)", partial(_end, signal.SIGSTOP, Rig.worker), deaths=1),
+    Check("kill-daemon", "kill -9 of the daemon", _kill_daemon, resumed=1),
+    DISK_FULL,
+)
+
+
+# -- what came out, against what went in
+
+
+def problems(folder: Published, original: Path, kept: set[bytes]) -> list[str]:
+    """Say what is wrong with a batch that has ended.
+
+    Args:
+        kept: the output lines that users had seen before it was disturbed.
+    """
+    found = list(published.verify(folder, original).problems)
+    failed = folder.errors.read_bytes().splitlines()
+    if failed:
+        error = orjson.loads(failed[0])["error"]
+        found.append(f"{len(failed)} requests have no answer; the first: {error['code']}: {error['message']}")
+    results = folder.results.read_bytes().splitlines()
+    asked = [orjson.loads(line)["custom_id"] for line in original.read_bytes().splitlines()]
+    if not failed and [orjson.loads(line)["custom_id"] for line in results] != asked:
+        found.append("results.jsonl does not have one line for each request, in the input's order")
+    if lost := kept.difference(results):
+        found.append(f"{len(lost)} answers that were there before are lost or were replaced")
+    return found
+
+
+def _computed_twice(it: Rig, name: str, kept: set[bytes]) -> int:
+    """Return how many tokens the engine that ended the batch has computed for answers that were there before it."""
+    ended = time.time()
+    it.wait(lambda: it.engine().get("at", 0) > ended + 2, 30, "the engine has counted")  # it counts every second
+    view = it.engine()
+    is_null = str(view["version"]).startswith("null")
+    ours, theirs = ("output_tokens", "completion_tokens") if is_null else ("input_tokens", "prompt_tokens")
+    fresh = set(Published(it.spool.outbox / name).results.read_bytes().splitlines()) - kept
+    needed = sum(int(orjson.loads(line)["response"]["body"]["usage"][theirs]) for line in fresh)
+    return int(view[ours]) - needed
+
+
+@dataclass(slots=True)
+class Row:
+    check: str
+    what: str
+    requests: int = 0
+    answers: int = 0
+    seconds: float | None = None
+    engine_restarts: int = 0
+    verdict: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def checked(check: Check, it: Rig) -> Row:
+    """Run one check on a rig that is ready."""
+    row = Row(check.key, check.what, it.requests, verdict=FAILS)
+    since, began, kept = it.mark(), time.monotonic(), set[bytes]()
+    try:
+        it.drop(check.key)
+        if check.act:
+            kept = it.middle(check.key)
+            row.notes.append(check.act(it, check.key))
+        status = it.finished(check.key)
+        row.seconds = round(time.monotonic() - began, 1)
+        row.answers = status["request_counts"]["completed"]
+        folder = Published(it.spool.outbox / check.key)
+        found = problems(folder, it.original(check.key), kept)
+        receipt = orjson.loads(folder.receipt.read_bytes())
+        deaths, resumed = receipt["engine_deaths"], receipt["resumed"]
+        if deaths != check.deaths or resumed < check.resumed:
+            found.append(f"its receipt counts {deaths} deaths of the engine and {resumed} restarts of the daemon")
+        # A suspended batch loses what its engine, which lives, answers meanwhile; so there it may be computed twice.
+        if not found and check is not DISK_FULL and (twice := _computed_twice(it, check.key, kept)) > 0:
+            found.append(f"{twice} tokens were computed again for answers that were there")
+        row.verdict = FAILS if found else HOLDS
+        row.notes += found
+    except (OSError, ValueError, psutil.Error) as error:
+        row.notes.append(str(error))
+    row.engine_restarts = it.said(since).count(" engine starting (")
+    return row

@@ -1,0 +1,198 @@
+"""One pass over a file's lines: what is a request, what is a fault, where each lies.
+
+Owns the cutting into lines and the index. Serves ingest and `inbox-daemon check` alike, so that both say the same;
+reads no file itself and never raises on a line's content.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from inbox_daemon import batch, policy
+from inbox_daemon.config import Config, InboxSettings
+from inbox_daemon.errors import Rejected
+from inbox_daemon.models import Models
+from inbox_daemon.records import Fault
+from inbox_daemon.spool import files
+
+_BOM = b"\xef\xbb\xbf"
+
+Found = tuple[int, int, Fault]  # place, line number, fault
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings in force while a file is checked.
+
+    Attributes:
+        keep_free: bytes that a copy leaves free on the disk.
+        model_fault: says why a request naming this model cannot run here, or None.
+        refusal: says why a request to this url with this body may not run here, or None.
+    """
+
+    inbox: InboxSettings
+    keep_free: int
+    model_fault: Callable[[str | None], str | None]
+    refusal: Callable[[str, dict[str, Any]], Fault | None]
+
+
+def rules_of(config: Config) -> Rules:
+    """Return the rules that these settings make. Without a model's name to hold them against, all names pass."""
+    engine, models = config.engine, config.models
+    served = engine.args.get("served_model_name") or engine.model
+    if isinstance(served, list):
+        served = served[0]
+    names = Models(served, dict(models.aliases) | {engine.model: served}, models.translate_ollama)
+    model_fault = names.accepts if served else lambda name: None
+    refusal = partial(policy.refusal, config.requests)
+    return Rules(config.inbox, config.results.keep_free, model_fault, refusal)
+
+
+class Index:
+    """Where each request lies in `input.jsonl`: 12 bytes a request, in memory and on disk."""
+
+    def __init__(self) -> None:
+        self.offsets = array("Q")
+        self.numbers = array("I")
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def add(self, offset: int, number: int) -> None:
+        self.offsets.append(offset)
+        self.numbers.append(number)
+
+    @classmethod
+    def load(cls, path: Path) -> Index:
+        index = cls()
+        with path.open("rb") as file:
+            count = int.from_bytes(file.read(8), sys.byteorder)
+            index.offsets.fromfile(file, count)
+            index.numbers.fromfile(file, count)
+        return index
+
+    def save(self, path: Path) -> None:
+        writer = files.Writer(path, fresh=True)
+        writer.write(len(self).to_bytes(8, sys.byteorder))
+        writer.write(memoryview(self.offsets).cast("B"))
+        writer.write(memoryview(self.numbers).cast("B"))
+        writer.sync()
+        writer.close()
+
+
+@dataclass(slots=True)
+class _Splitter:
+    """Cuts blocks into lines, the same ones however the blocks are cut; holds at most one line of `limit` bytes."""
+
+    limit: int
+    offset: int = 0  # of the line that is being collected
+    number: int = 0  # of lines that have ended
+    pieces: list[bytes] = field(default_factory=list)
+    held: int = 0  # bytes in `pieces`
+    skipped: int = 0  # bytes of an overlong line already let go
+
+    def feed(self, block: bytes) -> Iterator[tuple[int, int, bytes | None]]:
+        """Yield (offset, line number, line or None where it is too long) for every line that ends in `block`."""
+        lines = block.split(b"\n")
+        rest = lines.pop()
+        if lines:
+            lines[0] = self._collected(lines[0])
+        for line in lines:
+            yield self._end(line)
+            self.offset += self.skipped + len(line) + 1
+            self.skipped = 0
+        self._hold(rest)
+
+    def finish(self) -> Iterator[tuple[int, int, bytes | None]]:
+        if self.held or self.skipped:
+            yield self._end(self._collected(b""))
+
+    def _hold(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+        self.held += len(piece)
+        if self.skipped or self.held > self.limit + len(_BOM):
+            self.skipped += self.held
+            self._collected(b"")
+
+    def _collected(self, last: bytes) -> bytes:
+        line = b"".join([*self.pieces, last])
+        self.pieces, self.held = [], 0
+        return line
+
+    def _end(self, line: bytes) -> tuple[int, int, bytes | None]:
+        self.number += 1
+        offset = self.offset
+        if self.number == 1 and line.startswith(_BOM):
+            line, offset = line[len(_BOM) :], len(_BOM)
+        too_long = self.skipped or len(line) > self.limit
+        return offset, self.number, None if too_long else line
+
+
+class Reading:
+    """The pass over one file, fed block by block.
+
+    Args:
+        reread: gives back the line at an offset, to settle whether a custom_id is repeated.
+        name: of the file, for messages.
+    """
+
+    def __init__(self, rules: Rules, reread: Callable[[int], bytes], name: str) -> None:
+        self.index = Index()
+        self.urls: set[str] = set()
+        self.faults = 0
+        self._rules = rules
+        self._reread = reread
+        self._name = name
+        self._ids = batch.CustomIds()
+        self._splitter = _Splitter(rules.inbox.max_line_bytes)
+
+    def feed(self, block: bytes) -> Iterator[Found | None]:
+        """Yield the fault, or None, of every line that ends in this block.
+
+        Raises:
+            Rejected: the file has too many lines.
+        """
+        return self._checked(self._splitter.feed(block))
+
+    def finish(self) -> Iterator[Found | None]:
+        """The same for a last line that no newline ends."""
+        return self._checked(self._splitter.finish())
+
+    def _checked(self, lines: Iterator[tuple[int, int, bytes | None]]) -> Iterator[Found | None]:
+        most = self._rules.inbox.max_lines
+        for offset, number, line in lines:
+            if number > most:
+                sentence = f"{self._name}: has more than {most:,} lines; the setting inbox.max_lines allows more"
+                raise Rejected("too_many_lines", sentence)
+            yield None if line is not None and (not line or line.isspace()) else self._check(offset, number, line)
+
+    def _check(self, offset: int, number: int, line: bytes | None) -> Found | None:
+        place = len(self.index)
+        self.index.add(offset, number)
+        rules = self._rules
+        if line is None:
+            read = batch.Line(None, batch.too_long(rules.inbox.max_line_bytes))
+        else:
+            read = batch.read_line(line, rules.model_fault, rules.refusal)
+            if read.url:
+                self.urls.add(read.url)
+        custom_id, fault = read.custom_id, read.fault
+        earlier = self._ids.add(place, custom_id)
+        if earlier is not None and custom_id is not None and fault is None and self._same_id(earlier, custom_id):
+            fault = batch.repeated(custom_id, self.index.numbers[earlier])
+        if fault is None:
+            return None
+        self.faults += 1
+        return place, number, fault
+
+    def _same_id(self, place: int, custom_id: str) -> bool:
+        earlier = orjson.loads(self._reread(self.index.offsets[place]))
+        return bool(earlier["custom_id"] == custom_id)

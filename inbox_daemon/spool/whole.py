@@ -1,0 +1,103 @@
+"""Whether a dropped file is whole: nobody writes to it any more, and it does not end in the middle.
+
+Asks the kernel and reads; changes nothing. A file that was cut exactly at a newline looks whole to all
+of this but a sidecar.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+
+from inbox_daemon import batch
+from inbox_daemon.errors import Rejected
+from inbox_daemon.layout import SIDECARS
+from inbox_daemon.spool import source
+
+_TAIL = 1 << 16
+_LONGEST = 1 << 26  # bytes; a last line longer than that is not read to see whether it ends
+
+
+def has_writer(path: Path) -> bool | None:
+    """Ask the kernel whether anybody has the file open for writing; None where it will not say.
+
+    F_SETLEASE with F_RDLCK is refused with EAGAIN while there is a writer (fcntl(2)); it needs the file's owner or
+    CAP_LEASE. Whoever opens the file for writing while the lease is held makes the kernel send its holder a signal:
+    SIGIO, which ends a process, unless another is named.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # ignored by default
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return False
+
+
+def sidecar_of(path: Path) -> Path | None:
+    """Return the file beside this one by which its sender says that it is complete; None where there is none."""
+    beside = (path.with_name(path.name + suffix) for suffix in SIDECARS)
+    return next((sidecar for sidecar in beside if sidecar.is_file()), None)
+
+
+def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
+    """Read as much of the file as shows whether it is whole; raises Rejected("incomplete") where it is not.
+
+    What a sidecar says is believed: `.done` as it is, `.sha256` once the content has that hash. Without one, a plain
+    file is whole when it ends with a newline or with a JSON object, a compressed one when its stream ends. A file with
+    more than `limit` bytes of content is not read any further: ingest will refuse it.
+    """
+    sidecar = sidecar_of(path)
+    fd = source.open_regular(path)
+    try:
+        size = os.fstat(fd).st_size
+        if sidecar is not None and sidecar.suffix == ".sha256" and size <= limit:
+            yield from _hold_against(sidecar, fd)
+        elif path.name.endswith(".jsonl"):
+            tail = os.pread(fd, _TAIL, max(0, size - _TAIL))
+            cut = tail and not tail.endswith(b"\n") and not _is_object(_last_line(fd, size, tail))
+            if cut and size <= limit and sidecar is None:
+                raise Rejected("incomplete", "waiting for the rest: it ends in the middle of a line")
+        elif sidecar is None:
+            yield from source.blocks(fd, path, limit)
+    finally:
+        os.close(fd)
+
+
+def _hold_against(sidecar: Path, fd: int) -> Iterator[bytes]:
+    promised = sidecar.read_bytes()[:_TAIL].split(maxsplit=1)[:1]
+    hasher = hashlib.sha256()
+    while block := os.read(fd, source.BLOCK):
+        hasher.update(block)
+        yield block
+    if promised != [hasher.hexdigest().encode()]:
+        raise Rejected("incomplete", f"waiting for the rest: its content has not the hash that {sidecar.name} says")
+
+
+def _last_line(fd: int, size: int, tail: bytes) -> bytes:
+    length = len(tail)
+    while b"\n" not in tail and length < min(size, _LONGEST):
+        length = min(size, 4 * length)
+        tail = os.pread(fd, length, size - length)
+    return tail.rsplit(b"\n", 1)[-1]
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return not batch.too_complex(line) and isinstance(orjson.loads(line), dict)
+    except ValueError:
+        return False

@@ -1,0 +1,93 @@
+"""What senders can say of a file beside it, and what becomes of a file that is sent twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from running import Daemon, batch_of, eventually, jsonl, request
+
+from inbox_daemon.layout import Spool
+from inbox_daemon.spool import published
+
+Start = Callable[..., Daemon]
+REQUIRED = {"INBOX_DAEMON_INBOX__REQUIRE_SIDECAR": "true"}
+SENT_AGAIN = "the same bytes as b, a re-send"
+
+
+def waits(daemon: Daemon, name: str, words: str) -> None:
+    eventually(lambda: words in published.waiting(Spool(daemon.spool)).get(name, ""), what=f"{name} waits: {words}")
+    assert not daemon.outbox(name.split(".")[0]).exists()
+
+
+def sha256sum(content: bytes, name: str) -> str:
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+
+
+def test_a_required_sidecar_is_waited_for_and_taken_along(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=REQUIRED)
+    daemon.drop("b.jsonl", batch_of(3))
+    waits(daemon, "b.jsonl", "waiting for its sidecar")
+    (daemon.inbox / "b.jsonl.done").touch()
+    assert daemon.finished("b")["status"] == "completed"
+    assert list(daemon.inbox.iterdir()) == []
+
+
+def test_a_sidecar_may_come_first(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=REQUIRED)
+    (daemon.inbox / "b.jsonl.sha256").write_text(sha256sum(batch_of(3), "b.jsonl"))
+    daemon.drop("b.jsonl", batch_of(3))
+    assert daemon.finished("b")["status"] == "completed"
+    assert list(daemon.inbox.iterdir()) == []
+
+
+def test_a_file_cut_exactly_at_a_newline_is_caught_by_its_hash(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    (daemon.inbox / "b.jsonl.sha256").write_text(sha256sum(batch_of(5), "b.jsonl"))
+    daemon.drop("b.jsonl", batch_of(4))
+    waits(daemon, "b.jsonl", "has not the hash that b.jsonl.sha256 says")
+    daemon.drop("b.jsonl", batch_of(5))
+    assert daemon.finished("b")["request_counts"]["total"] == 5
+
+
+def test_the_same_bytes_under_the_same_name_are_a_resend_and_not_run(start_daemon: Start, tmp_path: Path) -> None:
+    daemon = start_daemon()
+    daemon.drop("b.jsonl", batch_of(5))
+    daemon.finished("b")
+    daemon.drop("b.jsonl", batch_of(5))
+    again = daemon.finished("b.2")
+    assert again["status"] == "failed"
+    assert again["errors"]["data"][0]["code"] == "duplicate_file"
+    assert SENT_AGAIN in again["errors"]["data"][0]["message"]
+    eventually((daemon.outbox("b.2") / "b.jsonl").exists)
+
+
+def test_a_resend_while_the_first_one_runs_is_not_run_either(start_daemon: Start) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "200"})
+    daemon.drop("b.jsonl", batch_of(400))
+    eventually(lambda: daemon.status("b").get("status") == "in_progress")
+    daemon.drop("b.jsonl", batch_of(400))
+    assert SENT_AGAIN in daemon.finished("b.2")["errors"]["data"][0]["message"]
+    assert daemon.finished("b")["request_counts"]["completed"] == 400
+
+
+def test_other_bytes_another_name_or_a_cancelled_first_one_are_run(start_daemon: Start) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__IN_FLIGHT": "1", "INBOX_DAEMON_ENGINE__NULL__RATE": "50"})
+    daemon.drop("b.jsonl", batch_of(300))
+    eventually(lambda: daemon.status("b").get("status") == "in_progress")
+    (daemon.inbox / "b.cancel").touch()
+    assert daemon.finished("b")["status"] == "cancelled"
+    for name in ("b.jsonl", "other.jsonl"):
+        daemon.drop(name, batch_of(300))
+        (daemon.inbox / f"{name.split('.')[0]}.cancel").touch()
+    daemon.drop("c.jsonl", jsonl([request("only")]))
+    assert daemon.finished("c")["status"] == "completed"
+    assert {daemon.finished(name)["status"] for name in ("b.2", "other")} <= {"cancelled", "completed"}
+
+
+def test_resends_are_run_where_the_window_is_shut(start_daemon: Start) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__DEDUPE_WINDOW": "0"})
+    for name in ("b", "b.2"):
+        daemon.drop("b.jsonl", batch_of(5))
+        assert daemon.finished(name)["status"] == "completed"
