@@ -215,12 +215,13 @@ def read_outcome(line: bytes, ticket: int) -> Outcome | None:
     )
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: Any, *, indent: bool = False) -> bytes:
     """JSON as orjson writes it; a lone surrogate, which no UTF-8 can carry, becomes U+FFFD."""
+    option = orjson.OPT_INDENT_2 if indent else 0
     try:
-        return orjson.dumps(value)
+        return orjson.dumps(value, option=option)
     except TypeError:
-        return orjson.dumps(_without_surrogates(value))
+        return orjson.dumps(_without_surrogates(value), option=option)
 
 
 def _without_surrogates(value: Any) -> Any:

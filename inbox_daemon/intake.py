@@ -181,7 +181,7 @@ class Intake:
         if seen is None or seen.identity != identity:
             seen = self._seen[path.name] = _Seen(identity, now)
         quiet = now - seen.since
-        said_complete = whole.sidecar_of(path) is not None
+        said_complete = bool(whole.sidecars_of(path))
         if self.settings.require_sidecar and not said_complete:
             self._waits(path, "waiting for its sidecar, .sha256 or .done (inbox.require_sidecar)", arrivals)
             return False
@@ -252,7 +252,7 @@ class _Hint(FileSystemEventHandler):
 def _identity(path: Path) -> tuple[int, ...]:
     """What changes when a file is written, replaced or re-sent, or gets a sidecar; ctime, because uploads set mtime."""
     identity: tuple[int, ...] = ()
-    for there in filter(None, (path, whole.sidecar_of(path))):
+    for there in (path, *whole.sidecars_of(path)):
         found = there.lstat()
         identity += (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return identity

@@ -55,6 +55,7 @@ class Daemon:
     Args:
         settings: TOML appended to SETTINGS; tables in it must not be in SETTINGS (use `environment` for single keys).
         environment: e.g. {"INBOX_DAEMON_ENGINE__NULL__RATE": "100"}.
+        prefix: a command that becomes the daemon, e.g. setpriv with its options.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Daemon:
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         ready: bool = True,
-        user: str | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.spool, self.log = spool, log
         config = log.with_suffix(".toml")
@@ -75,12 +76,10 @@ class Daemon:
         command = [sys.executable, "-m", "inbox_daemon", "run", "--spool", str(spool), "--config", str(config)]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*command, *arguments],
+                [*prefix, *command, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | VLLM_ENVIRONMENT | (environment or {}),
-                user=user,
-                extra_groups=[] if user else None,
             )
         if ready:
             eventually(lambda: "ready: " in self.text() or self.process.poll() is not None, 20, "daemon ready")

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import SIDECARS, Spool, Work
-from inbox_daemon.spool import files
+from inbox_daemon.layout import Spool, Work
+from inbox_daemon.spool import files, whole
 
 
 def prepare(spool: Spool) -> None:
@@ -92,9 +92,9 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
     except FileNotFoundError:
         held.remove()
         return None
-    for suffix in SIDECARS:
+    for sidecar in whole.sidecars_of(dropped):
         with suppress(FileNotFoundError):
-            files.move(dropped.with_name(dropped.name + suffix), work.dir / f"sidecar{suffix}")
+            files.move(sidecar, work.dir / f"sidecar{sidecar.suffix}")
     files.sync_dir(spool.work)
     return held
 

@@ -110,7 +110,7 @@ def _may_succeed_later(line: bytes) -> bool:
 
 
 def write_receipt(published: Published, receipt: dict[str, Any]) -> None:
-    files.write_whole(published.receipt, orjson.dumps(receipt, option=orjson.OPT_INDENT_2) + b"\n")
+    files.write_whole(published.receipt, batch.dumps(receipt, indent=True) + b"\n")
 
 
 def hand_back(work: Work, published: Published) -> None:

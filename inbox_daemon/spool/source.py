@@ -22,6 +22,7 @@ else:
     from backports import zstd
 
 BLOCK = 1 << 20
+_PIECES = 500
 _COMPRESSED_BLOCK = 1 << 16  # what is left over of it is copied for each stream in it, and it may hold thousands
 
 
@@ -96,14 +97,26 @@ def blocks(fd: int, path: Path, limit: int, hasher: Any = None) -> Iterator[byte
         Truncated: the compressed stream has no end.
         Rejected: it is no such stream, is damaged, or has more content than `limit`.
     """
-    if path.name.endswith(".gz"):
-        return _limited(_decompressed(_raw_blocks(fd, _COMPRESSED_BLOCK, hasher), path, _Gzip), path, limit)
-    if path.name.endswith(".zst"):
-        raw = _raw_blocks(fd, _COMPRESSED_BLOCK, hasher)
-        return _limited(_decompressed(raw, path, zstd.ZstdDecompressor), path, limit)
+    for suffix, decoder in ((".gz", _Gzip), (".zst", zstd.ZstdDecompressor)):
+        if path.name.endswith(suffix):
+            raw = _raw_blocks(fd, _COMPRESSED_BLOCK, hasher)
+            return _limited(_gathered(_decompressed(raw, path, decoder)), path, limit)
     if os.fstat(fd).st_size > limit:
         raise _too_large(path, limit)
     return _limited(_raw_blocks(fd, BLOCK, hasher), path, limit)
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Join small pieces: a stream may hold thousands of streams of one byte, or of none."""
+    gathered: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= _COMPRESSED_BLOCK or len(gathered) >= _PIECES:
+            yield b"".join(gathered)
+            gathered, size = [], 0
+    yield b"".join(gathered)
 
 
 def _limited(blocks: Iterator[bytes], path: Path, limit: int) -> Iterator[bytes]:

@@ -10,7 +10,9 @@ import fcntl
 import hashlib
 import os
 import signal
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -21,7 +23,7 @@ from inbox_daemon.layout import SIDECARS
 from inbox_daemon.spool import source
 
 _TAIL = 1 << 16
-_LONGEST = 1 << 26  # bytes; a last line longer than that is not read to see whether it ends
+_LONGEST = 1 << 25  # bytes; a last line longer than that is not read to see whether it ends
 
 
 def has_writer(path: Path) -> bool | None:
@@ -48,10 +50,15 @@ def has_writer(path: Path) -> bool | None:
     return False
 
 
-def sidecar_of(path: Path) -> Path | None:
-    """Return the file beside this one by which its sender says that it is complete; None where there is none."""
-    beside = (path.with_name(path.name + suffix) for suffix in SIDECARS)
-    return next((sidecar for sidecar in beside if sidecar.is_file()), None)
+def sidecars_of(path: Path) -> list[Path]:
+    """Return the files beside this one by which its sender says that it is complete."""
+    found = []
+    for suffix in SIDECARS:
+        sidecar = path.with_name(path.name + suffix)
+        with suppress(OSError):  # not there, or a name that would be too long to be there
+            if stat.S_ISREG(sidecar.lstat().st_mode):
+                found.append(sidecar)
+    return found
 
 
 def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
@@ -61,25 +68,25 @@ def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
     file is whole when it ends with a newline or with a JSON object, a compressed one when its stream ends. A file with
     more than `limit` bytes of content is not read any further: ingest will refuse it.
     """
-    sidecar = sidecar_of(path)
+    sidecar = next(iter(sidecars_of(path)), None)
     fd = source.open_regular(path)
     try:
         size = os.fstat(fd).st_size
         if sidecar is not None and sidecar.suffix == ".sha256" and size <= limit:
             yield from _hold_against(sidecar, fd)
-        elif path.name.endswith(".jsonl"):
+        elif path.name.endswith(".jsonl") and size <= limit:
             tail = os.pread(fd, _TAIL, max(0, size - _TAIL))
             cut = tail and not tail.endswith(b"\n") and not _is_object(_last_line(fd, size, tail))
-            if cut and size <= limit and sidecar is None:
+            if cut and sidecar is None:
                 raise Rejected("incomplete", "waiting for the rest: it ends in the middle of a line")
-        elif sidecar is None:
+        elif sidecar is None and size <= limit:
             yield from source.blocks(fd, path, limit)
     finally:
         os.close(fd)
 
 
 def _hold_against(sidecar: Path, fd: int) -> Iterator[bytes]:
-    promised = sidecar.read_bytes()[:_TAIL].split(maxsplit=1)[:1]
+    promised = _beginning(sidecar).split(maxsplit=1)[:1]
     hasher = hashlib.sha256()
     while block := os.read(fd, source.BLOCK):
         hasher.update(block)
@@ -88,10 +95,18 @@ def _hold_against(sidecar: Path, fd: int) -> Iterator[bytes]:
         raise Rejected("incomplete", f"waiting for the rest: its content has not the hash that {sidecar.name} says")
 
 
+def _beginning(path: Path) -> bytes:
+    fd = source.open_regular(path)
+    try:
+        return os.read(fd, _TAIL)
+    finally:
+        os.close(fd)
+
+
 def _last_line(fd: int, size: int, tail: bytes) -> bytes:
     length = len(tail)
     while b"\n" not in tail and length < min(size, _LONGEST):
-        length = min(size, 4 * length)
+        length = min(size, 4 * length, _LONGEST)
         tail = os.pread(fd, length, size - length)
     return tail.rsplit(b"\n", 1)[-1]
 
