@@ -58,6 +58,8 @@ class Rate:
     _marks: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def mark(self, now: float, requests: int, tokens: int) -> None:
+        if len(self._marks) == 1 and self._marks[0][1] == requests:
+            self._marks.clear()  # nothing has come yet: an engine that loads is no slow engine
         self._marks.append((now, requests, tokens))
         while len(self._marks) > 2 and now - self._marks[1][0] >= _WINDOW:
             self._marks.popleft()

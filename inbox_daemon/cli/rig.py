@@ -32,15 +32,17 @@ _TOKENS = 64  # enough for a kill to arrive in the middle, however fast the engi
 _POLL = 0.1
 _POLL_CLOSELY = 0.01  # where the moment matters
 _GONE_WITHIN = 15.0
+LOG = "daemon.log"
 _DISK = 16 << 20  # bytes of the disk that is filled, without what the batch needs
 
 
-def _environment(requests: int) -> dict[str, str]:
+def _environment(requests: int, temporary: Path) -> dict[str, str]:
     """What the checks need to be quick and to see progress; all else is as the user has set it."""
     own = {
         "INBOX__SETTLE": 0.2,
         "INBOX__SETTLE_UNPROVEN": 0.4,
         "INBOX__RESCAN": 1.0,
+        "INBOX__REQUIRE_SIDECAR": "false",
         "ENGINE__IN_FLIGHT": max(1, min(16, requests // 4)),
         "ENGINE__PRELOAD": "true",
         "ENGINE__IDLE_UNLOAD": 0.0,
@@ -54,7 +56,7 @@ def _environment(requests: int) -> dict[str, str]:
     }
     ours = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM")  # the log is a file here
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
-    return inherited | {f"INBOX_DAEMON_{name}": str(value) for name, value in own.items()}
+    return inherited | {f"INBOX_DAEMON_{name}": str(value) for name, value in own.items()} | {"TMPDIR": str(temporary)}
 
 
 def own_mounts(folder: Path) -> tuple[list[str], str]:
@@ -71,7 +73,8 @@ def own_mounts(folder: Path) -> tuple[list[str], str]:
         if done.returncode == 0:
             return command, ""
         why = done.stderr.strip()
-    return [], f"this host gives no mounts of one's own here ({why})"
+    as_root = "" if os.geteuid() == 0 else "; root may be allowed to"
+    return [], f"this user may not mount a disk of their own here: {why}{as_root}"
 
 
 class Rig:
@@ -81,28 +84,22 @@ class Rig:
 
     Args:
         folder: the rig's own, empty; on the disk where the spool is to be.
-        log: what the daemon and its engine write is appended here.
+        temporary: holds the log, and temporary files of the engine; vLLM needs a short path.
         arguments: for `inbox-daemon run`, as the user gave them.
-        load_timeout: seconds, engine.load_timeout.
-        mounts: from `own_mounts`; given, the spool is on a small disk in memory that ends with the daemon.
+        mounts: from `own_mounts`: the spool is on a small disk in memory that ends with the daemon. [] where it is not.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        log: Path,
-        arguments: Sequence[str],
-        requests: int,
-        load_timeout: float,
-        mounts: Sequence[str] = (),
+        self, folder: Path, temporary: Path, arguments: Sequence[str], requests: int, mounts: Sequence[str]
     ) -> None:
         self.requests = requests
         self.load_seconds = 0.0
-        self._folder, self._log, self._arguments, self._mounts = folder.resolve(), log, arguments, mounts
+        self._folder, self._temporary, self._arguments, self._mounts = folder.resolve(), temporary, arguments, mounts
+        self._log = temporary / LOG
         self._root = self._folder / "spool"
         self._root.mkdir(parents=True)
-        self._load_timeout = load_timeout
         self._process: subprocess.Popen[bytes] | None = None
+        self._sessions: set[int] = set()  # that the engine of the daemon killed last ran in
 
     # -- the daemon
 
@@ -116,20 +113,19 @@ class Rig:
         """The spool as this process reaches it, whatever mounts the daemon has."""
         return Spool(Path(f"/proc/{self.pid}/root{self._root}") if self._mounts else self._root)
 
-    def ready(self) -> None:
-        """Have the daemon running with its engine loaded."""
+    def ready(self, load_timeout: float) -> None:
+        """Have the daemon running with its engine loaded; seconds."""
         if self._process is None:
             self.start()
         began = time.monotonic()
-        loading = self._load_timeout + 60
-        view = self.wait(lambda: self._once_loaded(self.engine()), loading, "the engine is loaded")
+        view = self.wait(self._loaded_or_dead, load_timeout + 60, "the engine is loaded")
         if view["state"] != "ready":
             raise ChildProcessError(f"the engine does not load: {view['last_death']}")
         self.load_seconds = max(self.load_seconds, time.monotonic() - began)
 
-    @staticmethod
-    def _once_loaded(view: dict[str, Any]) -> dict[str, Any] | None:
-        return view if view.get("state") == "ready" or "last_death" in view else None
+    def _loaded_or_dead(self) -> dict[str, Any]:
+        view = self.engine()
+        return view if view.get("state") == "ready" or "last_death" in view else {}
 
     def start(self) -> None:
         """Start the daemon and wait until it takes files."""
@@ -145,7 +141,7 @@ class Rig:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=_environment(self.requests),
+                env=_environment(self.requests, self._temporary),
                 start_new_session=True,  # a terminal's Ctrl-C is for the one who watches
                 preexec_fn=lifeline.tie_to_parent,  # noqa: PLW1509  no other thread runs here
             )
@@ -153,23 +149,22 @@ class Rig:
 
     def kill_daemon(self) -> set[int]:
         """kill -9; return the sessions that its engine ran in."""
-        if self._process is None:
-            return set()
-        sessions: set[int] = set()
-        with suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.pid).children()
-            sessions = {child.pid for child in children if _session(child.pid) == child.pid}
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-        return sessions
+        if self._process is not None:
+            self._sessions = set()
+            with suppress(psutil.NoSuchProcess):
+                children = psutil.Process(self.pid).children()
+                self._sessions = {child.pid for child in children if _session(child.pid) == child.pid}
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        return self._sessions
 
     def stop(self) -> None:
         """End the daemon and every process of its engine."""
         sessions = self.kill_daemon()
         deadline = time.monotonic() + _GONE_WITHIN
-        while left(sessions) and time.monotonic() < deadline:
-            for pid in left(sessions):
+        while (over := left(sessions)) and time.monotonic() < deadline:
+            for pid in over:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(_POLL)
@@ -185,6 +180,12 @@ class Rig:
             log.seek(since)
             return log.read().decode(errors="replace")
 
+    def ended(self) -> str:
+        """Say how the daemon ended by itself; "" where it did not."""
+        if self._process is None or (status := self._process.poll()) is None:
+            return ""
+        return f"the daemon ended with exit status {status}: {(self.said(0).strip() or '?').splitlines()[-1]}"
+
     def engine(self) -> dict[str, Any]:
         """What the daemon says of its engine, with `at`, the Unix seconds when it did; {} before it says anything."""
         said = (one for one in published.daemons(self.spool) if one["pid"] == self.pid)
@@ -194,9 +195,8 @@ class Rig:
         """Return the first true value of `look`."""
         deadline = time.monotonic() + within
         while not (value := look()):
-            if self._process is not None and (status := self._process.poll()) is not None:
-                last = (self.said(0).strip().splitlines() or ["it said nothing"])[-1]
-                raise ChildProcessError(f"the daemon ended with exit status {status}: {last}")
+            if sentence := self.ended():
+                raise ChildProcessError(sentence)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"waited {within:.0f} s in vain until {what}")
             time.sleep(poll)
@@ -217,7 +217,7 @@ class Rig:
         drop.drop(self.spool, self.original(name))
 
     def answers(self, name: str) -> set[bytes]:
-        """The output lines that users can see by now: every one is durable and counted."""
+        """The output lines that users can see by now."""
         lines: set[bytes] = set()
         with suppress(FileNotFoundError):
             for part in Published(self.spool.outbox / name).parts.glob("part-*.jsonl"):
@@ -268,31 +268,22 @@ class Rig:
             raise ChildProcessError("vLLM runs no process of its own here")
         return (cores or own)[0]
 
-    @property
-    def _rival(self) -> Path:
-        return self.spool.root / "rival"
-
     def fill_disk(self) -> None:
         """Write a file until there is no room for another byte."""
         assert self._mounts, "only ever a disk of our own"
         block = bytes(1 << 16)
-        with self._rival.open("ab", buffering=0) as rival, suppress(OSError):
+        with (self.spool.root / "rival").open("ab", buffering=0) as rival, suppress(OSError):
             while True:
                 rival.write(block)
 
     def free_disk(self) -> None:
-        files.remove(self._rival)
+        files.remove(self.spool.root / "rival")
 
 
 def left(sessions: set[int]) -> list[int]:
     """Return the processes of these sessions that are alive."""
-    return [pid for pid in psutil.pids() if _session(pid) in sessions and _alive(pid)]
-
-
-def _alive(pid: int) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
+    found = [one for one in psutil.process_iter(["status"]) if one.info["status"] != psutil.STATUS_ZOMBIE]
+    return [one.pid for one in found if _session(one.pid) in sessions]
 
 
 def _session(pid: int) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 import orjson
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -30,11 +31,13 @@ from inbox_daemon.cli.run import settings
 from inbox_daemon.cli.trials import CHECKS, DISK_FULL, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, Check, Row
 from inbox_daemon.config import Config
 from inbox_daemon.layout import Spool
-from inbox_daemon.spool import files, published
+from inbox_daemon.spool import published
 
+_PREFIX = "inbox-daemon-selftest-"
 _COLOURS = {HOLDS: "green", FAILS: "red", NOT_CHECKED: "yellow"}
 _FEWEST = 8  # requests of a batch that has a middle
 _USUAL_LOADS = (30.0, 80.0)  # seconds
+_WIDE = 120  # columns
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -55,25 +58,15 @@ def _requests(text: str) -> int:
 def go(given: argparse.Namespace) -> int:
     read = settings(given)
     _end_in_order()
-    descriptor, log = tempfile.mkstemp(prefix="inbox-daemon-selftest-", suffix=".log")
-    os.close(descriptor)
     arguments = [f"--{key}={value}" for key in ("config", "model") if (value := getattr(given, key))]
-    bench = Bench(read, arguments, given.requests, Path(log))
+    bench = Bench(read, arguments, given.requests)
     paper = Paper(bench, quiet=given.json)
-    worth_reading = False
-    try:
-        with bench, paper:
-            for row in rows(bench, paper):
-                paper.add(row)
-                worth_reading |= row.verdict == FAILS
-        held = all(row.verdict in (HOLDS, NOT_APPLICABLE) for row in paper.rows)
-        paper.end(held)
-    except KeyboardInterrupt:
-        worth_reading = False
-        raise
-    finally:
-        if not worth_reading:
-            files.remove(Path(log))
+    with bench, paper:
+        for row in rows(bench, paper):
+            paper.add(row)
+        log = bench.keep_log() if any(row.verdict == FAILS for row in paper.rows) else None
+    held = all(row.verdict in (HOLDS, NOT_APPLICABLE) for row in paper.rows)
+    paper.end(held, log)
     return 0 if held else 1
 
 
@@ -91,21 +84,24 @@ def _end_in_order() -> None:
 
 
 class Bench:
-    """Where the checks take place: a folder that goes with everything in it, and at most one daemon at a time."""
+    """Where the checks take place: two folders that go with everything in them, and at most one daemon at a time."""
 
-    def __init__(self, read: Config, arguments: list[str], requests: int, log: Path) -> None:
-        self.read, self.arguments, self.requests, self.log = read, arguments, requests, log
+    def __init__(self, read: Config, arguments: list[str], requests: int) -> None:
+        self.read, self.arguments, self.requests = read, arguments, requests
         self.is_null = read.engine.kind == "null"
-        self._temporary, self.on_spool_disk = _folder(Path(read.spool))
-        self.folder = Path(self._temporary.name).resolve()
+        # What an engine that is killed leaves among the temporary files goes with them.
+        self._temporary = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
+        (Path(self._temporary.name) / rig.LOG).write_bytes(b"")
+        self._spools, self.on_spool_disk = _folder(Path(read.spool))
+        self.folder = Path(self._spools.name).resolve()
         self._mounts, self._no_mounts = rig.own_mounts(self.folder)
         self._rig: Rig | None = None
-        self._on: Check | None = None
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+        self._spools.cleanup()
         self._temporary.cleanup()
 
     def inapplicable(self, check: Check) -> Row | None:
@@ -121,15 +117,22 @@ class Bench:
             self.stop()
         if self._rig is None:
             mounts = self._mounts if check is DISK_FULL else []
-            timeout = self.read.engine.load_timeout
-            self._rig = Rig(self.folder / check.key, self.log, self.arguments, self.requests, timeout, mounts)
-        self._rig.ready()
+            folder, temporary = self.folder / check.key, Path(self._temporary.name)
+            self._rig = Rig(folder, temporary, self.arguments, self.requests, mounts)
+        self._rig.ready(self.read.engine.load_timeout)
         return self._rig
 
     def stop(self) -> None:
         if self._rig is not None:
             self._rig.stop()
             self._rig = None
+
+    def keep_log(self) -> Path:
+        """Copy what the daemons and engines wrote to where it stays."""
+        descriptor, kept = tempfile.mkstemp(prefix=_PREFIX, suffix=".log")
+        os.close(descriptor)
+        shutil.copyfile(Path(self._temporary.name) / rig.LOG, kept)
+        return Path(kept)
 
     @property
     def starts(self) -> int:
@@ -149,7 +152,7 @@ def _folder(spool: Path) -> tuple[tempfile.TemporaryDirectory[str], bool]:
             return tempfile.TemporaryDirectory(prefix="selftest-", dir=parent, ignore_cleanup_errors=True), True
         except OSError:
             continue
-    return tempfile.TemporaryDirectory(prefix="inbox-daemon-selftest-", ignore_cleanup_errors=True), False
+    return tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True), False
 
 
 def rows(bench: Bench, paper: Paper) -> Iterator[Row]:
@@ -224,16 +227,18 @@ class Paper:
         if not self._live:
             self.say(_line(row))
 
-    def end(self, held: bool) -> None:
+    def end(self, held: bool, log: Path | None) -> None:
+        """Args: log: of what failed, where something did."""
         bench, seconds = self._bench, round(time.monotonic() - self._began, 1)
         if self._quiet:
             told = {"held": held, "seconds": seconds, "spool": str(bench.folder), "on_spool_disk": bench.on_spool_disk}
-            told |= {"log": str(bench.log) if not held else None, "checks": [asdict(row) for row in self.rows]}
+            told |= {"log": log and str(log), "checks": [asdict(row) for row in self.rows]}
             sys.stdout.buffer.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
             return
-        self.say(f"{'everything held' if held else 'NOT everything held'}, {show.duration(seconds)}")
-        if any(row.verdict == FAILS for row in self.rows):
-            self.say(f"what the daemons and engines wrote: {bench.log}")
+        verdict = "everything held" if held else "NOT everything held" if log else "not everything was checked"
+        self.say(f"{verdict}, {show.duration(seconds)}")
+        if log:
+            self.say(f"what the daemons and engines wrote: {log}")
 
 
 def _introduction(bench: Bench) -> Iterator[str]:
@@ -252,27 +257,22 @@ def _introduction(bench: Bench) -> Iterator[str]:
 def _line(row: Row) -> str:
     told = ""
     if row.seconds is not None:
-        told = f" {row.answers} of {row.requests} answered, {row.seconds:.1f} s, {row.engine_restarts} engine restarts;"
+        restarts = f"{row.engine_restarts} engine restart{'' if row.engine_restarts == 1 else 's'}"
+        told = f" {row.answers} of {row.requests} answered, {row.seconds:.1f} s, {restarts};"
     notes = f" ({'; '.join(row.notes)})" if row.notes else ""
     return f"{row.what}:{told} {row.verdict}{notes}"
 
 
-def _table(found: list[Row]) -> Table:
+def _table(rows: list[Row]) -> RenderableType:
+    """The rows so far; what there is to say of them in a column where there is room, below where there is not."""
+    wide = show.console.width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("check", no_wrap=True)
-    for heading in ("requests", "answers", "seconds", "engine restarts"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("")
-    for row in found:
-        ran = row.seconds is not None
-        table.add_row(
-            Text(row.what),
-            str(row.requests) if ran else "",
-            str(row.answers) if ran else "",
-            f"{row.seconds:.1f}" if ran else "",
-            str(row.engine_restarts) if ran else "",
-            Text(row.verdict, style=_COLOURS.get(row.verdict, "")),
-            Text("; ".join(row.notes)),
-        )
-    return table
+    for heading in ("check", "requests", "answers", "seconds", "restarts", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("check", "verdict") else "right", no_wrap=True)
+    for row in rows:
+        counts = (row.requests, row.answers, f"{row.seconds:.1f}", row.engine_restarts) if row.seconds else ("",) * 4
+        verdict = Text(row.verdict, style=_COLOURS.get(row.verdict, ""))
+        notes = [Text("; ".join(row.notes))] if wide else []
+        table.add_row(Text(row.what), *(str(count) for count in counts), verdict, *notes)
+    below = [] if wide else [Text(f"{row.what}: {'; '.join(row.notes)}") for row in rows if row.notes]
+    return Group(table, *below)

@@ -57,15 +57,14 @@ def _fill_disk(it: Rig, name: str) -> str:
     """Keep the disk full until the daemon has noticed it and tried again in vain."""
     since, began = it.mark(), time.monotonic()
 
-    def noticed() -> int:
+    def said(*words: str) -> int:
         it.fill_disk()  # again: what the daemon gives back, the rival takes
-        said = it.said(since)
-        return said.count(f"{name}: suspended for") + said.count(f"{name}: waiting for disk space")
+        return sum(it.said(since).count(f"{name}: {word}") for word in words)
 
     try:
-        it.wait(noticed, 60, "the daemon notices that the disk is full")
+        it.wait(lambda: said("suspended for", "waiting for disk space"), 60, "the daemon notices that the disk is full")
         with suppress(TimeoutError):
-            it.wait(lambda: noticed() > 1, _FULL_FOR, "the daemon tries again")
+            it.wait(lambda: said("suspended for") > 1, _FULL_FOR, "the daemon tries again")
     finally:
         it.free_disk()
     return f"full for {time.monotonic() - began:.0f} s"
@@ -90,9 +89,9 @@ class Check:
         return self.deaths > 0
 
 
-DISK_FULL = Check("disk-full", "the disk is full, then has room again", _fill_disk)
+DISK_FULL = Check("disk-full", "a full disk, freed again", _fill_disk)
 CHECKS = (
-    Check("plain", "a batch, from drop to receipt"),
+    Check("plain", "from drop to receipt"),
     Check("kill-core", "kill -9 of EngineCore", partial(_end, signal.SIGKILL, Rig.core), deaths=1),
     Check("kill-worker", "kill -9 of the worker", partial(_end, signal.SIGKILL, Rig.worker), deaths=1),
     Check("hang-core", "EngineCore hangs (SIGSTOP)", partial(_end, signal.SIGSTOP, Rig.core), deaths=1),
@@ -167,12 +166,13 @@ def checked(check: Check, it: Rig) -> Row:
         deaths, resumed = receipt["engine_deaths"], receipt["resumed"]
         if deaths != check.deaths or resumed < check.resumed:
             found.append(f"its receipt counts {deaths} deaths of the engine and {resumed} restarts of the daemon")
+            found += [line for line in it.said(since).splitlines() if "engine died: " in line]
         # A suspended batch loses what its engine, which lives, answers meanwhile; so there it may be computed twice.
         if not found and check is not DISK_FULL and (twice := _computed_twice(it, check.key, kept)) > 0:
             found.append(f"{twice} tokens were computed again for answers that were there")
         row.verdict = FAILS if found else HOLDS
         row.notes += found
     except (OSError, ValueError, psutil.Error) as error:
-        row.notes.append(str(error))
+        row.notes.append(it.ended() or str(error))  # where the daemon is gone, its disk is as well
     row.engine_restarts = it.said(since).count(" engine starting (")
     return row

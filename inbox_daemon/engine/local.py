@@ -10,14 +10,17 @@ import logging
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -73,6 +76,12 @@ class LocalEngine:
             k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
         }
         environment.setdefault("PYTHONUNBUFFERED", "1")
+        # A killed engine leaves sockets and files behind. They go with a folder of its own; its path is short, because
+        # a socket's may have 107 bytes. What torch compiled is to outlive it, where torch would have put it anyway.
+        shared = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
+        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(shared))
+        self._temporary = Path(tempfile.mkdtemp(prefix="vllm-"))
+        environment["TMPDIR"] = str(self._temporary)
         environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # an allowed host could point to any other
         self._process = subprocess.Popen(
             [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno()), orjson.dumps(options).decode()],
@@ -139,6 +148,7 @@ class LocalEngine:
             return False
         with suppress(OSError):
             os.close(self._log_read)
+        shutil.rmtree(self._temporary, ignore_errors=True)
         return True
 
     # -- inside

