@@ -1,0 +1,282 @@
+"""What must hold of a spool, whatever has happened to its daemon: read from the files alone. No test lives here."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from crashing import Ended, Strike, run
+from running import jsonl, request
+
+from inbox_daemon.layout import Published
+from inbox_daemon.spool import published
+
+# Every batch passes through every operation more than once: parts of three lines or four, several syncs in a part, and
+# a rest that only the end seals. Nothing waits for what only patience needs.
+SETTINGS = """
+[engine]
+kind = "null"
+in_flight = 2
+[inbox]
+settle = 0
+settle_unproven = 0
+rescan = 0.1
+watch = "poll"
+strict = {strict}
+[results]
+sync_every = 2
+seal_every = 3
+"""
+
+Sabotage = Callable[[], None] | None
+
+GOOD = [request(f"r{i}", f"say {i}") for i in range(6)]
+BATCH = (
+    jsonl(GOOD[:1]) + b"this is not json\n" + jsonl(GOOD[1:2]) + b"\n" + jsonl(GOOD[2:4])
+    + b'{"custom_id": "no body"}\n' + jsonl(GOOD[4:])
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where a run starts, and what it must end as.
+
+    Attributes:
+        start: a folder with the spool as it lies before the run, and beside it what was dropped.
+        name: of the batch.
+        status: with which it must end.
+        dropped: the file's name; a rejected one must be in the outbox under it.
+        stop_at: the operation at which the first run gets SIGTERM.
+    """
+
+    start: Path
+    name: str = "b"
+    status: str = "completed"
+    dropped: str = "b.jsonl"
+    strict: bool = False
+    stop_at: int = 0
+
+    @property
+    def settings(self) -> str:
+        return SETTINGS.format(strict=str(self.strict).lower())
+
+    @property
+    def original(self) -> Path:
+        return self.start / self.dropped
+
+    @property
+    def rejected(self) -> bool:
+        return self.dropped != "b.jsonl"
+
+
+def scene(start: Path, content: bytes = BATCH, **what: Any) -> Scene:
+    """Lay out a spool in which the batch has just been dropped."""
+    made = Scene(start, **what)
+    (start / "spool" / "inbox").mkdir(parents=True)
+    made.original.write_bytes(content)
+    shutil.copyfile(made.original, start / "spool" / "inbox" / made.dropped)
+    return made
+
+
+def copy(spool: Path, target: Path) -> None:
+    """Copy a spool as it lies; files with two names still have two."""
+    subprocess.run(["cp", "-a", spool, target], check=True)
+
+
+def tree(spool: Path) -> dict[str, tuple[int, bytes, int]]:
+    """Return every file and folder that lasts, with its mode, bytes and modification time."""
+    found = {}
+    for path in sorted(spool.rglob("*")):
+        relative = path.relative_to(spool)
+        if relative.parts[0] != "daemons" and relative.name != "b.resume":
+            stat = path.stat()
+            there = (path.read_bytes(), stat.st_mtime_ns) if path.is_file() else (b"", 0)
+            found[str(relative)] = (stat.st_mode, *there)
+    return found
+
+
+# -- at any moment
+
+
+def broken_now(spool: Path, scene: Scene) -> list[str]:
+    """Say what is lost or partial at this very moment, with no daemon there to mend it."""
+    problems = []
+    outbox, work = _children(spool / "outbox"), _children(spool / "work")
+    whole = [folder for folder in work if (folder / "batch.json").exists()]
+    kept = (spool / "inbox" / scene.dropped).exists() or whole
+    kept = kept or any(any((folder / "dropped").glob("*")) for folder in work)
+    if not kept and not any(Published(folder).receipt.exists() for folder in outbox):
+        problems.append("the dropped file is gone, and there is neither a batch nor a receipt")
+    for folder in outbox:
+        there = Published(folder)
+        for path in [*folder.glob("parts/*"), there.results, there.errors, there.retry]:
+            problems += _torn(path)
+        try:
+            counts = orjson.loads(there.status.read_bytes())["request_counts"]
+        except (OSError, ValueError) as error:
+            problems.append(f"{there.status}: {error!r}")
+            continue
+        counted = counts["completed"] + counts["failed"]
+        recorded = sum(len(_lines(path)) for path in _log(whole[0])) if whole else 0
+        if counted and not there.receipt.exists() and recorded < counted:
+            problems.append(f"{counted} outcomes counted, {recorded} in the log")
+        if there.receipt.exists():
+            problems += _receipt(folder, scene)
+    return problems
+
+
+def _log(work: Path) -> list[Path]:
+    """The batch's own names for its parts: a part that is being sealed has two names for a moment, and counts once."""
+    parts = {path.stat().st_ino: path for path in [*work.glob("parts/*"), work / "open.jsonl"] if path.exists()}
+    return list(parts.values())
+
+
+def _children(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if not path.name.startswith(".")]
+
+
+def _lines(path: Path) -> list[bytes]:
+    """Return the lines that are whole."""
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def _torn(path: Path) -> list[str]:
+    """A file under a final name has nothing but whole lines, where it exists."""
+    if not path.exists():
+        return []
+    *lines, rest = path.read_bytes().split(b"\n")
+    try:
+        for line in lines:
+            orjson.loads(line)
+    except ValueError:
+        return [f"{path}: a line is not JSON"]
+    return [f"{path}: the last line has no end"] if rest else []
+
+
+def _receipt(folder: Path, scene: Scene) -> list[str]:
+    try:
+        return published.verify(Published(folder), None if scene.rejected else scene.original).problems
+    except (OSError, ValueError, KeyError) as error:
+        return [f"{folder}/receipt.json: {error!r}"]
+
+
+# -- when nothing is left to do
+
+
+def broken_at_the_end(spool: Path, scene: Scene) -> list[str]:
+    """Say what is not as promised once the daemon has nothing left to do."""
+    folder = spool / "outbox" / scene.name
+    if not Published(folder).receipt.exists():
+        return [f"{folder}: no receipt; there is {sorted(tree(spool))}"]
+    problems = broken_now(spool, scene)
+    status = orjson.loads(Published(folder).status.read_bytes())
+    receipt = orjson.loads(Published(folder).receipt.read_bytes())
+    if not status["status"] == receipt["status"] == scene.status:
+        problems.append(f"status.json says {status['status']}, the receipt {receipt['status']}")
+    if scene.rejected:
+        if (folder / scene.dropped).read_bytes() != scene.original.read_bytes():
+            problems.append(f"{folder / scene.dropped}: not as it was dropped")
+        expected = {"status.json", "receipt.json", "parts", scene.dropped}
+    else:
+        counts = {"total": 8, "completed": receipt["answers"], "failed": receipt["errors"]}
+        if status["request_counts"] != counts:
+            problems.append(f"status.json counts {status['request_counts']}, the receipt {counts}")
+        problems += _lines_of_the_batch(folder, scene)
+        expected = {"status.json", "receipt.json", "parts", "results.jsonl", "errors.jsonl"}
+        if receipt["files"].keys() & {"retry.jsonl"}:
+            expected.add("retry.jsonl")
+    left = {str(path.relative_to(folder)) for path in folder.iterdir()} ^ expected
+    elsewhere = [str(path) for place in ("inbox", "work") for path in (spool / place).iterdir()]
+    if (spool / "inbox" / "b.resume").exists():  # removed last: killed before that, it is thrown away another time
+        elsewhere.remove(str(spool / "inbox" / "b.resume"))
+    others = [str(path) for path in (spool / "outbox").iterdir() if path != folder]
+    if left or elsewhere or others:
+        problems.append(f"missing or left lying: {sorted(left) + elsewhere + others}")
+    return problems
+
+
+def _lines_of_the_batch(folder: Path, scene: Scene) -> list[str]:
+    """Each request has one line, in the input's order, and an answer is the answer to its own request."""
+    requests: dict[int, bytes] = {
+        number: line for number, line in enumerate(scene.original.read_bytes().split(b"\n"), 1) if line
+    }
+    numbers = {orjson.loads(line)["custom_id"]: n for n, line in requests.items() if b'"method"' in line}
+    problems, found = [], []
+    for name in ("results.jsonl", "errors.jsonl"):
+        ours = []
+        for line in map(orjson.loads, _lines(folder / name)):
+            number = line["error"]["line"] if line["error"] else numbers[line["custom_id"]]
+            ours.append(number)
+            if not line["error"]:
+                content = line["response"]["body"]["choices"][0]["message"]["content"]
+                if content != f"null engine: {len(requests[number])} bytes read":
+                    problems.append(f"{name}: line {number} has another's answer")
+            elif scene.status == "completed" and number in numbers.values():
+                problems.append(f"{name}: line {number} has an error: {line['error']}")
+        if ours != sorted(ours):
+            problems.append(f"{name}: not in the input's order: {ours}")
+        found += ours
+    if sorted(found) != list(requests):
+        problems.append(f"lines {list(requests)} were asked, lines {sorted(found)} have an outcome")
+    ids = sorted(orjson.loads(line)["id"] for part in folder.glob("parts/*") for line in _lines(part))
+    if len(ids) != len(requests) or len(set(ids)) != len(ids):
+        problems.append(f"the parts together hold {len(ids)} lines of {len(set(ids))} requests")
+    return problems
+
+
+# -- a run, a blow, and what comes after
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of one spool.
+
+    Attributes:
+        blows: every strike, in order, for people.
+        struck: how the run ended that the last strike was meant for.
+        restart: how the run ended that followed.
+    """
+
+    blows: str
+    struck: Ended
+    restart: Ended
+    problems: list[str]
+
+
+def end_well(spool: Path, scene: Scene, sabotage: Sabotage = None, *, again: bool = True) -> tuple[Ended, list[str]]:
+    """Start the daemon until it has nothing left to do, then once more; return what is not as promised."""
+    restart = run(spool, scene.settings, sabotage=sabotage)
+    problems = [] if restart.status in (0, 3) else [f"the restart ended with {restart.status}: {restart.log}"]
+    problems += broken_at_the_end(spool, scene)
+    problems += [f"left open: {path}" for path in restart.leaked]
+    if again and not problems:
+        before = tree(spool)
+        once_more = run(spool, scene.settings, sabotage=sabotage)
+        if once_more.status != 0 or tree(spool) != before:
+            difference = _difference(before, tree(spool))
+            problems.append(f"one more start ended with {once_more.status} and changed {difference}")
+    return restart, problems
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+
+
+def blow(scene: Scene, spool: Path, strikes: Sequence[Strike], sabotage: Sabotage = None) -> Finding:
+    """Copy the scene's spool to `spool`, run it once for each strike, then to the end."""
+    spool.parent.mkdir(parents=True)
+    copy(scene.start / "spool", spool)
+    problems = []
+    for strike in strikes:
+        struck = run(spool, scene.settings, strike, sabotage=sabotage, stop_at=scene.stop_at)
+        if not struck.killed and struck.status not in (0, 3):
+            problems.append(f"a run ended with {struck.status}: {struck.log}")
+        problems += broken_now(spool, scene)
+    restart, found = end_well(spool, scene, sabotage, again=len(strikes) == 1)
+    shutil.rmtree(spool.parent)
+    return Finding(", ".join(map(str, strikes)), struck, restart, problems + found)

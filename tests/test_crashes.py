@@ -1,0 +1,189 @@
+"""Killed at every file operation that changes the spool, and again while it recovers: every promise holds.
+
+One run for each operation: the daemon is killed right before it, or in the middle of it where it is a write; what lies
+there then must hold as it is; a restart must bring the batch to its end; one more restart must change nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aftermath import Finding, Scene, blow, copy, end_well, scene
+from crashing import Strike, run, workers
+
+from inbox_daemon.layout import Published, part_name
+from inbox_daemon.spool import files
+from inbox_daemon.spool.outcomes import Outcomes
+
+pytestmark = pytest.mark.matrix
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with workers() as pool:
+        yield pool
+
+
+# -- where a run starts
+
+
+def dropped(start: Path) -> Scene:
+    return scene(start)
+
+
+def refused(start: Path) -> Scene:
+    return scene(start, status="failed", strict=True)
+
+
+def rejected(start: Path) -> Scene:
+    return scene(start, b"this is no gzip", status="failed", dropped="b.jsonl.gz")
+
+
+def cancelled(start: Path) -> Scene:
+    return half_done(start, "cancel", "cancelled")
+
+
+def resumed(start: Path) -> Scene:
+    return half_done(start, "resume", "completed")
+
+
+def stopped(start: Path) -> Scene:
+    """Nothing has happened yet; in the run to come, SIGTERM arrives when some lines wait in the open part."""
+    made = scene(start)
+    return replace(made, stop_at=second_part(made))
+
+
+def half_done(start: Path, verb: str, status: str) -> Scene:
+    """Leave a paused batch with one part sealed and half a line in the next, and a control file in the inbox."""
+    made = scene(start, status=status)
+    assert run(start / "spool", made.settings, Strike(second_part(made), half=True)).killed
+    [work] = (start / "spool" / "work").iterdir()
+    (work / "pause").touch()
+    (start / "spool" / "inbox" / f"b.{verb}").touch()
+    return made
+
+
+def second_part(made: Scene) -> int:
+    """Return the number of the operation that first writes to the second part."""
+    copy(made.start / "spool", made.start / "unharmed")
+    operations = run(made.start / "unharmed", made.settings).operations
+    sealed = next(n for n, what in enumerate(operations, 1) if what.startswith("link "))
+    return next(n for n, what in enumerate(operations, 1) if n > sealed and what == "write work/ID/open.jsonl")
+
+
+# -- every way to be killed
+
+
+def strikes(operations: Sequence[str]) -> list[Strike]:
+    halves = [Strike(n, half=True) for n, what in enumerate(operations, 1) if what.startswith("write ")]
+    return [Strike(n) for n in range(1, len(operations) + 1)] + halves
+
+
+def second_strikes(firsts: Sequence[tuple[Strike, Finding]], most: int) -> list[tuple[Strike, Strike]]:
+    """Return a spread of pairs: every first kill, and every operation that any recovery has, at least once."""
+    every = [
+        ((first, second), (finding.restart.operations[second.at - 1], second.half))
+        for first, finding in firsts
+        for second in strikes(finding.restart.operations)
+    ]
+    step = max(1, len(every) // most)
+    chosen = dict(every[::step])
+    for pair, operation in every:
+        if operation not in chosen.values() or pair[0] not in {first for first, _ in chosen}:
+            chosen[pair] = operation
+    return list(chosen)
+
+
+def unharmed(pool: ProcessPoolExecutor, scene: Scene, spool: Path) -> list[str]:
+    """Return the operations of a run that nothing happens to."""
+    copy(scene.start / "spool", spool)
+    return pool.submit(run, spool, scene.settings, stop_at=scene.stop_at).result().operations
+
+
+@pytest.mark.parametrize(
+    ("start", "pairs"), [(dropped, 200), (refused, 40), (rejected, 40), (cancelled, 40), (resumed, 40), (stopped, 40)]
+)
+def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_promise(
+    pool: ProcessPoolExecutor,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    start: Callable[[Path], Scene],
+    pairs: int,
+) -> None:
+    scene = start(tmp_path / "start")
+    operations = unharmed(pool, scene, tmp_path / "unharmed")
+    plain = unharmed(pool, dropped(tmp_path / "plain"), tmp_path / "unharmed plain")
+    alike = (
+        0 if start is dropped else next(n for n, (a, b) in enumerate(zip(plain, operations, strict=False)) if a != b)
+    )
+
+    places = (tmp_path / str(n) / "spool" for n in itertools.count())
+    once = [strike for strike in strikes(operations) if strike.at > alike]
+    findings = list(pool.map(blow, itertools.repeat(scene), places, [(strike,) for strike in once], chunksize=4))
+    # What a sync only makes durable looks the same before and after it to one who kills a process.
+    firsts = [
+        (strike, finding)
+        for strike, finding in zip(once, findings, strict=True)
+        if strike.at == 1 or not operations[strike.at - 2].startswith(("fsync", "fdatasync"))
+    ]
+    twice = second_strikes(firsts, pairs)
+    findings += pool.map(blow, itertools.repeat(scene), places, twice, chunksize=4)
+
+    problems = [f"{finding.blows}: {problem}" for finding in findings for problem in finding.problems]
+    summary = f"{start.__name__}: {len(operations)} operations, {len(once)} killed once, {len(twice)} killed twice"
+    record_property("crashes", f"{summary}, {len(problems)} promises broken")
+    print(f"{summary}, {len(problems)} promises broken")
+    assert problems == []
+    assert all(finding.struck.killed for finding in findings)
+
+
+# -- would it notice?
+
+
+def writes_in_place() -> None:
+    def write_whole(path: Path, data: bytes) -> None:
+        path.unlink(missing_ok=True)
+        files.append_line(path, data)
+
+    files.write_whole = write_whole
+
+
+def shows_a_part_too_late() -> None:
+    def seal(self: Outcomes, published: Published) -> Path | None:
+        if not self.open_lines or self._unsynced:
+            return None
+        self._open().close()
+        self._writer = None
+        ours, shown = (folder / part_name(self._number) for folder in (self._work.parts, published.parts))
+        files.move(self._work.open_part, ours)
+        files.link(ours, shown)
+        self._number += 1
+        self.open_lines = 0
+        return shown
+
+    Outcomes.seal = seal  # type: ignore[method-assign]
+
+
+def forgets_an_interrupted_seal() -> None:
+    Outcomes._finish_interrupted_seal = lambda self: None  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("start", "sabotage"),
+    [(dropped, writes_in_place), (dropped, shows_a_part_too_late), (stopped, forgets_an_interrupted_seal)],
+)
+def test_a_daemon_that_is_wrong_only_when_killed_is_found_out(
+    pool: ProcessPoolExecutor, tmp_path: Path, start: Callable[[Path], Scene], sabotage: Callable[[], None]
+) -> None:
+    scene = start(tmp_path / "start")
+    operations = unharmed(pool, scene, tmp_path / "unharmed")
+    assert pool.submit(end_well, tmp_path / "unharmed", scene, sabotage).result()[1] == []
+    places = (tmp_path / str(n) / "spool" for n in itertools.count())
+    jobs = [(strike,) for strike in strikes(operations)]
+    findings = pool.map(blow, itertools.repeat(scene), places, jobs, itertools.repeat(sabotage))
+    assert next((finding.problems for finding in findings if finding.problems), None)
