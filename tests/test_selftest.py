@@ -43,8 +43,9 @@ class Selftest:
             "--config",
             str(config),
         ]
+        # Whoever runs the tests in the background has SIGINT ignored, and so would this; a person at a terminal has not.
         self.process = subprocess.Popen(
-            [*command, *arguments],
+            ["/usr/bin/env", "--default-signal=INT", *command, *arguments],
             stdout=subprocess.PIPE,
             env=os.environ | VLLM_ENVIRONMENT | {"TMPDIR": str(self.temporary)} | environment,
         )
