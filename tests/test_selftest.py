@@ -182,6 +182,7 @@ def test_every_check_that_applies_to_the_null_engine_holds(
 
 
 @pytest.mark.vllm
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_with_the_real_engine_every_check_holds_and_each_engine_that_was_ended_is_replaced_once(
     own_mounts: None, tmp_path: Path, tiny_model: Path

@@ -73,9 +73,11 @@ class Held:
 
     def remove(self) -> None:
         """Make the batch's folder disappear: in one rename, whatever happens next."""
-        files.move(self.work.dir, self.work.gone)
-        files.remove_tree(self.work.gone)
-        self.release()
+        try:
+            files.move(self.work.dir, self.work.gone)
+            files.remove_tree(self.work.gone)
+        finally:
+            self.release()
 
 
 def claim(spool: Spool, dropped: Path) -> Held | None:
@@ -85,17 +87,21 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
     held = _lock(work)
     if held is None:
         return None
-    work.dropped.mkdir(0o700)
-    files.sync_dir(work.dir)
     try:
-        files.move(dropped, work.dropped / dropped.name)
-    except FileNotFoundError:
-        held.remove()
-        return None
-    for sidecar in whole.sidecars_of(dropped):
-        with suppress(FileNotFoundError):
-            files.move(sidecar, work.dir / f"sidecar{sidecar.suffix}")
-    files.sync_dir(spool.work)
+        work.dropped.mkdir(0o700)
+        files.sync_dir(work.dir)
+        try:
+            files.move(dropped, work.dropped / dropped.name)
+        except FileNotFoundError:
+            held.remove()
+            return None
+        for sidecar in whole.sidecars_of(dropped):
+            with suppress(FileNotFoundError):
+                files.move(sidecar, work.dir / f"sidecar{sidecar.suffix}")
+        files.sync_dir(spool.work)
+    except BaseException:
+        held.release()  # whatever it holds by now, the next `adopt` finds
+        raise
     return held
 
 
@@ -112,7 +118,8 @@ def adopt(spool: Spool, ours: Collection[str]) -> Iterator[Held]:
             files.remove_tree(work.dir)
             held.release()
         elif not _holds_anything(work):
-            held.remove()  # a daemon died between making the folder and moving the file into it
+            with suppress(OSError, SpoolError):  # where the disk says no, another time
+                held.remove()  # a daemon died between making the folder and moving the file into it
         else:
             yield held
 
