@@ -43,7 +43,7 @@ class Selftest:
             "--config",
             str(config),
         ]
-        # Whoever runs the tests in the background has SIGINT ignored, and so would this; a person at a terminal has not.
+        # Tests run in the background have SIGINT ignored, and so would this; a person at a terminal has not.
         self.process = subprocess.Popen(
             ["/usr/bin/env", "--default-signal=INT", *command, *arguments],
             stdout=subprocess.PIPE,
