@@ -28,7 +28,7 @@ from inbox_daemon.layout import Spool, shown
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.life import Life
 from inbox_daemon.notify import Notifier
-from inbox_daemon.records import EngineState
+from inbox_daemon.records import EngineState, Gpus, Host
 from inbox_daemon.spool import claim, control, space
 from inbox_daemon.spool.presence import Presence
 from inbox_daemon.spool.reading import rules_of
@@ -67,6 +67,9 @@ class Daemon:
         self._engine = EngineSlot(make_engine, config.engine.idle_unload)
         self._health = Health(config.engine.load_timeout, config.engine.stall_after)
         self._presence = Presence(self.spool)
+        self._totals = status.Tally()
+        self._engine_since = self._progress_at = time.time()
+        self._engine_state = self._engine.state
         self._lives: dict[int, Life] = {}
         self._traffic = Traffic(self._engine, self._lives, self._safely)
         self._slots = itertools.count(1)
@@ -182,11 +185,26 @@ class Daemon:
 
     def _tell(self, now: float) -> None:
         engine = self._engine
-        death = engine.last_death.reason if engine.last_death else None
-        view = status.engine_view(engine.state, engine.phase, engine.last_info, engine.stats, death)
+        if engine.state is not self._engine_state:
+            self._engine_state, self._engine_since = engine.state, time.time()
+        view = status.engine_view(
+            status.EngineFacts(
+                engine.state,
+                engine.phase,
+                engine.last_info,
+                engine.stats,
+                engine.last_death.reason if engine.last_death else None,
+                self._engine_since,
+                engine.starts,
+                engine.deaths,
+                self._traffic.in_flight,
+            )
+        )
         for life in self._lives.values():
             life.ledger.engine = view
-        self._presence.say(now, {"engine": view, "waiting": self._waiting, "batches": len(self._lives)})
+        requests = status.requests_view(self._totals, self._progress_at)
+        view_of_all = status.daemon_view(view, requests, Gpus(), Host(), [])
+        self._presence.say(now, {**view_of_all, "waiting": self._waiting, "batches": len(self._lives)})
         done = sum(life.queue.done for life in self._lives.values())
         total = sum(len(life.queue) for life in self._lives.values())
         what = f"{len(self._lives)} batches, {done} of {total} requests" if self._lives else "no batch"
@@ -197,7 +215,7 @@ class Daemon:
 
     def _begin(self, held: claim.Held) -> None:
         slot = next(self._slots)
-        ledger = Ledger(self.spool, held.work, self.config.results, self.config.daemon.log_every)
+        ledger = Ledger(self.spool, held.work, self.config.results, self.config.daemon.log_every, self._totals)
         self._lives[slot] = Life(held, slot, ledger, lambda: rules_of(self.config))
         self._busy = True
 

@@ -33,18 +33,22 @@ _ENOUGH_TO_JUDGE = 50  # outcomes, before their average size says anything about
 class Ledger:
     """The books of one batch. `now` is monotonic seconds throughout.
 
+    Args:
+        totals: what all batches together have made durable in the life of this daemon.
+
     Attributes:
         queue: what is left, in flight and done; empty until the log has been read back.
         state, accepted, paused, parked, rejected, model, engine: what the status says of the batch, beside counts.
     """
 
-    def __init__(self, spool: Spool, work: Work, results: ResultSettings, log_every: int) -> None:
+    def __init__(self, spool: Spool, work: Work, results: ResultSettings, log_every: int, totals: status.Tally) -> None:
         self.work = work
         self.results = results
         self.log_every = log_every
         self.queue = Queue(0)
         self.history = History(work)
         self.tally = status.Tally()
+        self._totals = totals
         self.state = BatchStatus.VALIDATING
         self.accepted: Accepted | None = None
         self.paused = False
@@ -169,6 +173,7 @@ class Ledger:
     def _sync(self) -> None:
         for outcome in self.outcomes.sync():
             self.tally.add(outcome)
+            self._totals.add(outcome)
         self._unsynced_since = None
         if self.tally.done - self._logged >= self.log_every:
             self._logged = self.tally.done

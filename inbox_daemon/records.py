@@ -115,3 +115,99 @@ class EngineStats:
     input_tokens: int = 0
     output_tokens: int = 0
     preemptions: int = 0
+
+
+class GpuState(StrEnum):
+    """What NVML has to say as a whole; none of these is an exception."""
+
+    ABSENT = "absent"  # this host has no NVIDIA GPU
+    NO_DRIVER = "no_driver"  # it has one, or its library, and the driver does not answer to it
+    OK = "ok"
+    LOST = "lost"  # a GPU was there and is gone: fallen off the bus, or taken away from this service
+    SILENT = "silent"  # NVML has not answered within its deadline
+
+
+@dataclass(frozen=True, slots=True)
+class GpuDevice:
+    """One GPU at one moment, in base units; None where NVML does not support the value on it.
+
+    Attributes:
+        utilization: share of time in which a kernel ran, 0 to 1; says nothing about progress.
+        throttle: why its clocks are held down, in NVML's words.
+        ecc_uncorrected: memory errors since the driver was loaded.
+        xid: the last Xid error since the daemon started, and `xid_at` when (Unix seconds).
+        processes: (pid, bytes of its memory or None) of what computes on it.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    utilization: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    sm_clock_hertz: int | None = None
+    throttle: tuple[str, ...] = ()
+    ecc_uncorrected: int | None = None
+    xid: int | None = None
+    xid_at: float | None = None
+    processes: tuple[dict[str, int | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """All GPUs of this host at one moment. `at` is in Unix seconds, `problem` for people."""
+
+    state: GpuState = GpuState.ABSENT
+    at: float = 0.0
+    problem: str | None = None
+    devices: tuple[GpuDevice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Memory and the spool's disk. Memory is a share of the cgroup's limit where there is one, else of the host's."""
+
+    memory_used_ratio: float | None = None
+    disk_used_ratio: float = 0.0
+    disk_free_bytes: int = 0
+
+
+class AlertName(StrEnum):
+    """Every alert there is; Prometheus's rules have the same names with InboxDaemon before them."""
+
+    NO_PROGRESS = "NoProgress"
+    GPU_UTILIZATION_LOW = "GpuUtilizationLow"
+    HOST_MEMORY_HIGH = "HostMemoryHigh"
+    DISK_HIGH = "DiskHigh"
+    DISK_WILL_FILL = "DiskWillFill"
+    GPU_MEMORY_HIGH = "GpuMemoryHigh"
+    ENGINE_RESTARTING = "EngineRestarting"
+    BATCH_PARKED = "BatchParked"
+    BATCH_LATE = "BatchLate"
+    GPU_XID = "GpuXid"
+    GPU_LOST = "GpuLost"
+    GPU_SILENT = "GpuSilent"
+    GPU_THROTTLED = "GpuThrottled"
+
+
+class Severity(StrEnum):
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One thing that is wrong and has been for as long as its rule asks. `since` is in Unix seconds.
+
+    Attributes:
+        batch: the one batch that it concerns, if it is only one.
+    """
+
+    name: AlertName
+    severity: Severity
+    since: float
+    text: str
+    batch: str | None = None

@@ -6,11 +6,12 @@ Pure: facts in, dictionaries out. Every number users see is made here.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from inbox_daemon import __version__
-from inbox_daemon.records import BatchStatus, EngineInfo, EngineState, EngineStats, Outcome
+from inbox_daemon.records import Alert, BatchStatus, EngineInfo, EngineState, EngineStats, Gpus, Host, Outcome
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.ingest import Accepted
 from inbox_daemon.spool.publish import Merged
@@ -71,20 +72,59 @@ class Rate:
         return ((r1 - r0) / (t1 - t0), (k1 - k0) / (t1 - t0)) if t1 > t0 else (0.0, 0.0)
 
 
-def engine_view(
-    state: EngineState, phase: str, info: EngineInfo | None, stats: EngineStats, last_death: str | None
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """The one engine at one moment.
+
+    Attributes:
+        since: Unix seconds of the present state.
+        starts, deaths: in the life of this daemon.
+        in_flight: requests that it has, of all batches.
+    """
+
+    state: EngineState
+    phase: str
+    info: EngineInfo | None
+    stats: EngineStats
+    last_death: str | None
+    since: float
+    starts: int
+    deaths: int
+    in_flight: int
+
+
+def engine_view(facts: EngineFacts) -> dict[str, Any]:
     """Return what the engine is doing now, for every status."""
-    view: dict[str, Any] = {"state": state.value}
-    if phase:
-        view["phase"] = phase
-    if info:
-        view |= {"model": info.model, "version": f"{info.kind} {info.version}"}
-    if state is EngineState.READY:
-        view |= asdict(stats)
-    if last_death:
-        view["last_death"] = last_death
+    view: dict[str, Any] = {"state": facts.state.value, "since": round(facts.since, 1)}
+    if facts.phase:
+        view["phase"] = facts.phase
+    if facts.info:
+        view |= {"model": facts.info.model, "version": f"{facts.info.kind} {facts.info.version}"}
+        view["replicas"] = int(facts.info.settings.get("data_parallel_size") or 1)
+    if facts.state is EngineState.READY:
+        view |= asdict(facts.stats)
+    view |= {"starts": facts.starts, "deaths": facts.deaths, "in_flight": facts.in_flight}
+    if facts.last_death:
+        view["last_death"] = facts.last_death
     return view
+
+
+def requests_view(totals: Tally, progress_at: float) -> dict[str, Any]:
+    """Return what this daemon has recorded since its start; `progress_at` is in Unix seconds."""
+    return asdict(totals) | {"progress_at": round(progress_at, 1)}
+
+
+def daemon_view(
+    engine: dict[str, Any], requests: dict[str, Any], gpus: Gpus, host: Host, alerts: Sequence[Alert]
+) -> dict[str, Any]:
+    """Return what a daemon says of itself in SPOOL/daemons, and all that its metrics are made of."""
+    return {
+        "engine": engine,
+        "requests": requests,
+        "gpus": asdict(gpus),
+        "host": asdict(host),
+        "alerts": [asdict(alert) for alert in alerts],
+    }
 
 
 @dataclass(frozen=True, slots=True)

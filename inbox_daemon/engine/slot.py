@@ -22,6 +22,7 @@ class EngineSlot:
     """Times are monotonic seconds.
 
     Attributes:
+        starts, deaths: in the life of this daemon.
         failures: engines in a row that died before they were ready. One that dies at work is replaced without
             delay: who seeks the request that killed it has many deaths to learn from.
         last_death: why the last engine ended, until another one is ready.
@@ -40,6 +41,7 @@ class EngineSlot:
         self.last_death: EngineDied | None = None
         self.failures = 0
         self.starts = 0
+        self.deaths = 0
 
     @property
     def state(self) -> EngineState:
@@ -102,6 +104,7 @@ class EngineSlot:
         except EngineDied as died:
             reason = self._kill_reason or died.reason
             self.last_death = EngineDied(reason, died.log)
+            self.deaths += 1
             self.failures = 0 if self._was_ready else self.failures + 1
             if self.failures:
                 self._not_before = now + _BACK_OFF[min(self.failures, len(_BACK_OFF)) - 1]

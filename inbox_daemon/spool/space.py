@@ -10,3 +10,10 @@ def lacking(folder: Path, needed: float) -> int:
     """Return how many of the `needed` bytes are not free where `folder` lies; 0 when there is room. Raises OSError."""
     there = os.statvfs(folder)
     return max(0, int(needed) - there.f_bavail * there.f_frsize)
+
+
+def use(folder: Path) -> tuple[float, int]:
+    """Return which share of the file system is in use (0 to 1), as df(1) counts, and the bytes free. Raises OSError."""
+    there = os.statvfs(folder)
+    used = there.f_blocks - there.f_bfree
+    return used / max(1, used + there.f_bavail), there.f_bavail * there.f_frsize
