@@ -26,9 +26,11 @@ ENV_PREFIX = "INBOX_DAEMON_"
 MIB, GIB = 1 << 20, 1 << 30
 
 
-def setting(default: Any, *, least: float | None = None, choices: tuple[str, ...] = (), each: str = "") -> Any:
-    """A setting with its default; `each` is the pattern of every text in a list."""
-    return field(default=default, metadata={"least": least, "choices": choices, "each": each})
+def setting(
+    default: Any, *, least: float | None = None, choices: tuple[str, ...] = (), each: str = "", looks: str = ""
+) -> Any:
+    """A setting with its default; `each` is the pattern of every text in a list, which `looks` describes."""
+    return field(default=default, metadata={"least": least, "choices": choices, "each": each, "looks": looks})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ class ModelSettings:
 class RequestSettings:
     """`[requests]`: what a request may ask of the host. `policy` has the reasons."""
 
-    allowed_media_domains: tuple[str, ...] = setting((), each=r"[a-z0-9-]+(\.[a-z0-9-]+)*")
+    allowed_media_domains: tuple[str, ...] = setting(
+        (), each=r"[a-z0-9-]+(\.[a-z0-9-]+)*", looks='a list of names in lower case, such as ["media.example.org"]'
+    )
     allow_chat_template: bool = setting(False)
     allow_media_options: bool = setting(False)
     allow_prompt_logprobs: bool = setting(False)
@@ -89,6 +93,7 @@ class EngineSettings:
     idle_unload: float = setting(0.0, least=0)
     load_timeout: float = setting(1800.0, least=1)
     stall_after: float = setting(600.0, least=1)
+    stall_after_answers: float = setting(300.0, least=1)
     max_deaths: int = setting(30, least=1)
     args: Mapping[str, Any] = field(default_factory=dict)
     null: NullSettings = field(default_factory=NullSettings)
@@ -112,6 +117,18 @@ class DaemonSettings:
     stop_grace: float = setting(30.0, least=0)
     log_every: int = setting(100, least=1)
     log_level: str = setting("info", choices=("debug", "info", "warning", "error"))
+    gpu_every: float = setting(5.0, least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """`[alerts]`: what is alarming, and who hears of it. Durations are seconds, shares 0 to 1."""
+
+    command: tuple[str, ...] = setting((), looks='a program and its arguments, such as ["/usr/bin/logger", "-s"]')
+    batch_deadline: float = setting(0.0, least=0)
+    gpu_utilization: float = setting(0.5, least=0)
+    gpu_utilization_for: float = setting(300.0, least=0)
+    full: float = setting(0.95, least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +140,22 @@ class Config:
     engine: EngineSettings = field(default_factory=EngineSettings)
     results: ResultSettings = field(default_factory=ResultSettings)
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
 
 
 # What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.
-RELOADABLE = ("inbox", "results", "daemon", "models")
+RELOADABLE = ("inbox", "results", "daemon", "models", "alerts")
 
-# vLLM's arguments that [requests] decides, so that what a request may ask of the host has one answer.
+# vLLM's arguments that [requests] decides, so that what a request may ask of the host has one answer; and two that
+# would break a promise.
 DECIDED_BY_REQUESTS = {
     "allowed_media_domains": "set requests.allowed_media_domains instead",
     "allowed_local_media_path": "requests may never name files of this host; leave it out",
     "trust_request_chat_template": "set requests.allow_chat_template instead",
     "trust_request_mm_kwargs": "set requests.allow_media_options instead",
     "max_logprobs": "set requests.max_logprobs instead",
+    "enable_log_requests": "it would write prompts into the journal; leave it out",
+    "enable_log_outputs": "it would write answers into the journal; leave it out",
 }
 
 
@@ -209,9 +230,9 @@ def _checked(spec: dataclasses.Field[Any], kind: Any, value: Any, dotted: str, s
         value = float(value)
     origin = typing.get_origin(kind)
     if origin is tuple:
-        each = re.compile(spec.metadata["each"])
+        each = re.compile(spec.metadata["each"] or r"(?s).+")
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) and each.fullmatch(v) for v in value):
-            raise ConfigError(f'{wrong}a list of names in lower case, such as ["media.example.org"]')
+            raise ConfigError(f"{wrong}{spec.metadata['looks']}")
         return tuple(value)
     if origin is not None:
         if not isinstance(value, Mapping):

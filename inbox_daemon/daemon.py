@@ -16,19 +16,17 @@ from enum import IntEnum
 from functools import partial
 from pathlib import Path
 
-from inbox_daemon import status
 from inbox_daemon.config import RELOADABLE, Config
 from inbox_daemon.engine import Engine
 from inbox_daemon.engine.slot import EngineSlot
 from inbox_daemon.errors import ConfigError, SpoolError
-from inbox_daemon.health import Health, Progress
 from inbox_daemon.intake import Intake
-from inbox_daemon.journal import of_batch
+from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Spool, shown
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.life import Life
 from inbox_daemon.notify import Notifier
-from inbox_daemon.records import EngineState, Gpus, Host
+from inbox_daemon.oversight import Oversight
 from inbox_daemon.spool import claim, control, space
 from inbox_daemon.spool.presence import Presence
 from inbox_daemon.spool.reading import rules_of
@@ -56,7 +54,9 @@ class Exit(IntEnum):
 class Daemon:
     """Raises SpoolError where the spool cannot be used."""
 
-    def __init__(self, config: Config, make_engine: Callable[[], Engine], notifier: Notifier, *, drain: bool) -> None:
+    def __init__(
+        self, config: Config, make_engine: Callable[[int], Engine], notifier: Notifier, *, drain: bool
+    ) -> None:
         self.config = config
         self.spool = Spool(Path(config.spool))
         claim.prepare(self.spool)
@@ -65,13 +65,10 @@ class Daemon:
         self._wakeup = Wakeup()
         self._intake = Intake(self.spool.inbox, config.inbox, self._wakeup.wake)
         self._engine = EngineSlot(make_engine, config.engine.idle_unload)
-        self._health = Health(config.engine.load_timeout, config.engine.stall_after)
         self._presence = Presence(self.spool)
-        self._totals = status.Tally()
-        self._engine_since = self._progress_at = time.time()
-        self._engine_state = self._engine.state
         self._lives: dict[int, Life] = {}
         self._traffic = Traffic(self._engine, self._lives, self._safely)
+        self._oversight = Oversight(config, self.spool, self._engine, self._traffic, self._lives, self._safely)
         self._slots = itertools.count(1)
         self._suspended: dict[str, float] = {}  # batch id -> when it is tried again
         self._arrived: deque[Path] = deque()  # settled, and not claimed for want of a slot
@@ -175,47 +172,30 @@ class Daemon:
                 self._lives.pop(life.slot, None)
 
     def _judge(self, now: float) -> None:
-        stats, state = self._engine.stats, self._engine.state
-        loaded = state is EngineState.READY
-        marks = (self._traffic.settled, stats.input_tokens, stats.output_tokens) if loaded else ()
-        verdict = self._health.judge(Progress(state, self._traffic.in_flight, marks), now)
-        if verdict.kill:
-            self._engine.kill(verdict.kill)
-        self._notify.beat(now)
+        if self._oversight.look(now, self._engine_is_wanted()):
+            self._notify.beat(now)
 
     def _tell(self, now: float) -> None:
-        engine = self._engine
-        if engine.state is not self._engine_state:
-            self._engine_state, self._engine_since = engine.state, time.time()
-        view = status.engine_view(
-            status.EngineFacts(
-                engine.state,
-                engine.phase,
-                engine.last_info,
-                engine.stats,
-                engine.last_death.reason if engine.last_death else None,
-                self._engine_since,
-                engine.starts,
-                engine.deaths,
-                self._traffic.in_flight,
-            )
-        )
         for life in self._lives.values():
-            life.ledger.engine = view
-        requests = status.requests_view(self._totals, self._progress_at)
-        view_of_all = status.daemon_view(view, requests, Gpus(), Host(), [])
-        self._presence.say(now, {**view_of_all, "waiting": self._waiting, "batches": len(self._lives)})
+            life.ledger.engine = self._oversight.engine
+        waits = {"waiting": self._waiting, "batches": len(self._lives)}
+        self._presence.say(now, self._oversight.said(now) | waits)
         done = sum(life.queue.done for life in self._lives.values())
         total = sum(len(life.queue) for life in self._lives.values())
         what = f"{len(self._lives)} batches, {done} of {total} requests" if self._lives else "no batch"
         what += f", {len(self._suspended)} suspended" if self._suspended else ""
-        self._notify.status(f"{what}; engine {engine.state.value}{f' ({engine.phase})' if engine.phase else ''}")
+        engine = self._engine
+        what += f"; engine {engine.state.value}{f' ({engine.phase})' if engine.phase else ''}"
+        alerts = ", ".join(sorted({alert.name for alert in self._oversight.raised}))
+        self._notify.status(what + (f"; alerts: {alerts}" if alerts else ""))
 
     # -- batches
 
     def _begin(self, held: claim.Held) -> None:
         slot = next(self._slots)
-        ledger = Ledger(self.spool, held.work, self.config.results, self.config.daemon.log_every, self._totals)
+        ledger = Ledger(
+            self.spool, held.work, self.config.results, self.config.daemon.log_every, self._oversight.totals
+        )
         self._lives[slot] = Life(held, slot, ledger, lambda: rules_of(self.config))
         self._busy = True
 
@@ -226,9 +206,14 @@ class Daemon:
         try:
             return bool(action())
         except (OSError, SpoolError) as error:
-            of_batch(log, life.name).error("%s: suspended for %.0f s: %s", life.name, _SUSPEND, error)
+            fields = tell(Message.BATCH_SUSPENDED)
+            of_batch(log, life.name).error("%s: suspended for %.0f s: %s", life.name, _SUSPEND, error, extra=fields)
         except Exception:
-            of_batch(log, life.name).exception("%s: suspended for %.0f s by a fault of ours", life.name, _SUSPEND)
+            of_batch(log, life.name).exception(
+                "%s: suspended for %.0f s by a fault of ours",
+                *(life.name, _SUSPEND),
+                extra=tell(Message.BATCH_SUSPENDED),
+            )
         del self._lives[life.slot]
         self._suspended[life.work.id] = time.monotonic() + _SUSPEND
         life.close()
@@ -274,6 +259,7 @@ class Daemon:
         changed = {f.name for f in fields(Config) if getattr(fresh, f.name) != getattr(self.config, f.name)}
         self.config = replace(self.config, **{name: getattr(fresh, name) for name in changed & set(RELOADABLE)})
         self._intake.settings = self.config.inbox
+        self._oversight.configure(self.config)
         for life in self._lives.values():
             life.ledger.results = self.config.results
             life.ledger.log_every = self.config.daemon.log_every
@@ -295,6 +281,7 @@ class Daemon:
 
     def _shut_down(self) -> None:
         self._intake.stop()
+        self._oversight.stop()
         self._engine.end()
         for life in list(self._lives.values()):
             self._safely(life, partial(life.rest, time.monotonic()))

@@ -88,6 +88,10 @@ class Queue:
         self.in_flight = 0
         return places
 
+    def with_engine(self) -> Iterator[int]:
+        """Yield the places that are in flight, in order."""
+        return _each(self._state, _IN_FLIGHT)
+
     def remaining(self) -> Iterator[int]:
         """Yield the places that have no outcome and are not in flight, in order."""
         return _each(self._state, _LEFT)

@@ -5,6 +5,7 @@ SPOOL/outbox/NAME/           users read
 SPOOL/work/ID/               one claimed batch; its flock is the lease
 SPOOL/work/gone-ID/          a finished one on its way out
 SPOOL/daemons/HOST.json      what each daemon says of itself, for views
+SPOOL/alerts.jsonl           every alert, once when it was raised and once when it cleared
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Spool:
     @property
     def daemons(self) -> Path:
         return self.root / "daemons"
+
+    @property
+    def alerts(self) -> Path:
+        return self.root / "alerts.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,15 @@ class Published:
     @property
     def receipt(self) -> Path:
         return self.dir / "receipt.json"
+
+    def autopsy(self, number: int) -> Path:
+        """What a hung engine was doing before it was killed, for the `number`-th (1-based) on this batch."""
+        return self.dir / f"autopsy-{number}.txt"
+
+
+def stacks_file(temporary: Path, pid: int) -> Path:
+    """Where a process of the engine shows its stacks, in the folder that the engine has for such things."""
+    return temporary / f"stacks-{pid}.txt"
 
 
 def part_name(number: int) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 from inbox_daemon import status
 from inbox_daemon.config import ResultSettings
 from inbox_daemon.dispatch import Queue
+from inbox_daemon.errorlog import ErrorLog
 from inbox_daemon.errors import Rejected
-from inbox_daemon.journal import of_batch
+from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Published, Spool, Work, batch_name
 from inbox_daemon.records import BatchStatus, Outcome, place_of
 from inbox_daemon.spool import door, published, space
@@ -49,6 +50,7 @@ class Ledger:
         self.history = History(work)
         self.tally = status.Tally()
         self._totals = totals
+        self.errors = ErrorLog(lambda: (self.name, self.source, self.log))
         self.state = BatchStatus.VALIDATING
         self.accepted: Accepted | None = None
         self.paused = False
@@ -133,10 +135,10 @@ class Ledger:
     def seal(self, now: float) -> None:
         """Make everything that has arrived durable, and visible in the outbox."""
         self._sync()
-        shown = self.outcomes.seal(self.published)
+        part = self.outcomes.seal(self.published)
         self._sealed_at = now
-        if shown:
-            self.log.info("%s: sealed %s", self.name, shown.name)
+        if part:
+            self.log.info("%s: sealed %s", self.name, part.name, extra=tell(Message.BATCH_SEALED))
 
     def tell(self, now: float) -> None:
         """Write status.json."""
@@ -161,6 +163,11 @@ class Ledger:
             else:
                 self.log.info("%s: there is disk space again", self.name)
         self.lacking = lacking
+
+    def eta(self) -> float | None:
+        """Return the seconds until the last answer, at the pace of the last minute; None where there is none."""
+        rate, _ = self._rate.per_second()
+        return (len(self.queue) - self.queue.done) / rate if rate > 0 else None
 
     def receipt(self, final: BatchStatus, merged: dict[str, Merged]) -> dict[str, Any]:
         return status.receipt(self._facts(final), merged, time.time())

@@ -6,6 +6,7 @@ Owns the order and what control files and engine deaths mean for it. Touches the
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TypeVar, cast
@@ -15,6 +16,7 @@ import orjson
 from inbox_daemon import batch
 from inbox_daemon.dispatch import Queue
 from inbox_daemon.errors import EngineDied, Rejected
+from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Work
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.records import BatchStatus, EngineInfo, Fault, Outcome, Request, ticket
@@ -25,6 +27,7 @@ from inbox_daemon.spool.reading import Rules
 
 _HOUR = 3600.0
 _LOOK_EVERY = 2.0  # seconds between two looks at the disk's free space
+_NAMING_READS = 16 << 20  # bytes of requests read to name those in flight
 _CLOSE_CHUNK = 500  # requests that are given their error at a time, when a batch ends early
 
 T = TypeVar("T")
@@ -92,7 +95,7 @@ class Life:
             self.ledger.accepted = ingest.load(self.work)
         _ = self.ledger.published
         if self.ledger.accepted is None:
-            self.ledger.log.info("%s: claimed", self.name)
+            self.ledger.log.info("%s: claimed", self.name, extra=tell(Message.BATCH_CLAIMED))
             part = files.Writer(self.work.open_part, fresh=True)
             try:
                 self.ledger.accepted = yield from _busily(ingest.ingest(self.work, self._rules(), part))
@@ -110,7 +113,10 @@ class Life:
         self.ledger.history.note("resumed" if what == "resumed" else "started", time.time())
         tally = self.ledger.tally
         counts = (len(self.queue), tally.done, tally.failed)
-        self.ledger.log.info("%s: %s: %d requests, %d done, %d of them errors", self.name, what, *counts)
+        fields = tell(Message.BATCH_ACCEPTED)
+        self.ledger.log.info("%s: %s: %d requests, %d done, %d of them errors", self.name, what, *counts, extra=fields)
+        if what == "accepted" and self.ledger.accepted is not None:
+            self.ledger.errors.say_faults(self.ledger.accepted, self._source, time.monotonic())
 
     def _run(self) -> Iterator[bool]:
         accepted = self.ledger.accepted
@@ -137,6 +143,7 @@ class Life:
         ledger.seal(now())
         ledger.history.note("finalizing", time.time())
         ledger.state = BatchStatus.FINALIZING
+        ledger.log.info("%s: finalizing: answers and errors are put into the input's order", self.name)
         ledger.tell(now())
         final = self._final_status()
         receipt = lambda merged: ledger.receipt(final, merged)  # noqa: E731
@@ -144,8 +151,10 @@ class Life:
         ledger.state = final
         ledger.tell(now())
         self.close()
+        ledger.errors.sum_up(now(), final=True)
         counts = (ledger.tally.completed, ledger.tally.failed, time.time() - ledger.created)
-        ledger.log.info("%s: %s: %d answers, %d errors, %.0f s", self.name, final.value, *counts)
+        ended = tell(Message.BATCH_COMPLETED)
+        ledger.log.info("%s: %s: %d answers, %d errors, %.0f s", self.name, final.value, *counts, extra=ended)
 
     def _look_for_room(self) -> None:
         now = time.monotonic()
@@ -168,7 +177,7 @@ class Life:
         write_receipt(ledger.published, ledger.receipt(BatchStatus.FAILED, {}))
         ledger.tell(time.monotonic())
         hand_back(self.work, ledger.published)
-        ledger.log.error("%s: failed: %s", self.name, rejected)
+        ledger.log.error("%s: failed: %s", self.name, rejected, extra=tell(Message.BATCH_FAILED))
 
     def _close(self, code: str, message: str) -> Iterator[bool]:
         """Give every request that has no outcome this error: the one door by which a batch ends early."""
@@ -209,6 +218,21 @@ class Life:
     def settle(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Record what the engine has answered."""
         self.ledger.append(outcomes, now)
+        self.ledger.errors.say(outcomes, self._line, now)
+
+    def in_flight(self, most: int) -> list[tuple[int, str]]:
+        """Return (line, custom_id) of the first `most` requests that the engine has; fewer where they are long."""
+        named, read = [], 0
+        for place in itertools.islice(self.queue.with_engine(), most):
+            line = self._line(place)
+            read += len(line)
+            named.append((self._source.number(place) if self._source else 0, str(orjson.loads(line)["custom_id"])))
+            if read > _NAMING_READS:
+                break
+        return named
+
+    def _line(self, place: int) -> bytes:
+        return self._source.line(place) if self._source is not None else b""
 
     def engine_died(self, died: EngineDied, max_deaths: int, in_flight: set[int]) -> None:
         """Take back what was in flight and add its tickets to `in_flight`; park after too many deaths in an hour."""
@@ -224,7 +248,7 @@ class Life:
             reason = f"the engine died {deaths} times within an hour on this batch, last: {died.reason}"
             files.write_whole(self.work.parked, batch.dumps({"at": int(now), "reason": reason}))
             self._read_control()
-            ledger.log.error("%s: parked: %s", self.name, reason)
+            ledger.log.error("%s: parked: %s", self.name, reason, extra=tell(Message.BATCH_PARKED))
 
     def convict(self, place: int, died: EngineDied) -> None:
         """Give a request that kills the engine its error, with the engine's last words."""
@@ -236,7 +260,11 @@ class Life:
         fault = Fault("engine_crash", message, custom_id=custom_id)
         line = batch.error_line(batch.request_id(self.work.id, place), fault, number)
         self.ledger.append([Outcome(ticket(self.slot, place), line, is_error=True)], time.monotonic())
-        self.ledger.log.error("%s: line %d kills the engine; it gets an error, the others go on", self.name, number)
+        self.ledger.log.error(
+            "%s: line %d kills the engine; it gets an error, the others go on",
+            *(self.name, number),
+            extra=tell(Message.REQUEST_ERROR, INBOX_LINE=number, INBOX_REQUEST=custom_id),
+        )
 
     # -- control
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from inbox_daemon.dispatch import share
 from inbox_daemon.engine.slot import EngineSlot
 from inbox_daemon.errors import EngineDied
+from inbox_daemon.journal import Message, of_engine, tell
 from inbox_daemon.life import Life
 from inbox_daemon.records import EngineInfo, place_of, slot_of
 from inbox_daemon.suspects import Suspects, blames_no_request
@@ -77,7 +78,9 @@ class Traffic:
 
     def _take_back(self, died: EngineDied, max_deaths: int) -> None:
         """However an engine ended: what it had runs again, unless one request is found to have ended it."""
-        log.error("engine died: %s%s", died.reason, "".join(f"\n    {line}" for line in died.log))
+        died_with = "".join(f"\n    {line}" for line in died.log)
+        logger = of_engine(log, self._engine.starts)
+        logger.error("engine died: %s%s", died.reason, died_with, extra=tell(Message.ENGINE_DIED))
         in_flight: set[int] = set()
         for life in list(self._lives.values()):
             self._safely(life, partial(life.engine_died, died, max_deaths, in_flight))

@@ -11,15 +11,18 @@ from running import ROOT
 
 PACKAGE = ROOT / "inbox_daemon"
 LAYERS: list[set[str]] = [
-    {"errors", "records", "layout", "__init__"},
+    {"errors", "records", "layout", "parent", "__init__"},
     {"config"},
-    {"models", "batch", "policy", "dispatch", "health", "suspects"},
-    {"gpu", "notify", "journal", "wakeup", "spool"},
-    {"engine", "intake"},
-    {"status"},
+    {"models", "batch", "policy", "dispatch", "conditions", "suspects", "privacy"},
+    {"health", "alerts"},
+    {"gpu", "nvml", "notify", "journal", "wakeup", "spool"},
+    {"host", "announce", "engine", "intake"},
+    {"stacks", "autopsy"},
+    {"status", "errorlog"},
     {"ledger"},
     {"life"},
     {"traffic"},
+    {"oversight"},
     {"daemon"},
     {"cli"},
     {"__main__"},

@@ -61,6 +61,8 @@ def test_every_setting_in_the_example_has_a_reason() -> None:
             "[engine.args]\nallowed-media-domains = ['a.org']",
             ["engine.args", "set requests.allowed_media_domains instead"],
         ),
+        ("[engine.args]\nenable-log-requests = true", ["engine.args", "prompts into the journal"]),
+        ("[alerts]\ncommand = 'mail'", ["alerts.command", "'mail'", "a program and its arguments"]),
         ("[engine.args]\nallowed_local_media_path = '/'", ["engine.args", "'/'", "leave it out"]),
         ("spool = ", ["not TOML"]),
     ],

@@ -9,17 +9,24 @@ from collections.abc import Iterator
 from running import ROOT
 
 PACKAGE = ROOT / "inbox_daemon"
-LEVELS = {"debug", "info", "warning", "error", "exception"}
+LEVELS = {"debug", "info", "warning", "error", "exception", "log"}
+LOGGERS = re.compile(r"\b_?(log|logger|say|of_batch|of_engine)\b")  # what log calls are made on
 
 
 def messages() -> Iterator[str]:
-    """The format strings of every log call."""
+    """The format strings of every log call; each is written out where it is logged."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
-                first = node.args[0] if node.args else None
-                if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                    yield first.value
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in {*LEVELS, "log"}
+            ):
+                if not LOGGERS.search(ast.unparse(node.func.value)):
+                    continue
+                message = node.args[1 if node.func.attr == "log" else 0]
+                assert isinstance(message, ast.Constant), f"{path}:{node.lineno}: {ast.unparse(message)}"
+                yield str(message.value)
 
 
 def test_internals_lists_every_log_line() -> None:

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import orjson
 import psutil
 
-from inbox_daemon.engine import lifeline
 from inbox_daemon.layout import Published, Spool
+from inbox_daemon.parent import tie_to_parent
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import drop, files, published
 
@@ -143,7 +143,7 @@ class Rig:
                 stderr=output,
                 env=_environment(self.requests, self._temporary),
                 start_new_session=True,  # a terminal's Ctrl-C is for the one who watches
-                preexec_fn=lifeline.tie_to_parent,  # noqa: PLW1509  no other thread runs here
+                preexec_fn=tie_to_parent,  # noqa: PLW1509  no other thread runs here
             )
         self.wait(lambda: "ready: drop files into" in self.said(since), 60, "the daemon takes files")
 

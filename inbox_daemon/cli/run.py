@@ -49,10 +49,10 @@ def go(given: argparse.Namespace) -> int:
     journal.set_up(read.daemon.log_level)
     _allow_many_files()
 
-    def make_engine() -> Engine:
+    def make_engine(number: int) -> Engine:
         if read.engine.kind == "null":
             return NullEngine(read.engine)
-        return LocalEngine(read.engine, policy.for_vllm(read.requests))
+        return LocalEngine(read.engine, policy.for_vllm(read.requests), number)
 
     daemon = Daemon(read, make_engine, notifier, drain=given.drain)
     return daemon.run(reread=lambda: settings(given))

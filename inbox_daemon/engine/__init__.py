@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Where an autopsy may look.
+
+    Attributes:
+        pid: of the process that all others of the engine come from; None where it has none.
+        folder: where its processes show their stacks (`layout.stacks_file`).
+        log: the last lines that it wrote, oldest first.
+    """
+
+    pid: int | None = None
+    folder: str = ""
+    log: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -39,6 +55,9 @@ class Engine(Protocol):
             EngineDied: it crashed, was killed, or could not be loaded. Raised again at every later call.
         """
 
+    def evidence(self) -> Evidence:
+        """Return where to look when it hangs."""
+
     def kill(self) -> None:
         """End it and every process it started, whatever state it is in. Does not wait for that: see `gone`."""
 
@@ -46,4 +65,4 @@ class Engine(Protocol):
         """After `kill`: whether every process of it has ended, and with it what it held of the GPU."""
 
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Evidence"]

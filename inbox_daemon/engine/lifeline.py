@@ -1,30 +1,36 @@
-"""Ties a process's life to its parent's, so that no vLLM process outlives the daemon and none keeps the GPU.
+"""What every process of vLLM gets from us: it dies with its parent, and shows where its threads are when asked.
 
-Linux only (prctl PR_SET_PDEATHSIG). Called first thing in the worker, and through vLLM's plugin entry point in every
-process that vLLM starts there: EngineCore and its workers survive the SIGKILL of their host otherwise (vllm#55510).
+Called first thing in the worker, and through vLLM's plugin entry point in every process that vLLM starts there:
+EngineCore and its workers survive the SIGKILL of their host otherwise (vllm#55510).
 """
 
 from __future__ import annotations
 
-import ctypes
+import faulthandler
 import os
 import signal
+import tempfile
+from pathlib import Path
+
+from inbox_daemon.layout import stacks_file
+from inbox_daemon.parent import tie_to_parent
 
 MARK = "INBOX_DAEMON_WORKER"  # set in the worker's environment, inherited by what vLLM starts there
-_PR_SET_PDEATHSIG = 1
+SHOW_STACKS = signal.SIGUSR2  # nothing in vLLM or torch uses it
 
 
-def tie_to_parent() -> None:
-    """Have the kernel kill this process when its parent dies; end it now if that has happened already."""
-    parent = os.getppid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+def show_stacks_when_asked() -> None:
+    """Have SHOW_STACKS append all threads' Python stacks to a file of this process in TMPDIR, which the daemon made.
+
+    The handler is C and needs no lock of Python's: it answers for a process that hangs inside a call, though not for
+    one that is stopped. Stacks are files, lines and functions, never values.
+    """
+    path = stacks_file(Path(tempfile.gettempdir()), os.getpid())
+    faulthandler.register(SHOW_STACKS, file=path.open("w"), all_threads=True, chain=False)
 
 
 def tie_to_parent_in_worker() -> None:
     """vLLM's plugin entry point: does nothing in any vLLM that is not ours."""
     if MARK in os.environ and os.environ[MARK] != str(os.getpid()):
         tie_to_parent()
+        show_stacks_when_asked()

@@ -27,8 +27,10 @@ import orjson
 import psutil
 
 from inbox_daemon.config import EngineSettings
-from inbox_daemon.engine import wire
+from inbox_daemon.engine import Evidence, wire
 from inbox_daemon.errors import ConfigError, EngineDied
+from inbox_daemon.journal import Message, of_engine, tell
+from inbox_daemon.privacy import without_input
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
 
 log = logging.getLogger("inbox_daemon.engine")
@@ -47,9 +49,11 @@ class LocalEngine:
     """Args:
 
     rules: what requests may ask of the host, as vLLM's own arguments (`policy.for_vllm`).
+    number: of this engine since the daemon's start, for the log.
     """
 
-    def __init__(self, settings: EngineSettings, rules: Mapping[str, Any]) -> None:
+    def __init__(self, settings: EngineSettings, rules: Mapping[str, Any], number: int) -> None:
+        self._log = of_engine(log, number)
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.phase = "starting"
@@ -129,6 +133,9 @@ class LocalEngine:
             raise self._died
         return outcomes
 
+    def evidence(self) -> Evidence:
+        return Evidence(self._process.pid, str(self._temporary), tuple(self._tail))
+
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -142,8 +149,10 @@ class LocalEngine:
         if alive:
             if not self._told and time.monotonic() - self._killed > _GONE_WITHIN:
                 self._told = True
-                log.error(
-                    "engine processes %s survive SIGKILL; they may hold GPU memory until the host restarts", alive
+                self._log.error(
+                    "engine processes %s survive SIGKILL; they may hold GPU memory until the host restarts",
+                    alive,
+                    extra=tell(Message.ENGINE_STUCK),
                 )
             return False
         with suppress(OSError):
@@ -204,10 +213,10 @@ class LocalEngine:
             return
         *lines, self._partial_log = re.split(rb"[\r\n]", self._partial_log + data)
         for raw in lines:
-            line = _CONTROL.sub("", raw.decode(errors="replace")).rstrip()
+            line = without_input(_CONTROL.sub("", raw.decode(errors="replace")).rstrip())
             if line:
                 self._tail.append(line)
-                log.info("vllm: %s", line)
+                self._log.info("vllm: %s", line)
 
     def _post_mortem(self) -> EngineDied:
         # Its last words may still be on their way; the pipe closes when the last process of its group is gone.

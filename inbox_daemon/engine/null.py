@@ -14,6 +14,7 @@ import orjson
 
 from inbox_daemon import __version__, batch
 from inbox_daemon.config import EngineSettings
+from inbox_daemon.engine import Evidence
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
 
 _IN_FLIGHT = 4096
@@ -51,6 +52,9 @@ class NullEngine:
         answers = [self._answer(self._waiting.popleft()) for _ in range(ready)]
         self.stats = EngineStats(waiting=len(self._waiting), output_tokens=self.stats.output_tokens + len(answers))
         return answers
+
+    def evidence(self) -> Evidence:
+        return Evidence()
 
     def kill(self) -> None:
         self._waiting.clear()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from inbox_daemon.engine import Engine
+from inbox_daemon.engine import Engine, Evidence
 from inbox_daemon.errors import EngineDied
+from inbox_daemon.journal import Message, of_engine, tell
 from inbox_daemon.records import EngineInfo, EngineState, EngineStats, Outcome, Request
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,9 @@ _BACK_OFF = (1.0, 2.0, 5.0, 15.0, 60.0, 300.0)  # seconds before the next start,
 class EngineSlot:
     """Times are monotonic seconds.
 
+    Args:
+        make: starts the engine of this number (1-based).
+
     Attributes:
         starts, deaths: in the life of this daemon.
         failures: engines in a row that died before they were ready. One that dies at work is replaced without
@@ -28,7 +32,7 @@ class EngineSlot:
         last_death: why the last engine ended, until another one is ready.
     """
 
-    def __init__(self, make: Callable[[], Engine], idle_unload: float) -> None:
+    def __init__(self, make: Callable[[int], Engine], idle_unload: float) -> None:
         self._make = make
         self._idle_unload = idle_unload
         self._engine: Engine | None = None
@@ -64,6 +68,13 @@ class EngineSlot:
     def stats(self) -> EngineStats:
         return self._engine.stats if self._engine else EngineStats()
 
+    @property
+    def _say(self) -> logging.LoggerAdapter[logging.Logger]:
+        return of_engine(log, self.starts)
+
+    def evidence(self) -> Evidence:
+        return self._engine.evidence() if self._engine else Evidence()
+
     def fileno(self) -> int | None:
         return self._engine.fileno() if self._engine else None
 
@@ -75,15 +86,15 @@ class EngineSlot:
             if wanted and self._ending is None and now >= self._not_before:
                 self.starts += 1
                 self._was_ready = False
-                log.info("engine starting (%d)", self.starts)
-                self._engine = self._make()
+                self._say.info("engine starting (%d)", self.starts, extra=tell(Message.ENGINE_STARTING))
+                self._engine = self._make(self.starts)
             return
         if wanted:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
         elif self._idle_unload and now - self._idle_since >= self._idle_unload:
-            log.info("engine let go after %.0f s without work", now - self._idle_since)
+            self._say.info("engine let go after %.0f s without work", now - self._idle_since)
             self.end()
 
     def room(self) -> int:
@@ -116,7 +127,11 @@ class EngineSlot:
             self.last_info = info = self._engine.info
             self.last_death = None
             told = (info.kind, info.version, info.model, info.max_seqs, info.load_seconds)
-            log.info("engine ready: %s %s, %s, %d requests at a time, loaded in %.0f s", *told)
+            self._say.info(
+                "engine ready: %s %s, %s, %d requests at a time, loaded in %.0f s",
+                *told,
+                extra=tell(Message.ENGINE_READY),
+            )
         return outcomes
 
     def kill(self, reason: str) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import io
+import logging
 import sys
 import traceback
 from argparse import Namespace
@@ -35,7 +36,8 @@ try:
 except ImportError:
     from vllm.utils import FlexibleArgumentParser
 
-from inbox_daemon import batch, gpu
+from inbox_daemon import batch, nvml
+from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
 
 EXIT_CONFIG = 78
@@ -74,6 +76,8 @@ class VllmHost:
             runner.ignore_admission_limits(args)
         async with build_async_engine_client(args, usage_context=UsageContext.LLM_CLASS) as client:
             endpoints = await runner.build_endpoint_registry(client, args)
+            for handler in logging.getLogger("vllm").handlers:
+                handler.addFilter(WithoutMessages())  # from here on there are requests to be quoted
             yield cls(client, endpoints, args, options["in_flight"])
 
     def describe(self) -> dict[str, Any]:
@@ -102,7 +106,7 @@ class VllmHost:
             "in_flight": self._in_flight or max(2 * max_seqs, max_seqs + 512),
             "max_seqs": max_seqs,
             "settings": settings,
-            "gpus": gpu.names(),
+            "gpus": nvml.names(),
         }
 
     @property

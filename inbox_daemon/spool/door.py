@@ -66,3 +66,10 @@ def ensure(published: Published) -> Published:
 
 def write_status(published: Published, status: dict[str, object]) -> None:
     files.write_whole(published.status, batch.dumps(status) + b"\n")
+
+
+def write_autopsy(published: Published, text: str) -> str:
+    """Write what was found of a hung engine next to the status, and return the file's name."""
+    number = next(n for n in itertools.count(1) if not published.autopsy(n).exists())
+    files.write_whole(published.autopsy(number), text.encode(errors="replace"))
+    return published.autopsy(number).name

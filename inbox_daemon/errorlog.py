@@ -1,0 +1,87 @@
+"""Which of a batch's request errors reach the log: a million faulty lines must not be a million log lines.
+
+The first so many are said one by one, with line, custom_id, code and cause; the rest are counted and said together now
+and then. errors.jsonl has them all. Nothing is said that a request's own text is part of (`privacy`).
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from inbox_daemon.journal import Message, tell
+from inbox_daemon.layout import shown
+from inbox_daemon.privacy import cause
+from inbox_daemon.records import Outcome, place_of
+from inbox_daemon.spool.ingest import Accepted, Input
+
+ONE_BY_ONE = 20  # errors of a batch, in the life of this daemon
+TOGETHER_EVERY = 60.0  # seconds between two lines for the rest
+
+
+class ErrorLog:
+    """The errors of one batch. `now` is monotonic seconds.
+
+    Args:
+        where: the batch's name, the name of its file and its logger, as they are when a line is written.
+    """
+
+    def __init__(self, where: Callable[[], tuple[str, str, logging.LoggerAdapter[logging.Logger]]]) -> None:
+        self._where = where
+        self._said = 0
+        self._more = 0
+        self._summed_at = float("-inf")
+
+    def say(self, outcomes: Iterable[Outcome], read: Callable[[int], bytes], now: float) -> None:
+        """Say which of these are errors. `read` returns the request at a place of the file."""
+        for outcome in outcomes:
+            if outcome.is_error and self._takes():
+                line = orjson.loads(outcome.line)
+                self._one(line["error"], line.get("custom_id"), read(place_of(outcome.ticket)))
+        self.sum_up(now)
+
+    def say_faults(self, accepted: Accepted, source: Input, now: float) -> None:
+        """Say which lines were found faulty at ingest."""
+        for fault in accepted.shown:
+            if self._takes():
+                place = bisect_left(range(accepted.requests), fault["line"], key=source.number)
+                self._one(fault, None, source.line(place))
+        self._more += accepted.faults - len(accepted.shown)
+        self.sum_up(now)
+
+    def sum_up(self, now: float, *, final: bool = False) -> None:
+        """Say how many more there were, where such a line is due."""
+        if not self._more or (now - self._summed_at < TOGETHER_EVERY and not final):
+            return
+        name, _, log = self._where()
+        more, self._more, self._summed_at = self._more, 0, now
+        fields = tell(Message.REQUEST_ERROR)
+        log.warning("%s: %d more requests ended as errors; errors.jsonl will have them all", name, more, extra=fields)
+
+    def _takes(self) -> bool:
+        """Say whether the next error gets a line of its own; one that does not is counted."""
+        if self._said < ONE_BY_ONE:
+            self._said += 1
+            return True
+        self._more += 1
+        return False
+
+    def _one(self, error: dict[str, Any], custom_id: str | None, request: bytes) -> None:
+        name, source, log = self._where()
+        custom_id = custom_id or _custom_id(request)
+        why = cause(str(error.get("message") or ""), request)
+        named = f" ({shown(str(custom_id))[:80]})" if custom_id else ""
+        parts = (name, source, error["line"], named, error["code"], f": {why}" if why else "")
+        fields = tell(Message.REQUEST_ERROR, INBOX_LINE=error["line"], INBOX_REQUEST=custom_id)
+        log.warning("%s: %s line %s%s ended as an error: %s%s", *parts, extra=fields)
+
+
+def _custom_id(request: bytes) -> str | None:
+    with suppress(ValueError, TypeError, KeyError):
+        return str(orjson.loads(request)["custom_id"])
+    return None

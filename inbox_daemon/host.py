@@ -1,0 +1,41 @@
+"""The host's memory and the spool's disk, as far as this service may use them. Asks the kernel, decides nothing."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from inbox_daemon.records import Host
+from inbox_daemon.spool import space
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def look(spool: Path) -> Host:
+    """Return what is used now. Raises OSError where the spool is gone."""
+    used, free = space.use(spool)
+    return Host(round(_memory(), 4), round(used, 4), free)
+
+
+def _memory() -> float:
+    """Return the used share (0 to 1) of what this process's cgroup may take, or of the host's without a limit."""
+    whole = psutil.virtual_memory()
+    with suppress(OSError, ValueError, StopIteration):
+        line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        group = _CGROUPS / line.removeprefix("0::").strip("/")
+        for folder in [group, *group.parents]:
+            if folder == _CGROUPS:
+                break  # the root of all has no limit
+            limit = (folder / "memory.max").read_text().strip()
+            if limit != "max" and int(limit) < whole.total:
+                return _taken(folder) / max(1, int(limit))
+    return 1 - whole.available / whole.total
+
+
+def _taken(folder: Path) -> int:
+    """Return the bytes that a cgroup cannot give back: its page cache of files does not count."""
+    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    current = int((folder / "memory.current").read_text())
+    return max(0, current - int(stat.get("inactive_file", 0)) - int(stat.get("active_file", 0)))

@@ -1,0 +1,181 @@
+"""NVML: the GPUs of this host, sampled. The only importer of pynvml.
+
+NVML calls can block for ever in the driver, so this runs only where that hurts nobody: as a child of the daemon
+(`python -m inbox_daemon.nvml SECONDS`, one JSON line a sample on stdout) and in the worker. No GPU, no driver, a GPU
+that is gone: each is an answer with a name, none an exception.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+import pynvml
+
+from inbox_daemon.parent import tie_to_parent
+from inbox_daemon.records import GpuDevice, Gpus, GpuState
+
+T = TypeVar("T")
+
+# What holds the clocks down, by NVML's bits (nvml.h, nvmlClocksEventReasons); 1 (idle) is no such thing.
+_THROTTLE = {
+    0x2: "applications_clocks_setting",
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+}
+_MEGA = 1_000_000
+
+
+def present() -> bool:
+    """Say whether this host has anything of NVIDIA's, without asking the driver: never blocks."""
+    if Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists():
+        return True
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        with suppress(OSError):
+            if (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text()[:4] == "0x03":
+                return True
+    return False
+
+
+def names() -> tuple[str, ...]:
+    """Return each visible GPU's product name with the driver's version; () where there is no GPU or no driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        devices = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(f"{pynvml.nvmlDeviceGetName(device)} (driver {driver})" for device in devices)
+    except pynvml.NVMLError as error:
+        return (f"unknown GPU ({error})",)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+class Watch:
+    """NVML, initialised, with the Xid errors that it has reported since. Raises NVMLError where NVML does not start."""
+
+    def __init__(self) -> None:
+        pynvml.nvmlInit()
+        self._xids: dict[int, tuple[int, float]] = {}  # GPU's index -> (Xid, Unix seconds)
+        self._events: Any = None
+        with suppress(pynvml.NVMLError):
+            events = pynvml.nvmlEventSetCreate()
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                device = pynvml.nvmlDeviceGetHandleByIndex(index)
+                pynvml.nvmlDeviceRegisterEvents(device, pynvml.nvmlEventTypeXidCriticalError, events)
+            self._events = events
+
+    def sample(self) -> Gpus:
+        """Ask for everything. A GPU that cannot be asked at all makes the whole LOST, and is left out."""
+        try:
+            count = pynvml.nvmlDeviceGetCount()
+        except pynvml.NVMLError as error:
+            return Gpus(GpuState.LOST, time.time(), f"NVML no longer counts GPUs: {error}")
+        devices, problems = [], []
+        for index in range(count):
+            try:
+                devices.append(self._device(index))
+            except pynvml.NVMLError as error:
+                problems.append(f"GPU {index}: {error}")
+        state = GpuState.LOST if problems else GpuState.OK if devices else GpuState.ABSENT
+        return Gpus(state, time.time(), "; ".join(problems) or None, tuple(devices))
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, at most until an Xid error arrives, which the next sample then has."""
+        if self._events is None:
+            time.sleep(seconds)
+            return
+        try:
+            event = pynvml.nvmlEventSetWait_v2(self._events, int(seconds * 1000))
+            self._xids[pynvml.nvmlDeviceGetIndex(event.device)] = (int(event.eventData), time.time())
+        except pynvml.NVMLError_Timeout:
+            return
+        except pynvml.NVMLError:
+            self._events = None  # no events on this GPU, or no longer; the samples go on
+            time.sleep(seconds)
+
+    def _device(self, index: int) -> GpuDevice:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        uuid, name = str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle))
+        power, limit = (
+            _asked(lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+            _asked(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
+        )
+        memory = _asked(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
+        clock = _asked(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
+        kind, counter = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+        bits = _asked(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0
+        running = _asked(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+        xid, xid_at = self._xids.get(index, (None, None))
+        return GpuDevice(
+            index=index,
+            uuid=uuid,
+            name=name,
+            utilization=_asked(lambda: float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100),
+            memory_used_bytes=int(memory.used) if memory else None,
+            memory_total_bytes=int(memory.total) if memory else None,
+            temperature_celsius=_asked(
+                lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+            ),
+            power_watts=power,
+            power_limit_watts=limit,
+            sm_clock_hertz=clock * _MEGA if clock is not None else None,
+            throttle=tuple(name for bit, name in _THROTTLE.items() if bits & bit),
+            ecc_uncorrected=_asked(lambda: int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, counter))),
+            xid=xid,
+            xid_at=xid_at,
+            processes=tuple({"pid": p.pid, "memory_bytes": p.usedGpuMemory} for p in running),
+        )
+
+
+def _asked(question: Callable[[], T]) -> T | None:
+    """Return the answer, None where this GPU or driver has none. Raises NVMLError where the GPU itself is gone."""
+    try:
+        return question()
+    except (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired):
+        raise
+    except pynvml.NVMLError:
+        return None
+
+
+def _unusable(error: pynvml.NVMLError) -> Gpus:
+    """Say why NVML does not start."""
+    return Gpus(GpuState.NO_DRIVER if present() else GpuState.ABSENT, time.time(), f"NVML: {error}")
+
+
+def main() -> None:
+    """Print a sample every so many seconds until the parent dies; end after one that says that NVML is unusable."""
+    tie_to_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the daemon's alone
+    every = float(sys.argv[1])
+
+    def say(gpus: Gpus) -> None:
+        sys.stdout.buffer.write(orjson.dumps(asdict(gpus)) + b"\n")
+        sys.stdout.buffer.flush()
+
+    try:
+        watch = Watch()
+    except pynvml.NVMLError as error:
+        say(_unusable(error))
+        return
+    while True:
+        say(watch.sample())
+        watch.sleep(every)
+
+
+if __name__ == "__main__":
+    main()

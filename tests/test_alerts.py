@@ -1,0 +1,90 @@
+"""Alerts and autopsies as users and operators get them: files, the daemon's own view, the command they configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from running import Daemon, batch_of, eventually, jsonl, lines, request
+
+from inbox_daemon.layout import Spool
+from inbox_daemon.spool import published
+
+Start = Callable[..., Daemon]
+
+# An engine that takes ten minutes for its first answer, and patience for a second.
+HANGS = {"INBOX_DAEMON_ENGINE__NULL__RATE": "0.001", "INBOX_DAEMON_ENGINE__STALL_AFTER": "1.0"}
+
+
+def said(daemon: Daemon) -> dict[str, Any]:
+    """What this daemon says of itself."""
+    return next((one for one in published.daemons(Spool(daemon.spool)) if one["pid"] == daemon.process.pid), {})
+
+
+def raised(daemon: Daemon) -> list[str]:
+    return [alert["name"] for alert in said(daemon).get("alerts", [])]
+
+
+def test_an_engine_that_hangs_is_an_alert_and_leaves_an_autopsy_without_prompts(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=HANGS)
+    daemon.drop("b.jsonl", jsonl([request(f"r{i}", "a secret prompt") for i in range(120)]))
+    eventually(lambda: raised(daemon) == ["NoProgress"], 20, "the alert in the daemon's own view")
+    autopsy = daemon.outbox("b") / "autopsy-1.txt"
+    eventually(autopsy.exists, 20, "the autopsy")
+    text = autopsy.read_text()
+    assert "120 requests in flight and no progress for" in text
+    assert "120 requests of this batch, the first 100:\n  line 1: r0\n  line 2: r1\n" in text
+    assert "secret" not in text
+    eventually(lambda: said(daemon)["engine"]["starts"] >= 2, 20, "another engine")
+    assert said(daemon)["engine"]["deaths"] >= 1
+
+    # With nothing left to do, nothing is stuck any more.
+    (daemon.inbox / "b.cancel").touch()
+    assert daemon.finished("b")["status"] == "cancelled"
+    eventually(lambda: raised(daemon) == [], 20, "the alert is cleared")
+    first, last = lines(daemon.spool / "alerts.jsonl")[:1] + lines(daemon.spool / "alerts.jsonl")[-1:]
+    assert (first["alert"], first["state"], first["severity"]) == ("NoProgress", "raised", "critical")
+    assert (last["alert"], last["state"]) == ("NoProgress", "cleared")
+    assert last["lasted"] >= 0.0
+    assert daemon.text().count("alert: NoProgress: ") == daemon.text().count("alert cleared: NoProgress: ") == 1
+
+
+def command(*words: str) -> str:
+    return f"[alerts]\ncommand = {orjson.dumps(words).decode()}\n"
+
+
+def test_the_command_gets_each_alert_as_json_on_its_stdin(start_daemon: Start, tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    script = f"cat >>{heard}; echo >>{heard}; echo no such channel >&2; exit 3"
+    daemon = start_daemon(settings=command("sh", "-c", script), environment=HANGS)
+    daemon.drop("b.jsonl", batch_of(3))
+    eventually(heard.exists, 20, "the command was run")
+    first = eventually(lambda: lines(heard), 20, "an alert")[0]
+    assert (first["alert"], first["state"], first["batch"]) == ("NoProgress", "raised", None)
+    assert "no progress" in first["text"]
+    eventually(lambda: "ended with 3: no such channel" in daemon.text(), 20, "its failure in the log")
+
+
+@pytest.mark.parametrize("words", [("sleep", "600"), ("/no/such/program",)])
+def test_a_command_that_hangs_or_is_missing_holds_nobody_up(start_daemon: Start, words: tuple[str, ...]) -> None:
+    daemon = start_daemon(settings=command(*words), environment=HANGS)
+    daemon.drop("b.jsonl", batch_of(3))
+    eventually(lambda: said(daemon).get("engine", {}).get("starts", 0) >= 3, 30, "the engine was replaced twice")
+    assert daemon.stop() == 0
+
+
+def test_the_daemon_says_what_it_has_recorded_and_what_its_host_has_left(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    daemon.drop("b.jsonl", batch_of(50) + b"{}\n")
+    daemon.finished("b")
+    view = eventually(lambda: v if (v := said(daemon))["requests"]["completed"] == 50 else None, 10, "50 counted")
+    assert view["requests"]["failed"] == 0  # a faulty line was no request
+    assert view["requests"]["output_tokens"] == 50
+    assert view["engine"] | {"starts": 1, "deaths": 0, "in_flight": 0, "replicas": 1} == view["engine"]
+    assert 0 <= view["requests"]["progress_at"] - view["engine"]["since"] < 60
+    assert 0.0 < view["host"]["memory_used_ratio"] < 1.0 and view["host"]["disk_free_bytes"] > 0
+    assert view["gpus"]["state"] in ("absent", "no_driver", "ok")
+    assert view["alerts"] == []

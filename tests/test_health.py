@@ -1,0 +1,193 @@
+"""What is judged: progress, conditions, and which of them become alerts. No clock but the one that is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from inbox_daemon.alerts import RULES, Alerts, Edge
+from inbox_daemon.conditions import BatchFacts, Condition, Moment, conditions
+from inbox_daemon.config import AlertSettings, EngineSettings
+from inbox_daemon.health import Health, Verdict
+from inbox_daemon.records import AlertName, EngineState, GpuDevice, Gpus, GpuState, Host
+
+READY, LOADING, OFF = EngineState.READY, EngineState.LOADING, EngineState.OFF
+ENGINE = EngineSettings(load_timeout=1000.0, stall_after=600.0, stall_after_answers=300.0)
+BUSY = Moment(READY, 10)
+GB = 1 << 30
+
+
+def judged(*moments: tuple[float, Moment], engine: EngineSettings = ENGINE) -> Verdict:
+    """The verdict on the last of these moments."""
+    health = Health(engine, AlertSettings(), progress_at=0.0)
+    return [health.judge(moment, now) for now, moment in moments][-1]
+
+
+def test_an_engine_that_never_answered_has_longer_than_one_that_has() -> None:
+    first = replace(BUSY, settled=1)
+    assert judged((0, BUSY), (600, BUSY)).kill is None
+    assert "stall_after)" in (judged((0, BUSY), (601, BUSY)).kill or "")
+    assert judged((0, BUSY), (500, first), (800, first)).kill is None
+    assert "stall_after_answers" in (judged((0, BUSY), (500, first), (801, first)).kill or "")
+
+
+@pytest.mark.parametrize("mark", ["settled", "durable", "tokens"])
+def test_any_growth_is_progress_and_a_busy_gpu_is_none(mark: str) -> None:
+    busy_gpu = Gpus(GpuState.OK, 0, None, (GpuDevice(0, "u", "n", utilization=1.0),))
+    spinning = replace(BUSY, gpus=busy_gpu)
+    moved = replace(spinning, **{mark: 1})
+    assert judged((0, spinning), (599, moved), (899, moved)).kill is None
+    assert judged((0, spinning), (601, spinning)).kill is not None
+
+
+def test_an_engine_with_nothing_to_do_is_not_stalled() -> None:
+    idle = Moment(READY, 0)
+    assert judged((0, idle), (5000, idle)).kill is None
+    assert judged((0, idle), (5000, BUSY), (5600, BUSY)).kill is None
+
+
+def test_loading_has_a_bound_of_its_own_and_each_engine_starts_anew() -> None:
+    loading = Moment(LOADING, 0)
+    assert judged((0, loading), (1000, loading)).kill is None
+    assert "load_timeout" in (judged((0, loading), (1001, loading)).kill or "")
+    assert judged((0, loading), (900, BUSY), (1500, BUSY)).kill is None
+
+
+def test_counters_that_start_again_with_another_engine_are_no_progress() -> None:
+    health = Health(ENGINE, AlertSettings(), progress_at=0.0)
+    health.judge(BUSY, 0.5)
+    health.judge(replace(BUSY, tokens=500), 1)
+    health.judge(Moment(OFF, 0), 2)
+    health.judge(replace(BUSY, tokens=3), 3)
+    assert health.progress_at == 1
+    health.judge(replace(BUSY, tokens=4), 4)
+    assert health.progress_at == 4
+
+
+def names(verdict: Verdict) -> list[str]:
+    return [condition.name.value for condition in verdict.conditions]
+
+
+def test_a_stall_lasts_until_there_is_progress_again_or_nothing_to_do() -> None:
+    stall = [(0.0, BUSY), (601.0, BUSY), (602.0, Moment(OFF, 0)), (603.0, Moment(LOADING, 0)), (650.0, BUSY)]
+    assert names(judged(*stall)) == ["NoProgress"]
+    assert names(judged(*stall, (651.0, replace(BUSY, settled=1)))) == []
+    assert names(judged(*stall, (651.0, Moment(READY, 0, wanted=False)))) == []
+
+
+def test_an_engine_that_outlives_its_kill_is_for_systemd_to_end() -> None:
+    assert judged((0, BUSY), (601, BUSY), (720, BUSY)).in_order
+    assert not judged((0, BUSY), (601, BUSY), (722, BUSY)).in_order
+    assert judged((0, BUSY), (601, BUSY), (722, BUSY), (723, Moment(OFF, 0))).in_order
+
+
+def test_three_deaths_within_a_quarter_of_an_hour_are_too_many() -> None:
+    dead = [(0.0, replace(BUSY, deaths=1)), (400.0, replace(BUSY, deaths=2, settled=1))]
+    third = replace(BUSY, deaths=3, settled=2)
+    assert names(judged(*dead, (450.0, third))) == ["EngineRestarting"]
+    assert names(judged(*dead, (901.0, third))) == []
+
+
+CARD = GpuDevice(
+    0, "u", "H100", utilization=0.9, memory_used_bytes=72 * GB, memory_total_bytes=80 * GB, temperature_celsius=60.0
+)
+
+
+def with_card(**changes: object) -> Moment:
+    card = replace(CARD, **changes)  # type: ignore[arg-type]
+    return replace(BUSY, gpus=Gpus(GpuState.OK, 100.0, None, (card,)), wall=100.0, reserved=0.9)
+
+
+def with_batch(**facts: object) -> Moment:
+    return replace(BUSY, batches=(BatchFacts("b", **facts),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("moment", "found", "lingers"),
+    [
+        (with_card(), [], False),
+        (with_card(utilization=0.49), ["GpuUtilizationLow"], False),
+        (with_card(utilization=0.52), ["GpuUtilizationLow"], True),
+        (replace(with_card(utilization=0.0), in_flight=0), [], False),
+        (replace(with_card(utilization=0.0), engine=LOADING), [], False),
+        (with_card(throttle=("sw_power_cap",)), [], False),
+        (with_card(throttle=("hw_thermal_slowdown", "sw_power_cap")), ["GpuThrottled"], False),
+        (with_card(xid=79, xid_at=50.0), ["GpuXid"], False),
+        (replace(with_card(xid=79, xid_at=50.0), wall=700.0), [], False),
+        (with_card(memory_used_bytes=75 * GB), ["GpuMemoryHigh"], True),
+        (with_card(memory_used_bytes=77 * GB), ["GpuMemoryHigh"], False),
+        (replace(with_card(memory_used_bytes=77 * GB), reserved=0.96), ["GpuMemoryHigh"], True),
+        (replace(with_card(memory_used_bytes=77 * GB), reserved=0.99), [], False),
+        (replace(BUSY, gpus=Gpus(GpuState.LOST, 1.0, "GPU 1 is gone")), ["GpuLost"], False),
+        (replace(BUSY, gpus=Gpus(GpuState.SILENT, 1.0, "no answer", (replace(CARD, xid=8, xid_at=1.0),))),
+         ["GpuSilent"], False),
+        (replace(BUSY, gpus=Gpus(GpuState.NO_DRIVER, 1.0, "…")), [], False),
+        (replace(BUSY, host=Host(0.96, 0.5, 1)), ["HostMemoryHigh"], False),
+        (replace(BUSY, host=Host(0.94, 0.5, 1)), ["HostMemoryHigh"], True),
+        (replace(BUSY, host=Host(None, 0.97, 1)), ["DiskHigh"], False),
+        (with_batch(parked="died 30 times"), ["BatchParked"], False),
+        (with_batch(lacking=5), ["DiskWillFill"], False),
+        (with_batch(age=3000.0, eta=700.0), ["BatchLate"], False),
+        (with_batch(age=3000.0, eta=500.0), ["BatchLate"], True),
+        (with_batch(age=3000.0, eta=None), [], False),
+    ],
+)  # fmt: skip
+def test_a_moment_has_the_conditions_that_hold_in_it(moment: Moment, found: list[str], lingers: bool) -> None:
+    seen = list(conditions(moment, AlertSettings(batch_deadline=3600.0)))
+    assert [condition.name.value for condition in seen] == found
+    assert all(condition.lingers is lingers for condition in seen)
+
+
+def test_gpus_of_the_host_that_hold_no_model_may_idle() -> None:
+    spare = replace(CARD, index=1, uuid="v", utilization=0.0, memory_used_bytes=GB)
+    moment = replace(BUSY, gpus=Gpus(GpuState.OK, 1.0, None, (CARD, spare)))
+    assert list(conditions(moment, AlertSettings())) == []
+    working = replace(spare, memory_used_bytes=70 * GB)
+    [found] = conditions(replace(moment, gpus=Gpus(GpuState.OK, 1.0, None, (CARD, working))), AlertSettings())
+    assert "GPU 1" in found.text
+
+
+IDLE = Condition(AlertName.GPU_UTILIZATION_LOW, "idle")
+BARELY = replace(IDLE, lingers=True)
+
+
+def observed(alerts: Alerts, *seen: tuple[float, Sequence[Condition]]) -> list[tuple[float, bool]]:
+    edges: list[tuple[float, Edge]] = []
+    for now, found in seen:
+        edges += [(now, edge) for edge in alerts.observe(found, now, 1000.0 + now)]
+    return [(now, edge.raised) for now, edge in edges]
+
+
+def test_an_alert_is_said_once_when_it_has_held_and_once_when_it_has_been_gone() -> None:
+    alerts = Alerts({AlertName.GPU_UTILIZATION_LOW: 5.0})
+    assert observed(alerts, (10, [IDLE]), (14, [IDLE]), (15, [IDLE]), (16, [IDLE])) == [(15, True)]
+    [alert] = alerts.raised
+    assert (alert.since, alert.text, alert.severity) == (1010.0, "idle", "warning")
+    assert observed(alerts, (20, []), (79, []), (80, []), (81, [])) == [(80, False)]
+    assert alerts.raised == ()
+
+
+def test_what_does_not_hold_long_enough_is_never_said() -> None:
+    alerts = Alerts({AlertName.GPU_UTILIZATION_LOW: 5.0})
+    assert observed(alerts, (0, [IDLE]), (4, [IDLE]), (5, []), (6, [IDLE]), (10, [IDLE]), (10.5, [BARELY])) == []
+    assert observed(alerts, (11, [IDLE]), (15, [IDLE])) == []
+
+
+def test_at_the_limit_an_alert_stays_and_none_is_raised() -> None:
+    alerts = Alerts({AlertName.GPU_UTILIZATION_LOW: 0.0})
+    assert observed(alerts, (0, [BARELY]), (1, [BARELY])) == []
+    assert observed(alerts, (2, [IDLE]), (3, [BARELY]), (900, [BARELY])) == [(2, True)]
+    assert observed(alerts, (901, []), (930, [BARELY]), (931, []), (990, []), (991, [])) == [(991, False)]
+
+
+def test_each_batch_has_alerts_of_its_own() -> None:
+    alerts = Alerts({})
+    parked = [Condition(AlertName.BATCH_PARKED, "…", name) for name in ("a", "b")]
+    assert observed(alerts, (0, parked), (1, parked[1:])) == [(0, True), (0, True), (1, False)]
+    assert [alert.batch for alert in alerts.raised] == ["b"]
+
+
+def test_every_alert_has_a_rule() -> None:
+    assert set(RULES) == set(AlertName)

@@ -1,0 +1,177 @@
+"""The journal as an interface: fields, message ids and their catalog, and what never gets into it."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from running import ROOT, SETTINGS, jsonl, request
+
+from inbox_daemon.errorlog import ONE_BY_ONE
+from inbox_daemon.journal import Message
+from inbox_daemon.privacy import WithoutMessages, cause, without_input
+
+CATALOG = ROOT / "systemd" / "inbox-daemon.catalog"
+JOURNALD = Path("/lib/systemd/systemd-journald")
+
+
+def test_the_catalog_explains_every_message_id_and_no_other() -> None:
+    ids = re.findall(r"^-- ([0-9a-f]{32})$", CATALOG.read_text(), re.MULTILINE)
+    assert sorted(ids) == sorted(message.value for message in Message)
+
+
+def test_every_message_id_is_given_to_some_line() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "inbox_daemon").rglob("*.py"))
+    assert [message for message in Message if f"tell(Message.{message.name}" not in code] == []
+
+
+@pytest.mark.skipif(shutil.which("journalctl") is None, reason="needs systemd's journalctl")
+def test_systemd_accepts_the_catalog_where_it_is_installed(tmp_path: Path) -> None:
+    folder = tmp_path / "usr" / "local" / "lib" / "systemd" / "catalog"
+    folder.mkdir(parents=True)
+    (tmp_path / "var" / "lib" / "systemd" / "catalog").mkdir(parents=True)
+    shutil.copy(CATALOG, folder)
+    journalctl = ["journalctl", f"--root={tmp_path}"]
+    subprocess.run([*journalctl, "--update-catalog"], check=True, capture_output=True)
+    listed = subprocess.run([*journalctl, "--list-catalog"], check=True, capture_output=True, text=True).stdout
+    assert {line.split()[0] for line in listed.splitlines()} == {message.value for message in Message}
+
+
+PROMPT = "My name is Zaphod Beeblebrox and my salary is 42000"
+REQUEST = orjson.dumps(request("r", PROMPT, model="m"))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "logged"),
+    [
+        ("body.max_tokens: Input should be a valid integer", "body.max_tokens: Input should be a valid integer"),
+        (f"cannot render {PROMPT} as chat", "cannot render … as chat"),
+        ("no role 'Zaphod' is known", "no role '…' is known"),
+        (
+            "1 error\n  [type=x, input_value='Zaphod', input_type=str]",
+            "1 error [type=x, input_value=…, input_type=str]",
+        ),
+        ("the model 'gpt' is not served, 'm' is", "the model 'gpt' is not served, 'm' is"),
+        ("x" * 300, "x" * 200),
+    ],
+)
+def test_an_errors_cause_is_logged_without_what_it_repeats_of_the_request(sentence: str, logged: str) -> None:
+    assert cause(sentence, REQUEST) == logged
+
+
+def test_of_a_request_too_large_to_look_through_nothing_is_repeated() -> None:
+    assert cause("no 'Zaphod' here", orjson.dumps(request("r", "x" * 70_000))) == ""
+
+
+def test_pydantics_quotations_are_cut_from_lines_of_vllm() -> None:
+    line = "  Input should be a valid list [type=list_type, input_value='dear diary', input_type=str]"
+    assert without_input(line) == "  Input should be a valid list [type=list_type, input_value=…, input_type=str]"
+
+
+def test_an_exception_that_vllm_logs_keeps_its_place_and_loses_its_message() -> None:
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    handler.addFilter(WithoutMessages())
+    logger = logging.Logger("vllm")
+    logger.addHandler(handler)
+    try:
+        raise ValueError(PROMPT)
+    except ValueError:
+        logger.exception("Error in rendering")
+    assert "Error in rendering" in said.getvalue() and "test_journal.py" in said.getvalue()
+    assert "ValueError (" in said.getvalue() and "Zaphod" not in said.getvalue()
+
+
+# A journald of its own, in namespaces of its own: what the daemon sends is read back with journalctl.
+_WITH_JOURNALD = """
+set -eu
+mount --make-rprivate /
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/journal
+/lib/systemd/systemd-journald &
+until [ -S /run/systemd/journal/socket ]; do sleep 0.05; done
+export JOURNAL_STREAM=1:1
+for spool in well stuck; do
+    "$1" -m inbox_daemon run --drain --spool "$2/$spool" --config "$2/$spool.toml" && status=0 || status=$?
+    echo $status >"$2/$spool.status"
+done
+journalctl --sync || true
+journalctl -D /run/log/journal -o json >"$2/journal.json"
+"""
+
+needs_journald = [
+    pytest.mark.systemd,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
+    pytest.mark.skipif(not JOURNALD.exists(), reason="needs systemd-journald"),
+    pytest.mark.skipif(importlib.util.find_spec("systemd") is None, reason="needs systemd-python"),
+]
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two daemons said: one that answers a batch with faulty lines, one whose engine never answers."""
+    folder = tmp_path_factory.mktemp("journal")
+    faulty = [PROMPT, request("wrong-method") | {"method": PROMPT}, *([1] * (ONE_BY_ONE + 5))]
+    for name, requests in (
+        ("well", [*[request(f"r{i}", PROMPT) for i in range(200)], *faulty]),
+        ("stuck", [request("s", PROMPT)]),
+    ):
+        (folder / name / "inbox").mkdir(parents=True)
+        (folder / name / "inbox" / f"{name}.jsonl").write_bytes(jsonl(requests))
+    (folder / "well.toml").write_text(SETTINGS.format(kind="null"))
+    stall = "stall_after = 1.0\nmax_deaths = 1\n[engine.null]\nrate = 0.001\n[inbox]"
+    (folder / "stuck.toml").write_text(SETTINGS.format(kind="null").replace("[inbox]", stall))
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command = [*unshare, "bash", "-c", _WITH_JOURNALD, "bash", sys.executable, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [(folder / f"{name}.status").read_text() for name in ("well", "stuck")] == ["3\n", "1\n"]
+    return [orjson.loads(line) for line in (folder / "journal.json").read_bytes().splitlines()]
+
+
+def told(journal: list[dict[str, Any]], **fields: str) -> list[dict[str, Any]]:
+    return [entry for entry in journal if all(entry.get(key) == value for key, value in fields.items())]
+
+
+class TestInTheJournal:
+    pytestmark = needs_journald
+
+    def test_one_field_tells_the_story_of_one_batch(self, journal: list[dict[str, Any]]) -> None:
+        story = [entry["MESSAGE_ID"] for entry in told(journal, INBOX_BATCH="well") if "MESSAGE_ID" in entry]
+        steps = [Message.BATCH_CLAIMED, Message.BATCH_ACCEPTED, Message.BATCH_SEALED, Message.BATCH_COMPLETED]
+        assert [id for id in story if id != Message.REQUEST_ERROR] == steps
+
+    def test_each_error_names_line_request_and_code_and_many_are_one_line(self, journal: list[dict[str, Any]]) -> None:
+        errors = told(journal, MESSAGE_ID=Message.REQUEST_ERROR.value)
+        assert len(errors) == ONE_BY_ONE + 1
+        assert (errors[1]["INBOX_LINE"], errors[1]["INBOX_REQUEST"]) == ("202", "wrong-method")
+        assert "well.jsonl line 202 (wrong-method) ended as an error: invalid_method" in errors[1]["MESSAGE"]
+        assert "well: 7 more requests ended as errors" in errors[-1]["MESSAGE"]
+        assert {error["PRIORITY"] for error in errors} == {"4"}
+
+    def test_an_engine_that_hangs_is_an_alert_an_autopsy_and_a_death(self, journal: list[dict[str, Any]]) -> None:
+        kinds = [Message.ENGINE_STARTING, Message.ENGINE_READY, Message.ALERT_RAISED, Message.AUTOPSY]
+        kinds += [Message.ENGINE_DIED, Message.BATCH_PARKED, Message.ALERT_RAISED]
+        of_stuck = journal[journal.index(told(journal, INBOX_BATCH="stuck")[0]) :]
+        ids = [entry["MESSAGE_ID"] for entry in of_stuck if entry.get("MESSAGE_ID") in set(kinds)]
+        assert ids[: len(kinds)] == kinds
+        [raised] = told(journal, INBOX_ALERT="NoProgress", MESSAGE_ID=Message.ALERT_RAISED.value)
+        assert raised["PRIORITY"] == "2"
+        [parked] = told(journal, INBOX_ALERT="BatchParked")
+        assert parked["INBOX_BATCH"] == "stuck"
+        assert told(journal, INBOX_ENGINE="1", MESSAGE_ID=Message.ENGINE_DIED.value)
+
+    def test_no_prompt_is_in_any_field_of_any_entry(self, journal: list[dict[str, Any]]) -> None:
+        assert len(journal) > 30
+        for entry in journal:
+            assert "Zaphod" not in orjson.dumps(entry).decode() and "Beeblebrox" not in str(entry), entry
