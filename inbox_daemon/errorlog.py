@@ -16,11 +16,11 @@ import orjson
 
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import shown
-from inbox_daemon.privacy import cause
+from inbox_daemon.privacy import READ, cause
 from inbox_daemon.records import Outcome, place_of
 from inbox_daemon.spool.ingest import Accepted, Input
 
-ONE_BY_ONE = 20  # errors of a batch, in the life of this daemon
+ONE_BY_ONE = 10  # errors of a batch, in the life of this daemon
 TOGETHER_EVERY = 60.0  # seconds between two lines for the rest
 
 
@@ -37,12 +37,12 @@ class ErrorLog:
         self._more = 0
         self._summed_at = float("-inf")
 
-    def say(self, outcomes: Iterable[Outcome], read: Callable[[int], bytes], now: float) -> None:
-        """Say which of these are errors. `read` returns the request at a place of the file."""
+    def say(self, outcomes: Iterable[Outcome], source: Input, now: float) -> None:
+        """Say which of these are errors."""
         for outcome in outcomes:
             if outcome.is_error and self._takes():
                 line = orjson.loads(outcome.line)
-                self._one(line["error"], line.get("custom_id"), read(place_of(outcome.ticket)))
+                self._one(line["error"], line.get("custom_id"), source.start(place_of(outcome.ticket), READ + 1))
         self.sum_up(now)
 
     def say_faults(self, accepted: Accepted, source: Input, now: float) -> None:
@@ -50,7 +50,7 @@ class ErrorLog:
         for fault in accepted.shown:
             if self._takes():
                 place = bisect_left(range(accepted.requests), fault["line"], key=source.number)
-                self._one(fault, None, source.line(place))
+                self._one(fault, None, source.start(place, READ + 1))
         self._more += accepted.faults - len(accepted.shown)
         self.sum_up(now)
 

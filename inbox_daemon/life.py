@@ -218,21 +218,20 @@ class Life:
     def settle(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Record what the engine has answered."""
         self.ledger.append(outcomes, now)
-        self.ledger.errors.say(outcomes, self._line, now)
+        if self._source is not None:
+            self.ledger.errors.say(outcomes, self._source, now)
 
     def in_flight(self, most: int) -> list[tuple[int, str]]:
         """Return (line, custom_id) of the first `most` requests that the engine has; fewer where they are long."""
-        named, read = [], 0
+        named: list[tuple[int, str]] = []
+        read = 0
         for place in itertools.islice(self.queue.with_engine(), most):
-            line = self._line(place)
-            read += len(line)
-            named.append((self._source.number(place) if self._source else 0, str(orjson.loads(line)["custom_id"])))
-            if read > _NAMING_READS:
+            if self._source is None or read > _NAMING_READS:
                 break
+            line = self._source.line(place)
+            read += len(line)
+            named.append((self._source.number(place), str(orjson.loads(line)["custom_id"])))
         return named
-
-    def _line(self, place: int) -> bytes:
-        return self._source.line(place) if self._source is not None else b""
 
     def engine_died(self, died: EngineDied, max_deaths: int, in_flight: set[int]) -> None:
         """Take back what was in flight and add its tickets to `in_flight`; park after too many deaths in an hour."""

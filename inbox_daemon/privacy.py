@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import orjson
 
 _LEAST = 12  # characters in a row that a sentence has in common with a request: a quotation
-_READ = 1 << 16  # bytes of a request that are looked through; of a larger one's error nothing is repeated
+READ = 1 << 16  # bytes of a request that are looked through; of a larger one's error nothing is repeated
 _LONGEST = 200
 _QUOTED = re.compile(r"""(["'`])(.+?)\1""", re.DOTALL)
 _INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=|\]$|$)", re.DOTALL)
@@ -26,8 +26,12 @@ def without_input(line: str) -> str:
 
 
 def cause(sentence: str, request: bytes) -> str:
-    """Return an error's sentence without what it repeats of this request: at most 200 characters on one line."""
-    if len(request) > _READ:
+    """Return an error's sentence without what it repeats of this request: at most 200 characters on one line.
+
+    Args:
+        request: its line; of one longer than READ, more than READ bytes of it.
+    """
+    if len(request) > READ:
         return ""
     sentence = without_input(" ".join(sentence.split()))[:_LONGEST]
     try:

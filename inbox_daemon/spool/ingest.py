@@ -61,6 +61,10 @@ class Input:
         """Return the request's line as the user wrote it, without its newline."""
         return read_line(self._fd, self.index.offsets[place], self._size)
 
+    def start(self, place: int, most: int) -> bytes:
+        """Return the first bytes of the request's line, at most so many, however long it is."""
+        return os.pread(self._fd, most, self.index.offsets[place]).partition(b"\n")[0]
+
     def number(self, place: int) -> int:
         """Return the request's 1-based line number in the user's file."""
         return self.index.numbers[place]
