@@ -132,6 +132,15 @@ class AlertSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """`[metrics]`: where Prometheus finds the daemon's numbers; port 0 and no textfile: nowhere."""
+
+    port: int = setting(0, least=0)
+    address: str = setting("127.0.0.1")
+    textfile: str = setting("")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     spool: str = setting("/var/spool/inbox-daemon")
     inbox: InboxSettings = field(default_factory=InboxSettings)
@@ -141,6 +150,7 @@ class Config:
     results: ResultSettings = field(default_factory=ResultSettings)
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
 # What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.

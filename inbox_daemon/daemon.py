@@ -25,6 +25,7 @@ from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Spool, shown
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.life import Life
+from inbox_daemon.metrics import Metrics
 from inbox_daemon.notify import Notifier
 from inbox_daemon.oversight import Oversight
 from inbox_daemon.spool import claim, control, space
@@ -66,6 +67,7 @@ class Daemon:
         self._intake = Intake(self.spool.inbox, config.inbox, self._wakeup.wake)
         self._engine = EngineSlot(make_engine, config.engine.idle_unload)
         self._presence = Presence(self.spool)
+        self._metrics = Metrics(config.metrics)
         self._lives: dict[int, Life] = {}
         self._traffic = Traffic(self._engine, self._lives, self._safely)
         self._oversight = Oversight(config, self.spool, self._engine, self._traffic, self._lives, self._safely)
@@ -178,8 +180,10 @@ class Daemon:
     def _tell(self, now: float) -> None:
         for life in self._lives.values():
             life.ledger.engine = self._oversight.engine
-        waits = {"waiting": self._waiting, "batches": len(self._lives)}
-        self._presence.say(now, self._oversight.said(now) | waits)
+        if self._presence.due(now):
+            said = self._oversight.said(now) | {"waiting": dict(self._waiting), "batches": len(self._lives)}
+            self._presence.say(now, said)
+            self._metrics.say(now, said, [life.ledger.told for life in self._lives.values() if life.ledger.told])
         done = sum(life.queue.done for life in self._lives.values())
         total = sum(len(life.queue) for life in self._lives.values())
         what = f"{len(self._lives)} batches, {done} of {total} requests" if self._lives else "no batch"

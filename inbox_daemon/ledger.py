@@ -59,6 +59,7 @@ class Ledger:
         self.rejected: dict[str, Any] | None = None
         self.model = ""
         self.engine: dict[str, Any] = {}
+        self.told: dict[str, Any] = {}  # the last status.json; replaced whole
         self.source = door.source_of(work)
         self.created = int(work.id.removeprefix("batch_")[:12], 16) // 1000  # the id begins with the claim's time
         self.log = of_batch(log, work.id)
@@ -144,7 +145,8 @@ class Ledger:
         """Write status.json."""
         self._told_at = now
         self._rate.mark(now, self.tally.done, self.tally.output_tokens)
-        door.write_status(self.published, self._object())
+        self.told = self._object()
+        door.write_status(self.published, self.told)
 
     def tell_soon(self) -> None:
         """Have the next `tick` write the status, whatever the clock says."""

@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {"config"},
     {"models", "batch", "policy", "dispatch", "conditions", "suspects", "privacy"},
     {"health", "alerts"},
-    {"gpu", "nvml", "notify", "journal", "wakeup", "spool"},
+    {"gpu", "nvml", "notify", "journal", "metrics", "wakeup", "spool"},
     {"host", "announce", "engine", "intake"},
     {"stacks", "autopsy"},
     {"status", "errorlog"},

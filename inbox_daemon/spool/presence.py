@@ -28,10 +28,11 @@ class Presence:
                 if time.time() - other.stat().st_mtime > 4 * STALE_AFTER:
                     other.unlink()
 
+    def due(self, now: float) -> bool:
+        """Whether the last word is a second old. `now` is monotonic seconds."""
+        return now - self._said_at >= 1.0
+
     def say(self, now: float, view: dict[str, Any]) -> None:
-        """Publish, at most once a second. `now` is monotonic seconds."""
-        if now - self._said_at < 1.0:
-            return
         self._said_at = now
         temporary = self._path.with_name(f".{self._path.name}")
         said = {"host": socket.gethostname(), "pid": os.getpid(), "at": round(time.time(), 1), **view}
