@@ -111,10 +111,10 @@ class _Families:
         self.found: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
         self._seen: set[tuple[str, ...]] = set()
 
-    def gauge(self, name: str, text: str, value: float | bool | None, **labels: str) -> None:
+    def gauge(self, name: str, text: str, value: float | bool | None, /, **labels: str) -> None:
         self._add(GaugeMetricFamily, name, text, value, labels)
 
-    def counter(self, name: str, text: str, value: float | None, **labels: str) -> None:
+    def counter(self, name: str, text: str, value: float | None, /, **labels: str) -> None:
         """`name` without `_total`."""
         self._add(CounterMetricFamily, name, text, value, labels)
 

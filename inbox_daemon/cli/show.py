@@ -64,9 +64,11 @@ def daemons(found: Sequence[Mapping[str, Any]]) -> RenderableType:
     lines = []
     for daemon in found:
         if not daemon["alive"]:
-            lines.append(Text(f"daemon {daemon['host']} (pid {daemon['pid']}) has said nothing lately", style="red"))
+            lines.append(
+                Text(f"daemon {daemon['hostname']} (pid {daemon['pid']}) has said nothing lately", style="red")
+            )
             continue
-        lines.append(Text(f"daemon {daemon['host']} (pid {daemon['pid']}): engine {engine(daemon['engine'])}"))
+        lines.append(Text(f"daemon {daemon['hostname']} (pid {daemon['pid']}): engine {engine(daemon['engine'])}"))
     return Group(*lines)
 
 

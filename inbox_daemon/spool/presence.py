@@ -23,6 +23,7 @@ class Presence:
     def __init__(self, spool: Spool) -> None:
         self._path = spool.daemons / f"{socket.gethostname()}-{os.getpid()}.json"
         self._said_at = float("-inf")
+        self._started_at = round(time.time(), 1)
         for other in spool.daemons.glob("*.json"):
             with suppress(OSError):
                 if time.time() - other.stat().st_mtime > 4 * STALE_AFTER:
@@ -35,7 +36,8 @@ class Presence:
     def say(self, now: float, view: dict[str, Any]) -> None:
         self._said_at = now
         temporary = self._path.with_name(f".{self._path.name}")
-        said = {"host": socket.gethostname(), "pid": os.getpid(), "at": round(time.time(), 1), **view}
+        who = {"hostname": socket.gethostname(), "pid": os.getpid(), "started_at": self._started_at}
+        said = {**who, "at": round(time.time(), 1), **view}
         with suppress(OSError):  # a full disk stops the batches, and they say so; this says nothing they do not
             temporary.write_bytes(batch.dumps(said))
             temporary.rename(self._path)

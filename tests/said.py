@@ -1,0 +1,115 @@
+"""What a daemon with two GPUs says of itself, and of a batch: the shape that every view reads. No test lives here."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+GIB = 1 << 30
+
+
+def gpu(index: int, **changed: Any) -> dict[str, Any]:
+    return {
+        "index": index,
+        "uuid": f"GPU-0f3c6a1e-0000-4000-8000-00000000000{index}",
+        "name": "NVIDIA H200",
+        "utilization": 0.97,
+        "memory_used_bytes": 129 * GIB,
+        "memory_total_bytes": 140 * GIB,
+        "temperature_celsius": 61.0,
+        "power_watts": 642.5,
+        "power_limit_watts": 700.0,
+        "sm_clock_hertz": 1_980_000_000,
+        "throttle": ["sw_power_cap"],
+        "ecc_uncorrected": 0,
+        "xid": None,
+        "xid_at": None,
+        "processes": [{"pid": 4711, "memory_bytes": 128 * GIB}],
+    } | changed
+
+
+def daemon(**changed: Any) -> dict[str, Any]:
+    """With every value there is."""
+    now = time.time()
+    return {
+        "hostname": "gpu-box",
+        "pid": 4700,
+        "started_at": now - 4000,
+        "at": now,
+        "alive": True,
+        "engine": {
+            "state": "ready",
+            "since": now - 900,
+            "model": "Qwen/Qwen3-4B",
+            "version": "vllm 0.32.0",
+            "replicas": 2,
+            "running": 1024,
+            "waiting": 512,
+            "kv_cache_usage": 0.64,
+            "input_tokens": 4_000_000,
+            "output_tokens": 1_100_000,
+            "preemptions": 3,
+            "starts": 2,
+            "deaths": 1,
+            "in_flight": 1536,
+        },
+        "requests": {
+            "completed": 7000,
+            "failed": 3,
+            "input_tokens": 3_997_000,
+            "cached_tokens": 2_500_000,
+            "output_tokens": 1_064_000,
+            "progress_at": now - 0.4,
+        },
+        "gpus": {
+            "state": "ok",
+            "at": now - 1,
+            "problem": None,
+            "devices": [gpu(0), gpu(1, xid=31, xid_at=now - 86400)],
+        },
+        "host": {"memory_used_ratio": 0.41, "disk_used_ratio": 0.73, "disk_free_bytes": 400 * GIB},
+        "alerts": [
+            {
+                "name": "BatchLate",
+                "severity": "warning",
+                "since": now - 60,
+                "text": "candidates will be done 40 min after its deadline",
+                "batch": "candidates",
+            }
+        ],
+        "waiting": {"half.jsonl": "ends in the middle of a line"},
+        "batches": 1,
+    } | changed
+
+
+def batch(name: str = "candidates", **changed: Any) -> dict[str, Any]:
+    return {
+        "id": f"batch_{name}",
+        "name": name,
+        "status": "in_progress",
+        "created_at": int(time.time()) - 900,
+        "request_counts": {"total": 50_000, "completed": 7000, "failed": 3},
+        "usage": {"input_tokens": 3_997_000, "output_tokens": 1_064_000},
+        "in_flight": 1536,
+        "paused": False,
+        "parked": None,
+        "waiting_for_disk_bytes": None,
+        "requests_per_second": 92.5,
+        "output_tokens_per_second": 14_060.0,
+        "eta_seconds": 465,
+        "engine_deaths": 1,
+        "engine": {},
+    } | changed
+
+
+def without(said: dict[str, Any], *paths: str) -> dict[str, Any]:
+    """A copy in which what these dotted paths name is missing."""
+    said = copy.deepcopy(said)
+    for path in paths:
+        *sections, key = path.split(".")
+        inner = said
+        for section in sections:
+            inner = inner[section]
+        del inner[key]
+    return said

@@ -1,0 +1,235 @@
+"""What Prometheus reads: complete, by its conventions, bounded, and served whatever the loop does."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import said
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from running import Daemon, batch_of, eventually
+
+from inbox_daemon import metrics
+from inbox_daemon.config import MetricsSettings
+from inbox_daemon.errors import ConfigError
+
+Start = Callable[..., Daemon]
+Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
+
+
+class Scraped(CollectorRegistry):
+    """A registry with what the daemon would serve."""
+
+    def __init__(self, daemon: dict[str, Any], *batches: dict[str, Any]) -> None:
+        super().__init__()
+        self.register(self)
+        self._said = (time.time(), daemon, batches)
+
+    def collect(self) -> Iterator[Any]:
+        return metrics.families(*self._said)
+
+
+def samples(text: str) -> Samples:
+    """Every sample by name and labels; fails where a label set comes twice."""
+    found: Samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = tuple(sorted(sample.labels.items()))
+            assert labels not in found.setdefault(sample.name, {}), sample
+            found[sample.name][labels] = sample.value
+    return found
+
+
+def exposed(daemon: dict[str, Any], *batches: dict[str, Any]) -> str:
+    return generate_latest(Scraped(daemon, *batches)).decode()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def scrape(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def test_promtool_finds_nothing_to_say_about_names_types_and_units() -> None:
+    text = exposed(said.daemon(), said.batch())
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_every_value_the_daemon_says_is_a_sample() -> None:
+    found = samples(exposed(said.daemon(), said.batch()))
+    value = lambda name, **labels: found[f"inbox_daemon_{name}"][tuple(sorted(labels.items()))]  # noqa: E731
+    assert value("batches", state="in_progress") == 1
+    assert value("batches", state="parked") == 0
+    assert value("inbox_files") == 1
+    assert value("requests_total", outcome="completed") == 7000
+    assert value("cached_input_tokens_total") == 2_500_000
+    assert value("batch_requests", batch="candidates", state="left") == 50_000 - 7003 - 1536
+    assert value("batch_eta_seconds", batch="candidates") == 465
+    assert value("engine_state", state="ready") == 1
+    assert value("engine_state", state="loading") == 0
+    assert value("engine_deaths_total") == 1
+    assert value("engine_kv_cache_usage_ratio") == 0.64
+    assert value("gpu_state", state="ok") == 1
+    assert value("gpu_power_watts", gpu="1") == 642.5
+    assert value("gpu_xid_code", gpu="1") == 31
+    assert value("gpu_throttled", gpu="0", reason="sw_power_cap") == 1
+    assert value("host_disk_used_ratio") == 0.73
+    assert value("alert_active", alert="BatchLate", severity="warning", batch="candidates") == 1
+
+
+def test_what_is_not_known_is_no_sample() -> None:
+    bare = said.gpu(0)
+    for key in bare.keys() - {"index"}:
+        bare[key] = None
+    gpus = {"state": "silent", "at": None, "problem": "no answer", "devices": [bare]}
+    daemon = {"engine": {"state": "off"}, "gpus": gpus, "host": {"memory_used_ratio": None}}
+    found = samples(exposed(daemon, said.batch(eta_seconds=None, usage=None)))
+    assert found["inbox_daemon_gpu_state"][(("state", "silent"),)] == 1
+    absent = {"batch_eta_seconds", "gpu_power_watts", "host_memory_used_ratio", "engine_kv_cache_usage_ratio"}
+    assert not {f"inbox_daemon_{name}" for name in absent} & found.keys()
+
+
+def test_a_batch_is_in_one_state_and_parked_says_more_than_in_progress() -> None:
+    batches = [
+        said.batch("a"),
+        said.batch("b", parked="the engine died 30 times"),
+        said.batch("c", paused=True),
+        said.batch("d", waiting_for_disk_bytes=1),
+        said.batch("e", status="finalizing"),
+    ]
+    states = {labels[0][1]: n for labels, n in samples(exposed({}, *batches))["inbox_daemon_batches"].items()}
+    assert {state for state, n in states.items() if n == 1} == {
+        "in_progress",
+        "parked",
+        "paused",
+        "waiting_for_disk",
+        "finalizing",
+    }
+    assert sum(states.values()) == 5
+
+
+def test_alerts_that_look_alike_do_not_cost_the_scrape() -> None:
+    alert = said.daemon()["alerts"][0]
+    daemon = said.daemon(alerts=[alert, {**alert, "text": "again"}, {**alert, "batch": None}])
+    assert len(samples(exposed(daemon))["inbox_daemon_alert_active"]) == 2
+
+
+def test_no_label_but_the_name_of_a_live_batch_comes_from_users(start_daemon: Start) -> None:
+    port = free_port()
+    daemon = start_daemon(
+        environment={"INBOX_DAEMON_METRICS__PORT": str(port), "INBOX_DAEMON_ENGINE__NULL__RATE": "100"}
+    )
+    for i in range(3):
+        daemon.drop(f"secret{i}.jsonl", batch_of(150, prefix="custom-"))
+    eventually(lambda: all(f'batch="secret{i}"' in scrape(port) for i in range(3)), what="three live batches")
+    for i in range(3):
+        daemon.finished(f"secret{i}")
+    eventually(lambda: "secret" not in scrape(port), what="labels of ended batches are gone")
+    text = scrape(port)
+    assert "custom-" not in text
+    found = samples(text)
+    assert found["inbox_daemon_requests_total"][(("outcome", "completed"),)] == 450
+    assert found["inbox_daemon_output_tokens_total"][()] == 450
+    assert found["inbox_daemon_process_resident_memory_bytes"][()] > 1e6
+
+
+def test_a_loop_that_hangs_is_still_scraped_and_seen_to_stand(start_daemon: Start) -> None:
+    port = free_port()
+    daemon = start_daemon(environment={"INBOX_DAEMON_METRICS__PORT": str(port)})
+    stamp = lambda: samples(scrape(port))["inbox_daemon_loop_timestamp_seconds"][()]  # noqa: E731
+    before = eventually(stamp)
+    eventually(lambda: stamp() > before, 5, "the loop's stamp moves")
+    config = daemon.log.with_suffix(".toml")
+    config.unlink()
+    os.mkfifo(config)  # reading it holds up whoever reads the settings anew
+    daemon.signal(signal.SIGHUP)
+    stands = eventually(lambda: (a := stamp()) and not time.sleep(1.5) and stamp() == a, 10, "the stamp stands still")
+    assert stands
+    config.write_text("")
+    eventually(lambda: time.time() - stamp() < 1, 10, "the stamp moves again")
+
+
+def test_a_scraper_that_never_reads_does_not_hold_up_the_loop_or_other_scrapers(start_daemon: Start) -> None:
+    port = free_port()
+    daemon = start_daemon(environment={"INBOX_DAEMON_METRICS__PORT": str(port)})
+    with socket.create_connection(("127.0.0.1", port)) as silent, socket.create_connection(("127.0.0.1", port)) as rude:
+        rude.sendall(b"GET /metrics HTTP/1.1\r\n")  # and never the rest
+        assert silent.fileno() >= 0
+        daemon.drop("b.jsonl", batch_of(100))
+        daemon.finished("b", 20)
+        assert "inbox_daemon_requests_total" in scrape(port)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.ended(20) == 0
+
+
+def test_a_port_that_is_taken_is_exit_78_and_names_the_key_and_the_value(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = tmp_path / "c.toml"
+        config.write_text(f"[engine]\nkind = 'null'\n[metrics]\nport = {port}\n")
+        command = [sys.executable, "-m", "inbox_daemon", "run", "--spool", str(tmp_path / "s"), "--config", str(config)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 78
+    assert f"metrics.port = {port}" in ended.stderr
+    assert "in use" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "needles"),
+    [
+        (MetricsSettings(port=70_000), ["metrics.port = 70000"]),
+        (MetricsSettings(port=9878, address="192.0.2.1"), ["192.0.2.1:9878"]),
+        (MetricsSettings(textfile="/nowhere/x.prom"), ["metrics.textfile", "'/nowhere/x.prom'", "ReadWritePaths"]),
+        (MetricsSettings(textfile="/tmp/x.txt"), ["metrics.textfile", ".prom"]),
+    ],
+)
+def test_metrics_that_cannot_be_had_are_a_wrong_setting(settings: MetricsSettings, needles: list[str]) -> None:
+    with pytest.raises(ConfigError) as raised:
+        metrics.Metrics(settings)
+    for needle in needles:
+        assert needle in str(raised.value)
+
+
+def test_a_textfile_is_always_whole_and_readable_for_node_exporter(start_daemon: Start, tmp_path: Path) -> None:
+    file = tmp_path / "textfile" / "inbox-daemon.prom"
+    file.parent.mkdir()
+    start_daemon(
+        environment={"INBOX_DAEMON_METRICS__TEXTFILE": str(file)}, prefix=["sh", "-c", 'umask 027; exec "$@"', "sh"]
+    )
+    text = eventually(lambda: file.read_text() if file.exists() else "", what="a textfile with numbers")
+    assert samples(text)["inbox_daemon_batches"]
+    eventually(lambda: file.stat().st_mode & 0o777 == 0o644, 5, "readable for all")
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_disk_that_refuses_the_textfile_is_said_once_and_costs_nothing_else(tmp_path: Path, caplog: Any) -> None:
+    file = tmp_path / "gone" / "x.prom"
+    file.parent.mkdir()
+    one = metrics.Metrics(MetricsSettings(textfile=str(file)))
+    file.unlink()
+    file.parent.rmdir()
+    for now in (0.0, 20.0, 40.0):
+        one.say(now, said.daemon(), [])
+    assert len([r for r in caplog.records if re.search("metrics cannot be written", r.getMessage())]) == 1
+    file.parent.mkdir()
+    one.say(60.0, said.daemon(), [])
+    assert samples(file.read_text())["inbox_daemon_requests_total"]
