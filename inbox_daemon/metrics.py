@@ -197,8 +197,7 @@ def _batch(out: _Families, status: Mapping[str, Any]) -> None:
         out.gauge("batch_requests", "Requests of a batch in work, by state.", count, batch=batch, state=state)
     created, usage = status.get("created_at"), status.get("usage") or {}
     out.gauge("batch_created_timestamp_seconds", "When the batch was claimed.", created, batch=batch)
-    deadline, eta = status.get("deadline_at"), status.get("eta_seconds")
-    out.gauge("batch_deadline_timestamp_seconds", "When the batch is to be done.", deadline, batch=batch)
+    eta = status.get("eta_seconds")
     out.gauge("batch_eta_seconds", "Expected until the batch is done.", eta, batch=batch)
     rate, speed = status.get("requests_per_second"), status.get("output_tokens_per_second")
     out.gauge("batch_requests_per_second", "Over the last minute.", rate, batch=batch)

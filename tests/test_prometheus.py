@@ -1,0 +1,212 @@
+"""Rules and dashboard: valid, complete, and with a real Prometheus that scrapes a real run, they show and fire."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import said
+import yaml
+from prom import RULES, Prometheus, free_port
+from running import ROOT, Daemon, batch_of, eventually
+
+from inbox_daemon.config import MetricsSettings
+from inbox_daemon.metrics import Metrics
+from inbox_daemon.records import AlertName, Severity
+
+Start = Callable[..., Daemon]
+RULE_TESTS = ROOT / "tests" / "alert_rules.yml"
+DASHBOARD = orjson.loads((ROOT / "etc" / "grafana" / "inbox-daemon.json").read_bytes())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+RULES_READ = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+
+
+# -- rules
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_rules_and_configuration_are_what_promtool_accepts_without_a_remark() -> None:
+    rules = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+    config = promtool("check", "config", RULES.with_name("prometheus.yml"))
+    assert (rules.returncode, config.returncode) == (0, 0), rules.stderr + config.stderr
+
+
+def test_prometheus_knows_every_alert_of_the_daemon_and_two_that_only_it_can_see() -> None:
+    ours = {f"InboxDaemon{name}" for name in AlertName}
+    assert {rule["alert"] for rule in RULES_READ} == ours | {"InboxDaemonDown", "InboxDaemonHangs"}
+
+
+@pytest.mark.parametrize("rule", RULES_READ, ids=lambda rule: rule["alert"])
+def test_a_rule_says_how_bad_what_and_where_to_read_on(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in set(Severity)
+    assert rule["annotations"]["summary"].endswith(".")
+    assert rule["annotations"]["description"].endswith(".")
+    file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert f'<a id="{anchor}"></a>' in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize("always", [True, False], ids=["always", "never"])
+def test_a_rule_that_fired_always_or_never_would_fail_its_own_tests(tmp_path: Path, always: bool) -> None:
+    rules = yaml.safe_load(RULES.read_text())
+    for rule in rules["groups"][0]["rules"]:
+        rule |= {"expr": "vector(1)" if always else "vector(0) > 1", "for": "0s"}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
+    tests = yaml.safe_load(RULE_TESTS.read_text()) | {"rule_files": ["rules.yml"]}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump(tests))
+    failed = promtool("test", "rules", tmp_path / "tests.yml")
+    found = set(re.findall(r"InboxDaemon\w+", failed.stdout + failed.stderr))
+    assert found == {rule["alert"] for rule in RULES_READ}
+
+
+def test_each_rule_fires_when_it_should_and_does_not_when_it_should_not() -> None:
+    done = promtool("test", "rules", RULE_TESTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# -- the dashboard, as a file
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Every query of the dashboard: where it stands, and what it asks."""
+    for panel in PANELS:
+        for target in panel["targets"]:
+            yield f"{panel['title']} {target['refId']}", target["expr"]
+    for annotation in DASHBOARD["annotations"]["list"]:
+        yield annotation["name"], annotation["expr"]
+
+
+def test_the_dashboard_has_a_fixed_uid_and_every_panel_its_own_id() -> None:
+    assert DASHBOARD["uid"] == "inbox-daemon"
+    assert DASHBOARD["editable"] is False
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids) > 20
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
+def test_a_panel_says_what_it_shows_in_which_unit_and_leaves_the_datasource_open(panel: dict[str, Any]) -> None:
+    assert panel["title"] and panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert {one["datasource"]["uid"] for one in [panel, *panel["targets"]]} == {"${datasource}"}
+    assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_panels_lie_on_the_grid_and_not_on_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert at["x"] + at["w"] <= 24 and not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_the_variables_are_the_datasource_and_what_is_asked_for_everywhere() -> None:
+    variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
+    assert list(variables) == ["datasource", "job", "instance"]
+    assert variables["datasource"]["query"] == "prometheus"
+    for where, expression in expressions():
+        selectors = re.findall(r"\{([^{}]*)\}", expression)
+        assert selectors, where
+        for selector in selectors:
+            assert 'job=~"$job"' in selector and 'instance=~"$instance"' in selector, where
+
+
+def test_the_provisioning_files_name_what_is_shipped() -> None:
+    folder = ROOT / "etc" / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((folder / "datasources" / "inbox-daemon.yaml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((folder / "dashboards" / "inbox-daemon.yaml").read_text())["providers"]
+    assert source["type"] == "prometheus" and source["url"].startswith("http://127.0.0.1:")
+    assert provider["type"] == "file" and provider["allowUiUpdates"] is False
+
+
+# -- a real Prometheus
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
+    started: list[Prometheus] = []
+
+    def start(*ports: int) -> Prometheus:
+        started.append(Prometheus(tmp_path / "prometheus", ports))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+
+
+def asked(expression: str, port: int) -> str:
+    """The expression as Grafana asks it of one instance, with a rate's range for a scrape every second."""
+    expression = expression.replace("$job", ".+").replace("$instance", f"127.0.0.1:{port}")
+    return expression.replace("$__rate_interval", "5s")
+
+
+# What a run without a GPU, without a death and without an alert has nothing to show in.
+NEEDS_MORE = r"GPU .*|What slows .*|Alerts .*|Engine deaths"
+
+
+def test_every_query_of_the_dashboard_has_data_from_a_real_run(
+    start_daemon: Start, prometheus: Callable[..., Prometheus]
+) -> None:
+    """The daemon really runs, without GPU, death and alert. What is shown of those comes from a second target: the
+    same code, given what a daemon says where it has them."""
+    real, beside = free_port(), free_port()
+    environment = {"INBOX_DAEMON_METRICS__PORT": str(real), "INBOX_DAEMON_ENGINE__NULL__RATE": "200"}
+    daemon = start_daemon(environment=environment)
+    daemon.drop("long.jsonl", batch_of(100_000))
+    other = Metrics(MetricsSettings(port=beside))
+    view = said.daemon()
+    other.say(0.0, view, [said.batch()])
+    server = prometheus(real, beside)
+    eventually(lambda: server.value("max(inbox_daemon_engine_deaths_total)") == 1, 30, "scraped once")
+    other.say(1.0, view | {"engine": view["engine"] | {"deaths": 2}}, [said.batch()])
+    missing = dict(expressions())
+
+    def all_have_data() -> bool:
+        for where, expression in list(missing.items()):
+            result = server.query(asked(expression, beside if re.fullmatch(NEEDS_MORE, where) else real))
+            if result and all(math.isfinite(float(sample["value"][1])) for sample in result):
+                del missing[where]
+        return not missing
+
+    try:
+        eventually(all_have_data, 60)
+    except AssertionError:
+        raise AssertionError(f"no data: {missing}") from None
+    for variable in DASHBOARD["templating"]["list"][1:]:
+        assert server.labels(variable["name"])
+    rate = server.value(f'sum(rate(inbox_daemon_requests_total{{instance="127.0.0.1:{real}"}}[10s]))')
+    assert rate == pytest.approx(200, rel=0.4)
+
+
+def test_a_stall_a_hanging_loop_and_a_daemon_that_is_gone_are_alerts_of_a_real_prometheus(
+    start_daemon: Start, prometheus: Callable[..., Prometheus]
+) -> None:
+    port = free_port()
+    environment = {"INBOX_DAEMON_METRICS__PORT": str(port), "INBOX_DAEMON_ENGINE__NULL__RATE": "500"}
+    daemon = start_daemon(environment=environment | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "50"})
+    server = prometheus(port)
+    daemon.drop("b.jsonl", batch_of(6000))
+    eventually(lambda: (server.value('inbox_daemon_requests_total{outcome="completed"}') or 0) > 100, 30)
+    assert server.firing() == set()
+    config = daemon.log.with_suffix(".toml")
+    kept = config.read_text()
+    config.unlink()
+    os.mkfifo(config)
+    daemon.signal(signal.SIGHUP)  # the loop now waits for a FIFO that nobody writes
+    eventually(lambda: {"InboxDaemonHangs", "InboxDaemonNoProgress"} <= server.firing(), 40)
+    config.write_text(kept)
+    eventually(lambda: not server.firing(), 40, "both alerts are over")
+    daemon.finished("b", 60)
+    daemon.kill()
+    eventually(lambda: "InboxDaemonDown" in server.firing(), 30)
