@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from inbox_daemon import status
@@ -18,10 +18,11 @@ from inbox_daemon.errorlog import ErrorLog
 from inbox_daemon.errors import Rejected
 from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Published, Spool, Work, batch_name
+from inbox_daemon.pace import Done, Pace, seconds_left
 from inbox_daemon.records import BatchStatus, Outcome, place_of
 from inbox_daemon.spool import door, published, space
 from inbox_daemon.spool.history import History
-from inbox_daemon.spool.ingest import Accepted
+from inbox_daemon.spool.ingest import Accepted, Input
 from inbox_daemon.spool.outcomes import Outcomes
 from inbox_daemon.spool.publish import Merged
 
@@ -66,7 +67,10 @@ class Ledger:
         self._spool = spool
         self._published: Published | None = None
         self._outcomes: Outcomes | None = None
-        self._rate = status.Rate()
+        self._pace = Pace()
+        self._size: Callable[[int], int] = lambda place: 0  # bytes of a request's line
+        self._left_bytes = 0
+        self._answer_bytes = 0
         self._unsynced_since: float | None = None
         self._sealed_at = time.monotonic()
         self._told_at = float("-inf")
@@ -89,6 +93,11 @@ class Ledger:
         assert self._outcomes is not None, "the log is read back before anything is asked of it"
         return self._outcomes
 
+    @property
+    def recovered(self) -> bool:
+        """Whether the log has been read back, and nothing has closed it since."""
+        return self._outcomes is not None
+
     def refuse_resent(self, window: float) -> None:
         """Raise Rejected where the same file was dropped under the same name within `window` seconds before."""
         assert self.accepted is not None
@@ -98,16 +107,17 @@ class Ledger:
             self.accepted = None
             raise Rejected("duplicate_file", f"{self.source}: the same bytes as {twin}, a re-send; {again}")
 
-    def read_back(self, slot: int) -> Generator[None, None, None]:
+    def read_back(self, slot: int, source: Input) -> Generator[None, None, None]:
         """Start, or start again: everything that the log holds is done and counted. Yields now and then."""
         assert self.accepted is not None
         self.queue = Queue(self.accepted.requests)
         self.queue.held = True
+        self._size, self._left_bytes = source.size, source.length
         outcomes = Outcomes(self.work, len(self.queue))
         yield from outcomes.recover(slot, self._count)
         self._outcomes = outcomes
         self._logged = self.tally.done
-        self._rate.mark(time.monotonic(), self.tally.done, self.tally.output_tokens)
+        self._pace.mark(time.monotonic(), self._done(), working=False)
 
     def append(self, outcomes: Sequence[Outcome], now: float) -> bool:
         """Record outcomes, each request once, whoever computed it twice. Say whether any was new."""
@@ -144,7 +154,7 @@ class Ledger:
     def tell(self, now: float) -> None:
         """Write status.json."""
         self._told_at = now
-        self._rate.mark(now, self.tally.done, self.tally.output_tokens)
+        self._pace.mark(now, self._done(), working=self.queue.in_flight > 0)
         self.told = self._object()
         door.write_status(self.published, self.told)
 
@@ -168,8 +178,8 @@ class Ledger:
 
     def eta(self) -> float | None:
         """Return the seconds until the last answer, at the pace of the last minute; None where there is none."""
-        rate, _ = self._rate.per_second()
-        return (len(self.queue) - self.queue.done) / rate if rate > 0 else None
+        left = len(self.queue) - self.tally.done
+        return seconds_left(self._done(), left, self._left_bytes, self._pace.speed)
 
     def receipt(self, final: BatchStatus, merged: dict[str, Merged]) -> dict[str, Any]:
         return status.receipt(self._facts(final), merged, time.time())
@@ -181,17 +191,28 @@ class Ledger:
 
     def _sync(self) -> None:
         for outcome in self.outcomes.sync():
-            self.tally.add(outcome)
+            self._add(outcome)
             self._totals.add(outcome)
         self._unsynced_since = None
         if self.tally.done - self._logged >= self.log_every:
             self._logged = self.tally.done
-            rate, _ = self._rate.per_second()
+            rate = self._pace.speed.requests
             self.log.info("%s: %d of %d done, %.1f/s", self.name, self.tally.done, len(self.queue), rate)
 
     def _count(self, outcome: Outcome) -> None:
         self.queue.settle(place_of(outcome.ticket))
+        self._add(outcome)
+
+    def _add(self, outcome: Outcome) -> None:
         self.tally.add(outcome)
+        size = self._size(place_of(outcome.ticket))
+        self._left_bytes -= size
+        self._answer_bytes += 0 if outcome.is_error else size
+
+    def _done(self) -> Done:
+        tally = self.tally
+        tokens = (tally.input_tokens, tally.cached_tokens, tally.output_tokens)
+        return Done(tally.done, tally.completed, self._answer_bytes, *tokens)
 
     def _object(self, name: str | None = None) -> dict[str, Any]:
         return status.batch_object(self._facts(self.state, name), time.time())
@@ -211,7 +232,8 @@ class Ledger:
             parked=self.parked,
             lacking=self.lacking,
             rejected=self.rejected,
-            rates=self._rate.per_second(),
+            speed=self._pace.speed,
+            eta=self.eta(),
             model=self.model,
             engine=self.engine,
         )

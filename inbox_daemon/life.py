@@ -107,8 +107,8 @@ class Life:
             files.remove(dropped)
 
     def _recover(self) -> Iterator[bool]:
-        yield from _busily(self.ledger.read_back(self.slot))
         self._source = ingest.Input(self.work)
+        yield from _busily(self.ledger.read_back(self.slot, self._source))
         what = "resumed" if self.ledger.history.first("started") else "accepted"
         self.ledger.history.note("resumed" if what == "resumed" else "started", time.time())
         tally = self.ledger.tally
@@ -285,7 +285,7 @@ class Life:
 
     def rest(self, now: float) -> None:
         """Before the daemon stops: everything that has arrived becomes durable and visible. Raises as `step` does."""
-        if self._source is not None:
+        if self.ledger.recovered:
             self.ledger.seal(now)
             self.ledger.tell(now)
 

@@ -5,18 +5,16 @@ Pure: facts in, dictionaries out. Every number users see is made here.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from inbox_daemon import __version__
+from inbox_daemon.pace import Speed
 from inbox_daemon.records import Alert, BatchStatus, EngineInfo, EngineState, EngineStats, Gpus, Host, Outcome
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.ingest import Accepted
 from inbox_daemon.spool.publish import Merged
-
-_WINDOW = 60.0  # seconds over which rates are measured
 
 
 @dataclass(slots=True)
@@ -50,26 +48,6 @@ class Tally:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": self.input_tokens + self.output_tokens,
         }
-
-
-@dataclass(slots=True)
-class Rate:
-    """Requests and output tokens a second over the last minute. Times are monotonic seconds."""
-
-    _marks: deque[tuple[float, int, int]] = field(default_factory=deque)
-
-    def mark(self, now: float, requests: int, tokens: int) -> None:
-        if len(self._marks) == 1 and self._marks[0][1] == requests:
-            self._marks.clear()  # nothing has come yet: an engine that loads is no slow engine
-        self._marks.append((now, requests, tokens))
-        while len(self._marks) > 2 and now - self._marks[1][0] >= _WINDOW:
-            self._marks.popleft()
-
-    def per_second(self) -> tuple[float, float]:
-        if len(self._marks) < 2:
-            return 0.0, 0.0
-        (t0, r0, k0), (t1, r1, k1) = self._marks[0], self._marks[-1]
-        return ((r1 - r0) / (t1 - t0), (k1 - k0) / (t1 - t0)) if t1 > t0 else (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +112,7 @@ class Facts:
     Attributes:
         created: Unix seconds of the claim.
         parked: why nothing more of it runs until somebody says resume.
+        eta: seconds that it is expected to take still.
         lacking: bytes of disk that must become free before more of it runs.
         rejected: why the file as a whole is no batch, as one of OpenAI's `errors.data[]`.
     """
@@ -151,7 +130,8 @@ class Facts:
     parked: str | None = None
     lacking: int = 0
     rejected: dict[str, Any] | None = None
-    rates: tuple[float, float] = (0.0, 0.0)
+    speed: Speed = Speed()  # noqa: RUF009  frozen
+    eta: float | None = None
     model: str = ""
     engine: dict[str, Any] = field(default_factory=dict)
 
@@ -162,9 +142,8 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
     total = accepted.requests if accepted else 0
     problems = [facts.rejected] if facts.rejected else accepted.shown if accepted else []
     final = facts.status.final
-    left = total - tally.done
     running = facts.status is BatchStatus.IN_PROGRESS and not facts.paused and not facts.parked
-    requests_per_second, tokens_per_second = facts.rates if running else (0.0, 0.0)
+    speed = facts.speed if running else Speed()
     return {
         "id": facts.id,
         "object": "batch",
@@ -192,9 +171,9 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "paused": facts.paused,
         "parked": facts.parked,
         "waiting_for_disk_bytes": facts.lacking or None,
-        "requests_per_second": round(requests_per_second, 2),
-        "output_tokens_per_second": round(tokens_per_second, 1),
-        "eta_seconds": round(left / requests_per_second) if requests_per_second > 0 else None,
+        "requests_per_second": round(speed.requests, 2),
+        "output_tokens_per_second": round(speed.output_tokens, 1),
+        "eta_seconds": round(facts.eta) if running and facts.eta is not None else None,
         "engine_deaths": history.count("engine_died"),
         "engine": facts.engine,
     }

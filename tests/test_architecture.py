@@ -13,7 +13,7 @@ PACKAGE = ROOT / "inbox_daemon"
 LAYERS: list[set[str]] = [
     {"errors", "records", "layout", "parent", "__init__"},
     {"config"},
-    {"models", "batch", "policy", "dispatch", "conditions", "suspects", "privacy"},
+    {"models", "batch", "policy", "dispatch", "conditions", "suspects", "privacy", "pace"},
     {"health", "alerts"},
     {"gpu", "nvml", "notify", "journal", "metrics", "wakeup", "spool"},
     {"host", "announce", "engine", "intake"},

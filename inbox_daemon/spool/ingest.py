@@ -57,6 +57,16 @@ class Input:
         self._fd = os.open(work.input, os.O_RDONLY | os.O_CLOEXEC)
         self._size = os.fstat(self._fd).st_size
 
+    @property
+    def length(self) -> int:
+        """The bytes of all requests together."""
+        return self._size - (self.index.offsets[0] if self.index.offsets else 0)
+
+    def size(self, place: int) -> int:
+        """Return the bytes up to the next request: the line's own, and those of blank lines after it."""
+        offsets = self.index.offsets
+        return (offsets[place + 1] if place + 1 < len(offsets) else self._size) - offsets[place]
+
     def line(self, place: int) -> bytes:
         """Return the request's line as the user wrote it, without its newline."""
         return read_line(self._fd, self.index.offsets[place], self._size)
