@@ -16,6 +16,7 @@ from enum import IntEnum
 from functools import partial
 from pathlib import Path
 
+from inbox_daemon import journal
 from inbox_daemon.config import RELOADABLE, Config
 from inbox_daemon.engine import Engine
 from inbox_daemon.engine.slot import EngineSlot
@@ -181,7 +182,8 @@ class Daemon:
         for life in self._lives.values():
             life.ledger.engine = self._oversight.engine
         if self._presence.due(now):
-            said = self._oversight.said(now) | {"waiting": dict(self._waiting), "batches": len(self._lives)}
+            ours = {"waiting": dict(self._waiting), "batches": len(self._lives), "log": journal.recent()}
+            said = self._oversight.said(now) | ours
             self._presence.say(now, said)
             self._metrics.say(now, said, [life.ledger.told for life in self._lives.values() if life.ledger.told])
         done = sum(life.queue.done for life in self._lives.values())

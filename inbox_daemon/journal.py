@@ -11,10 +11,13 @@ import logging
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import MutableMapping
 from enum import StrEnum
 from typing import Any
 
+_KEPT = 20  # lines, each cut to _KEPT_LENGTH characters
+_KEPT_LENGTH = 300
 _FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -43,6 +46,26 @@ class Message(StrEnum):
 def tell(message: Message, **fields: object) -> dict[str, object]:
     """Return what a log call's `extra` must be for this kind of line; a field that is None is left out."""
     return {"MESSAGE_ID": message.value, **{key: value for key, value in fields.items() if value is not None}}
+
+
+class _Recent(logging.Handler):
+    """Keeps the last lines, for what the daemon says of itself: the first line of each, cut where it is long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().partition("\n")[0][:_KEPT_LENGTH]
+        self.lines.append({"at": round(record.created, 1), "level": record.levelname.lower(), "text": text})
+
+
+_recent = _Recent()
+
+
+def recent() -> list[dict[str, Any]]:
+    """Return the last log lines, oldest first: `at` in Unix seconds, `level`, `text`."""
+    return list(_recent.lines)
 
 
 class _PriorityFormatter(logging.Formatter):
@@ -78,9 +101,10 @@ def set_up(level: str) -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter(_FORMAT))
-    handler.addFilter(_Printable())
     root = logging.getLogger("inbox_daemon")
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, _recent]
+    for each in root.handlers:
+        each.addFilter(_Printable())
     root.setLevel(level.upper())
     root.propagate = False
 

@@ -63,7 +63,12 @@ def test_only_one_file_imports_vllm_and_none_imports_torch() -> None:
 
 
 def test_views_import_only_the_reading_half_of_the_spool() -> None:
-    for path in (PACKAGE / "cli" / "status.py", PACKAGE / "cli" / "verify.py", PACKAGE / "cli" / "show.py"):
+    for path in (
+        PACKAGE / "cli" / "status.py",
+        PACKAGE / "cli" / "verify.py",
+        PACKAGE / "cli" / "show.py",
+        PACKAGE / "cli" / "top.py",
+    ):
         spool = {name.split(".")[2] for name in imports(path) if name.startswith("inbox_daemon.spool.")}
         assert spool <= {"published"}, path
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from inbox_daemon import __version__, config
-from inbox_daemon.cli import check, control, run, selftest, status, submit, verify
+from inbox_daemon.cli import check, control, run, selftest, status, submit, top, verify
 from inbox_daemon.errors import ConfigError, InboxDaemonError
 
 _ABOUT = """\
@@ -18,7 +18,7 @@ Drop a file of OpenAI batch requests into SPOOL/inbox, read answers from SPOOL/o
 
   inbox-daemon run --spool ./spool --model Qwen/Qwen3-4B     the daemon, here and now
   scp batch.jsonl host:/var/spool/inbox-daemon/inbox/        hand it work, from anywhere
-  inbox-daemon status --watch                                look in
+  inbox-daemon top                                           look in
   inbox-daemon check batch.jsonl                             every fault at once, without an engine
 """
 
@@ -31,20 +31,20 @@ FAILURE, USAGE, NOT_FOUND, CONFIG, INTERRUPTED = 1, 2, 4, 78, 130
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="inbox-daemon",
         description=_ABOUT,
         epilog=_EXITS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"inbox-daemon {__version__}")
+    command.add_argument("--version", action="version", version=f"inbox-daemon {__version__}")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--config", metavar="FILE", help=f"settings, default {config.DEFAULT_PATH} where it exists")
     shared.add_argument("--spool", metavar="DIR", help="the folder of inbox and outbox, default from the settings")
-    verbs = top.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
-    for verb in (run, submit, status, check, control, verify, selftest):
+    verbs = command.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
+    for verb in (run, submit, status, top, check, control, verify, selftest):
         verb.add(verbs, shared)
-    return top
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

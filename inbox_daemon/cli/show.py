@@ -30,18 +30,22 @@ def somebody_looks() -> bool:
 
 def batches(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("batch", "status", "", "done", "errors", "req/s", "left"):
-        table.add_column(heading, justify="right" if heading in ("done", "errors", "req/s", "left") else "left")
+    table.add_column("batch", overflow="fold", max_width=40)
+    table.add_column("status", no_wrap=True)
+    table.add_column("", min_width=4, max_width=20)  # what gives way on a narrow terminal
+    for heading in ("done", "errors", "req/s", "tok/s", "left"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for status in statuses:
         counts = status["request_counts"]
         done = counts["completed"] + counts["failed"]
         table.add_row(
-            Text(status["name"]),
+            Text(shown(status["name"])),
             Text(word(status), style=_COLOURS.get(status["status"], "")),
-            ProgressBar(total=max(1, counts["total"]), completed=done, width=20) if counts["total"] else "",
+            ProgressBar(total=max(1, counts["total"]), completed=done) if counts["total"] else "",
             f"{done:,}/{counts['total']:,}",
             f"{counts['failed']:,}" if counts["failed"] else "",
             f"{status['requests_per_second']:.1f}" if status.get("requests_per_second") else "",
+            f"{status['output_tokens_per_second']:,.0f}" if status.get("output_tokens_per_second") else "",
             duration(status.get("eta_seconds")),
         )
     return table
@@ -87,7 +91,7 @@ def engine(view: Mapping[str, Any]) -> str:
 
 
 def waiting(files: Mapping[str, str]) -> RenderableType:
-    return Group(*(Text(f"{name!r}: {why}", style="yellow") for name, why in sorted(files.items())))
+    return Group(*(Text(shown(f"{name!r}: {why}"), style="yellow") for name, why in sorted(files.items())))
 
 
 def plain(status: Mapping[str, Any]) -> str:
