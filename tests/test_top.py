@@ -111,7 +111,7 @@ def test_a_real_run_in_a_terminal_and_as_a_picture(start_daemon: Start, tmp_path
     text = run(daemon.spool, "--once")
     assert "in_progress" in text and "/20,000" in text
     assert "ready for" in text
-    assert "b: claimed" in text and "b: accepted: 20000 requests" in text
+    assert "b: sealed part-" in text or "b: accepted: 20000 requests" in text
     run(daemon.spool, "--svg", str(tmp_path / "top.svg"))
     picture = (tmp_path / "top.svg").read_text()
     assert "/20,000" in "".join(ET.fromstring(picture).itertext()).replace("\xa0", " ")
