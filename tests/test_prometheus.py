@@ -15,6 +15,7 @@ import orjson
 import pytest
 import said
 import yaml
+from engines import LOADED, process
 from prom import RULES, Prometheus, free_port
 from running import ROOT, Daemon, batch_of, eventually
 
@@ -210,3 +211,77 @@ def test_a_stall_a_hanging_loop_and_a_daemon_that_is_gone_are_alerts_of_a_real_p
     daemon.finished("b", 60)
     daemon.kill()
     eventually(lambda: "InboxDaemonDown" in server.firing(), 30)
+
+
+def test_an_engine_that_is_killed_again_and_again_is_an_alert(
+    start_daemon: Start, prometheus: Callable[..., Prometheus], tmp_path: Path
+) -> None:
+    """The worker is the real one; it is killed before it has loaded anything."""
+    port = free_port()
+    environment = {"INBOX_DAEMON_METRICS__PORT": str(port)}
+    daemon = start_daemon(kind="vllm", arguments=["--model", str(tmp_path)], environment=environment)
+    server = prometheus(port)
+    deaths = "inbox_daemon_engine_deaths_total"
+    eventually(lambda: server.value(deaths) == 0, 30, "no death yet")
+    daemon.drop("b.jsonl", batch_of(10))
+    for death in range(1, 4):
+        worker = eventually(lambda: process(daemon, "inbox_daemon.engine.worker"), 30)
+        worker.kill()
+        eventually(lambda: server.value(deaths) == death, 30, f"{death} deaths")  # noqa: B023  called at once
+        if death == 2:
+            assert "InboxDaemonEngineRestarting" not in server.firing()
+    eventually(lambda: "InboxDaemonEngineRestarting" in server.firing(), 30)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "inbox-daemon-test", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system: needs root")
+def test_a_disk_that_is_nearly_full_is_an_alert_until_there_is_room_again(
+    start_daemon: Start, prometheus: Callable[..., Prometheus], small_disk: Path
+) -> None:
+    port = free_port()
+    environment = {"INBOX_DAEMON_METRICS__PORT": str(port), "INBOX_DAEMON_RESULTS__KEEP_FREE": "0"}
+    start_daemon(small_disk / "spool", environment=environment)
+    server = prometheus(port)
+    eventually(lambda: (server.value("inbox_daemon_host_disk_used_ratio") or 1) < 0.5, 30)
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * (62 << 20))
+    eventually(lambda: "InboxDaemonDiskHigh" in server.firing(), 40)
+    filler.unlink()
+    eventually(lambda: not server.firing(), 40)
+
+
+@pytest.mark.vllm
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_stopped_engine_core_is_an_alert_until_the_next_engine_answers(
+    start_daemon: Start, prometheus: Callable[..., Prometheus], tiny_model: Path
+) -> None:
+    port = free_port()
+    environment = {
+        "INBOX_DAEMON_METRICS__PORT": str(port),
+        "INBOX_DAEMON_ENGINE__STALL_AFTER_ANSWERS": "20",
+        "INBOX_DAEMON_ENGINE__IN_FLIGHT": "200",
+    }
+    daemon = start_daemon(kind="vllm", arguments=["--model", str(tiny_model)], environment=environment)
+    server = prometheus(port)
+    daemon.drop("b.jsonl", batch_of(3000, max_tokens=64))
+    eventually(lambda: daemon.done("b") >= 200, LOADED, "200 requests done")
+    eventually(lambda: (server.value("sum(rate(inbox_daemon_engine_output_tokens_total[5s]))") or 0) > 0, 30)
+    eventually(lambda: not server.firing(), 20, "all is well")
+    core = process(daemon, "VLLM::EngineCore")
+    assert core is not None
+    core.send_signal(signal.SIGSTOP)
+    eventually(lambda: "InboxDaemonNoProgress" in server.firing(), 40)
+    eventually(lambda: server.value("inbox_daemon_engine_deaths_total") == 1, 120)
+    eventually(lambda: "InboxDaemonNoProgress" not in server.firing(), LOADED, "the next engine answers")
+    assert daemon.finished("b", 240)["request_counts"]["completed"] == 3000
