@@ -222,8 +222,7 @@ class Daemon:
             )
         del self._lives[life.slot]
         self._suspended[life.work.id] = time.monotonic() + _SUSPEND
-        life.close()
-        life.held.release()
+        life.let_go()
         return False
 
     def _engine_is_wanted(self) -> bool:
@@ -291,8 +290,7 @@ class Daemon:
         self._engine.end()
         for life in list(self._lives.values()):
             self._safely(life, partial(life.rest, time.monotonic()))
-            life.close()
-            life.held.release()
+            life.let_go()
         deadline = time.monotonic() + _ENGINE_ENDS_WITHIN
         while not self._engine.ended and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -50,7 +50,7 @@ class Life:
         self._engine: EngineInfo | None = None
         self._cancelled = False
         self._looked_at = float("-inf")
-        self._steps = self._live()
+        self._steps: Generator[bool, None, None] = self._live()
 
     @property
     def work(self) -> Work:
@@ -78,7 +78,7 @@ class Life:
 
     # -- the life
 
-    def _live(self) -> Iterator[bool]:
+    def _live(self) -> Generator[bool, None, None]:
         try:
             yield from self._enter()
         except Rejected as rejected:
@@ -96,11 +96,8 @@ class Life:
         _ = self.ledger.published
         if self.ledger.accepted is None:
             self.ledger.log.info("%s: claimed", self.name, extra=tell(Message.BATCH_CLAIMED))
-            part = files.Writer(self.work.open_part, fresh=True)
-            try:
+            with files.Writer(self.work.open_part, fresh=True) as part:
                 self.ledger.accepted = yield from _busily(ingest.ingest(self.work, self._rules(), part))
-            finally:
-                part.close()
         if (window := self._rules().inbox.dedupe_window) and self.ledger.history.first("started") is None:
             self.ledger.refuse_resent(window)
         for dropped in list(self.work.dropped.iterdir()):
@@ -150,7 +147,7 @@ class Life:
         yield from _busily(publish(self.work, ledger.published, ledger.outcomes, self._source, receipt))
         ledger.state = final
         ledger.tell(now())
-        self.close()
+        self._close_files()
         ledger.errors.sum_up(now(), final=True)
         counts = (ledger.tally.completed, ledger.tally.failed, time.time() - ledger.created)
         ended = tell(Message.BATCH_COMPLETED)
@@ -289,8 +286,13 @@ class Life:
             self.ledger.seal(now)
             self.ledger.tell(now)
 
-    def close(self) -> None:
-        """Let go of every open file; the batch on disk stays as it is."""
+    def let_go(self) -> None:
+        """Let go of every open file and of the lease, wherever it stands; the batch on disk stays as it is."""
+        self._steps.close()
+        self._close_files()
+        self.held.release()
+
+    def _close_files(self) -> None:
         if self._source is not None:
             self._source.close()
             self._source = None

@@ -274,7 +274,8 @@ def blow(scene: Scene, spool: Path, strikes: Sequence[Strike], sabotage: Sabotag
     problems = []
     for strike in strikes:
         struck = run(spool, scene.settings, strike, sabotage=sabotage, stop_at=scene.stop_at)
-        if not struck.killed and struck.status not in (0, 3):
+        refused = struck.status == 1 and "ready: " not in struck.log  # a start that says why, and is tried again
+        if not struck.killed and not refused and struck.status not in (0, 3):
             problems.append(f"a run ended with {struck.status}: {struck.log}")
         problems += broken_now(spool, scene)
     restart, found = end_well(spool, scene, sabotage, again=len(strikes) == 1)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from crashing import workers
 from running import ROOT, Daemon
 
 
@@ -24,6 +26,13 @@ def start_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     yield start
     for daemon in started:
         daemon.kill()
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """Processes in which daemons are struck; forked from none that has threads."""
+    with workers() as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,7 @@ class Ended:
         failed: the operations that were made to fail.
         resynced: the files that were synced once more through a descriptor whose sync had failed.
         leaked: the spool's files that were open when the verb had returned.
+        log: what it said, with ids and pids left out.
     """
 
     status: int
@@ -109,7 +110,7 @@ def run(
     config, log, trace = (spool.with_name(f"{spool.name}.{suffix}") for suffix in ("toml", "log", "trace"))
     config.write_text(settings)
     sys.stdout.flush()
-    gc.freeze()  # or collecting in the child copies every page it looks at
+    gc.freeze()  # or looking for garbage copies every page
     child = os.fork()
     if not child:
         wire = _Tripwire(spool, trace, strike, _before_each(stop_at, at_each), durable)
@@ -119,13 +120,21 @@ def run(
     for line in trace.read_text(errors="replace").splitlines():
         what, _, operation = line.partition(" ")
         said[what].append(operation)
-    return Ended(status, said["began"], said["failed"], said["resynced"], said["leaked"], log.read_text())
+    said_in_log = impersonal(log.read_text(), f"{spool}/")
+    return Ended(status, said["began"], said["failed"], said["resynced"], said["leaked"], said_in_log)
 
 
 def workers() -> ProcessPoolExecutor:
     """Return processes that have imported the daemon, start no thread, and fork a child for each run."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(2 * (os.cpu_count() or 1), mp_context=context)
+
+
+def impersonal(text: str, root: str) -> str:
+    """Leave out of paths what differs between two runs: where the spool (`root`, with its slash) lies, ids, pids."""
+    text = text.replace(root, "").replace(root[:-1], "SPOOL")
+    text = re.sub(r"batch_[0-9a-f]{22}", "ID", text)
+    return re.sub(r"daemons/(\.?).*\.json", r"daemons/\1HOST.json", text)
 
 
 def _before_each(stop_at: int, at_each: Callable[[int], None] | None) -> Callable[[int], None]:
@@ -148,6 +157,7 @@ def _live(
         os.dup2(output, 2)
         sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
         signal.setitimer(signal.ITIMER_REAL, within)
+        gc.disable()  # nobody but the daemon itself closes its files
         daemon._SUSPEND = daemon._ADOPT_EVERY = _AGAIN_AFTER
         if sabotage:
             sabotage()
@@ -259,10 +269,7 @@ class _Tripwire:
         return True
 
     def _say(self, what: str, operation: str) -> None:
-        operation = operation.replace(self._root, "").replace(self._root[:-1], "SPOOL")
-        operation = re.sub(r"batch_[0-9a-f]{22}", "ID", operation)
-        operation = re.sub(r"daemons/(\.?).*\.json", r"daemons/\1HOST.json", operation)
-        self._write(self._trace, f"{what} {operation}\n".encode())
+        self._write(self._trace, f"{what} {impersonal(operation, self._root)}\n".encode())
 
     def _path_of(self, fd: int) -> str:
         try:

@@ -7,73 +7,20 @@ there then must hold as it is; a restart must bring the batch to its end; one mo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aftermath import Finding, Scene, blow, copy, end_well, scene
-from crashing import Strike, run, workers
+from aftermath import Finding, Scene, blow, end_well
+from crashing import Strike
+from scenes import cancelled, dropped, refused, rejected, resumed, stopped, unharmed
 
 from inbox_daemon.layout import Published, part_name
 from inbox_daemon.spool import files
 from inbox_daemon.spool.outcomes import Outcomes
 
 pytestmark = pytest.mark.matrix
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    with workers() as pool:
-        yield pool
-
-
-# -- where a run starts
-
-
-def dropped(start: Path) -> Scene:
-    return scene(start)
-
-
-def refused(start: Path) -> Scene:
-    return scene(start, status="failed", strict=True)
-
-
-def rejected(start: Path) -> Scene:
-    return scene(start, b"this is no gzip", status="failed", dropped="b.jsonl.gz")
-
-
-def cancelled(start: Path) -> Scene:
-    return half_done(start, "cancel", "cancelled")
-
-
-def resumed(start: Path) -> Scene:
-    return half_done(start, "resume", "completed")
-
-
-def stopped(start: Path) -> Scene:
-    """Nothing has happened yet; in the run to come, SIGTERM arrives when some lines wait in the open part."""
-    made = scene(start)
-    return replace(made, stop_at=second_part(made))
-
-
-def half_done(start: Path, verb: str, status: str) -> Scene:
-    """Leave a paused batch with one part sealed and half a line in the next, and a control file in the inbox."""
-    made = scene(start, status=status)
-    assert run(start / "spool", made.settings, Strike(second_part(made), half=True)).killed
-    [work] = (start / "spool" / "work").iterdir()
-    (work / "pause").touch()
-    (start / "spool" / "inbox" / f"b.{verb}").touch()
-    return made
-
-
-def second_part(made: Scene) -> int:
-    """Return the number of the operation that first writes to the second part."""
-    copy(made.start / "spool", made.start / "unharmed")
-    operations = run(made.start / "unharmed", made.settings).operations
-    sealed = next(n for n, what in enumerate(operations, 1) if what.startswith("link "))
-    return next(n for n, what in enumerate(operations, 1) if n > sealed and what == "write work/ID/open.jsonl")
 
 
 # -- every way to be killed
@@ -97,12 +44,6 @@ def second_strikes(firsts: Sequence[tuple[Strike, Finding]], most: int) -> list[
         if operation not in chosen.values() or pair[0] not in {first for first, _ in chosen}:
             chosen[pair] = operation
     return list(chosen)
-
-
-def unharmed(pool: ProcessPoolExecutor, scene: Scene, spool: Path) -> list[str]:
-    """Return the operations of a run that nothing happens to."""
-    copy(scene.start / "spool", spool)
-    return pool.submit(run, spool, scene.settings, stop_at=scene.stop_at).result().operations
 
 
 @pytest.mark.parametrize(

@@ -108,14 +108,27 @@ def truncate(path: Path, size: int) -> None:
 
 
 class Writer:
-    """A new or continued file that grows by whole writes; `size` counts what was written, durable or not."""
+    """A new or continued file that grows by whole writes; `size` counts what was written, durable or not.
+
+    As a context manager it closes itself at the end, however that comes.
+    """
 
     def __init__(self, path: Path, *, fresh: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if fresh else 0)
         self.path = path
         self.fd = os.open(path, flags, 0o644)
-        self.size = os.fstat(self.fd).st_size
-        sync_dir(path.parent)
+        try:
+            self.size = os.fstat(self.fd).st_size
+            sync_dir(path.parent)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def write(self, data: bytes | memoryview) -> None:
         write_all(self.fd, data)
@@ -125,6 +138,8 @@ class Writer:
         sync(self.fd, self.path)
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Close the file; what was not synced before counts for nothing, so neither does what `close` says of it."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)

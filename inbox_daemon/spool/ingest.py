@@ -148,7 +148,7 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
                 first.append({"code": fault.code, "line": number, "message": fault.message, "param": fault.param})
         part.write(b"".join(lines))
 
-    try:
+    with copy:
         for block in source.blocks(fd, dropped, rules.inbox.max_file_bytes, as_dropped):
             if space.lacking(work.dir, rules.keep_free + len(block)):
                 raise Rejected("disk_full", f"{name}: its lines do not fit on the disk; make room and drop it again")
@@ -160,8 +160,6 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
         for faults in _in_turns(reading.finish()):
             note(faults)
         copy.sync()
-    finally:
-        copy.close()
     if not len(reading.index):
         raise Rejected("empty_file", f"{name}: holds no request: it is empty or has only blank lines")
     reading.index.save(work.index)

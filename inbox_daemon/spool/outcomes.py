@@ -10,7 +10,7 @@ import os
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from inbox_daemon import batch
@@ -54,20 +54,22 @@ class Outcomes:
                 for line, offset in chunk:
                     self._recognise(line, number, offset, slot, count)
                 yield
-        rebuilt = files.Writer(self._work.open_part.with_name(".open.new"), fresh=True)
-        for chunk in _chunks(self._work.open_part):
-            kept, offset = [], rebuilt.size
-            for line, _ in chunk:
-                if self._recognise(line, self._number, offset, slot, count):
-                    kept.append(line)
-                    offset += len(line)
-            rebuilt.write(b"".join(kept))
-            self.open_lines += len(kept)
-            yield
-        rebuilt.sync()
-        files.move(rebuilt.path, self._work.open_part)
-        rebuilt.path = self._work.open_part
-        self._writer = rebuilt
+        with ExitStack() as opened:
+            rebuilt = opened.enter_context(files.Writer(self._work.open_part.with_name(".open.new"), fresh=True))
+            for chunk in _chunks(self._work.open_part):
+                kept, offset = [], rebuilt.size
+                for line, _ in chunk:
+                    if self._recognise(line, self._number, offset, slot, count):
+                        kept.append(line)
+                        offset += len(line)
+                rebuilt.write(b"".join(kept))
+                self.open_lines += len(kept)
+                yield
+            rebuilt.sync()
+            files.move(rebuilt.path, self._work.open_part)
+            rebuilt.path = self._work.open_part
+            opened.pop_all()  # it stays open: what comes is appended to it
+            self._writer = rebuilt
 
     def _recognise(self, line: bytes, number: int, offset: int, slot: int, count: Callable[[Outcome], None]) -> bool:
         place = batch.place_of_line(line)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,12 @@ class _Target:
         self.flush()
         assert self._writer is not None
         self._writer.sync()
-        self._writer.close()
         self.merged.bytes, self.merged.sha256 = self._writer.size, self._hash.hexdigest()
         return self.merged
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
 
 def publish(
@@ -81,26 +85,33 @@ def publish(
     """
     files.ensure_dir(work.final)
     there = Published(work.final)
-    results, errors, retry = _Target(there.results), _Target(there.errors), _Target(there.retry)
-    for place in range(len(source.index)):
-        line = outcomes.line(place)
-        if line.endswith(b'"error":null}\n'):
-            results.add(line)
-        else:
-            errors.add(line)
-            if _may_succeed_later(line):
-                retry.add(source.line(place) + b"\n")
-        for target in (results, errors, retry):
-            if target.full:
-                target.flush()
-                yield
-    merged = {target.path.name: target.finish() for target in (results, errors, retry)}
+    results, errors, retry = (_Target(path) for path in (there.results, there.errors, there.retry))
+    targets = (results, errors, retry)
+    with ExitStack() as opened:
+        for target in targets:
+            opened.callback(target.close)
+        for place in range(len(source.index)):
+            _sort(outcomes.line(place), source, place, results, errors, retry)
+            for target in targets:
+                if target.full:
+                    target.flush()
+                    yield
+        merged = {target.path.name: target.finish() for target in targets}
     yield
     door.ensure(published)
-    for target in (results, errors, retry):
+    for target in targets:
         if merged[target.path.name].lines or target is not retry:
             files.move(target.path, published.dir / target.path.name)
     write_receipt(published, receipt(merged))
+
+
+def _sort(line: bytes, source: Input, place: int, results: _Target, errors: _Target, retry: _Target) -> None:
+    if line.endswith(b'"error":null}\n'):
+        results.add(line)
+    else:
+        errors.add(line)
+        if _may_succeed_later(line):
+            retry.add(source.line(place) + b"\n")
 
 
 def _may_succeed_later(line: bytes) -> bool:

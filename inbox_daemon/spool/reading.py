@@ -80,12 +80,11 @@ class Index:
         return index
 
     def save(self, path: Path) -> None:
-        writer = files.Writer(path, fresh=True)
-        writer.write(len(self).to_bytes(8, sys.byteorder))
-        writer.write(memoryview(self.offsets).cast("B"))
-        writer.write(memoryview(self.numbers).cast("B"))
-        writer.sync()
-        writer.close()
+        with files.Writer(path, fresh=True) as writer:
+            writer.write(len(self).to_bytes(8, sys.byteorder))
+            writer.write(memoryview(self.offsets).cast("B"))
+            writer.write(memoryview(self.numbers).cast("B"))
+            writer.sync()
 
 
 @dataclass(slots=True)

@@ -1,0 +1,60 @@
+"""Where a run that is struck starts: a spool as it lies before it. No test lives here."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from aftermath import Scene, copy, scene
+from crashing import Strike, run
+
+
+def dropped(start: Path) -> Scene:
+    return scene(start)
+
+
+def refused(start: Path) -> Scene:
+    return scene(start, status="failed", strict=True)
+
+
+def rejected(start: Path) -> Scene:
+    return scene(start, b"this is no gzip", status="failed", dropped="b.jsonl.gz")
+
+
+def cancelled(start: Path) -> Scene:
+    return half_done(start, "cancel", "cancelled")
+
+
+def resumed(start: Path) -> Scene:
+    return half_done(start, "resume", "completed")
+
+
+def stopped(start: Path) -> Scene:
+    """Nothing has happened yet; in the run to come, SIGTERM arrives when some lines wait in the open part."""
+    made = scene(start)
+    return replace(made, stop_at=second_part(made))
+
+
+def half_done(start: Path, verb: str, status: str) -> Scene:
+    """Leave a paused batch with one part sealed and half a line in the next, and a control file in the inbox."""
+    made = scene(start, status=status)
+    assert run(start / "spool", made.settings, Strike(second_part(made), half=True)).killed
+    [work] = (start / "spool" / "work").iterdir()
+    (work / "pause").touch()
+    (start / "spool" / "inbox" / f"b.{verb}").touch()
+    return made
+
+
+def second_part(made: Scene) -> int:
+    """Return the number of the operation that first writes to the second part."""
+    copy(made.start / "spool", made.start / "unharmed")
+    operations = run(made.start / "unharmed", made.settings).operations
+    sealed = next(n for n, what in enumerate(operations, 1) if what.startswith("link "))
+    return next(n for n, what in enumerate(operations, 1) if n > sealed and what == "write work/ID/open.jsonl")
+
+
+def unharmed(pool: ProcessPoolExecutor, scene: Scene, spool: Path) -> list[str]:
+    """Return the operations of a run that nothing happens to."""
+    copy(scene.start / "spool", spool)
+    return pool.submit(run, spool, scene.settings, stop_at=scene.stop_at).result().operations
