@@ -76,6 +76,7 @@ class Daemon:
         self._suspended: dict[str, float] = {}  # batch id -> when it is tried again
         self._arrived: deque[Path] = deque()  # settled, and not claimed for want of a slot
         self._waiting: dict[str, str] = {}
+        self._refused = False  # the disk refused one of these; the next scan tries again
         self._adopt_at = 0.0
         self._some_errors = False
         self._busy = False
@@ -118,24 +119,38 @@ class Daemon:
         try:
             arrivals = self._intake.look(now)
         except OSError as error:
-            log.error("inbox cannot be read: %s; trying again", error)
+            log.error("inbox cannot be read: %s; trying again", space.told(error))
             return
         if arrivals is not None:
-            self._arrived, self._waiting = deque(arrivals.settled), arrivals.waiting
+            self._arrived, self._waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
             for path, name, verb in arrivals.controls:
-                named = next((life for life in self._lives.values() if life.name == name), None)
-                if refusal := control.obey(self.spool, path, name, verb, named):
-                    log.warning("%s thrown away: %s", shown(path.name), refusal)
+                self._control(path, name, verb)
         while self._arrived and len(self._lives) < self.config.inbox.max_claimed:
             self._take(self._arrived.popleft())
+
+    def _control(self, path: Path, name: str, verb: str) -> None:
+        named = next((life for life in self._lives.values() if life.name == name), None)
+        if named is not None:  # where half of it fails, the batch is let go and reads from the files what it is now
+            self._safely(named, partial(control.obey, self.spool, path, name, verb, named))
+            return
+        try:
+            if refusal := control.obey(self.spool, path, name, verb, None):
+                log.warning("%s thrown away: %s", shown(path.name), refusal)
+        except (OSError, SpoolError) as error:
+            self._waits(path, f"cannot be carried out: {space.told(error)}")
 
     def _take(self, path: Path) -> None:
         try:
             if self._intake.unchanged(path) and self._has_room_for(path) and (held := claim.claim(self.spool, path)):
                 self._begin(held)
-        except OSError as error:
-            self._waiting[path.name] = f"cannot be claimed ({error.strerror}): inbox and work must be on one mount"
-            self._intake.complain(path.name, self._waiting[path.name])
+        except (OSError, SpoolError) as error:
+            self._waits(path, f"cannot be claimed: {space.told(error)}")
+
+    def _waits(self, path: Path, why: str) -> None:
+        """Leave a file in the inbox that the disk refuses to give us; the next scan tries again."""
+        self._waiting[path.name] = why
+        self._refused = True
+        self._intake.complain(path.name, why)
 
     def _has_room_for(self, path: Path) -> bool:
         """Leave a file in the inbox while its copy would fill the disk; it is looked at again with the next scan."""
@@ -158,8 +173,11 @@ class Daemon:
         self._suspended = {id: until for id, until in self._suspended.items() if until > now}
         ours = {life.work.id for life in self._lives.values()} | self._suspended.keys()
         room = self.config.inbox.max_claimed - len(self._lives)
-        for held in itertools.islice(claim.adopt(self.spool, ours), max(0, room)):
-            self._begin(held)
+        try:
+            for held in itertools.islice(claim.adopt(self.spool, ours), max(0, room)):
+                self._begin(held)
+        except OSError as error:
+            log.error("work cannot be read: %s; trying again", space.told(error))
 
     def _advance(self, now: float) -> None:
         """Give every batch its next steps, for a slice of time together, and what is due by the clock."""
@@ -199,9 +217,15 @@ class Daemon:
 
     def _begin(self, held: claim.Held) -> None:
         slot = next(self._slots)
-        ledger = Ledger(
-            self.spool, held.work, self.config.results, self.config.daemon.log_every, self._oversight.totals
-        )
+        results, log_every = self.config.results, self.config.daemon.log_every
+        try:
+            ledger = Ledger(self.spool, held.work, results, log_every, self._oversight.totals)
+        except OSError as error:
+            fields = tell(Message.BATCH_SUSPENDED)
+            log.error("%s: suspended for %.0f s: %s", held.work.id, _SUSPEND, space.told(error), extra=fields)
+            self._suspended[held.work.id] = time.monotonic() + _SUSPEND
+            held.release()
+            return
         self._lives[slot] = Life(held, slot, ledger, lambda: rules_of(self.config))
         self._busy = True
 
@@ -212,8 +236,8 @@ class Daemon:
         try:
             return bool(action())
         except (OSError, SpoolError) as error:
-            fields = tell(Message.BATCH_SUSPENDED)
-            of_batch(log, life.name).error("%s: suspended for %.0f s: %s", life.name, _SUSPEND, error, extra=fields)
+            told, fields = space.told(error), tell(Message.BATCH_SUSPENDED)
+            of_batch(log, life.name).error("%s: suspended for %.0f s: %s", life.name, _SUSPEND, told, extra=fields)
         except Exception:
             of_batch(log, life.name).exception(
                 "%s: suspended for %.0f s by a fault of ours",
@@ -279,7 +303,7 @@ class Daemon:
     def _done(self, now: float) -> bool:
         if self._stop_by is not None:
             return self._traffic.in_flight == 0 or now >= self._stop_by
-        if not self._drain or self._intake.arriving or self._arrived or self._suspended:
+        if not self._drain or self._intake.arriving or self._arrived or self._suspended or self._refused:
             return False
         hopeless = self._engine.failures >= _DRAIN_GIVES_UP
         return hopeless or all(life.parked for life in self._lives.values())

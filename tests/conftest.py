@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from crashing import workers
+from mounts import Mounts
 from running import ROOT, Daemon
 
 
@@ -33,6 +35,16 @@ def pool() -> Iterator[ProcessPoolExecutor]:
     """Processes in which daemons are struck; forked from none that has threads."""
     with workers() as pool:
         yield pool
+
+
+@pytest.fixture
+def mounts(tmp_path: Path) -> Iterator[Mounts]:
+    """File systems below tmp_path; to be asked for before `start_daemon`, so that they outlive the daemons."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount file systems")
+    made = Mounts(tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -88,8 +88,9 @@ def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_prom
 
 def writes_in_place() -> None:
     def write_whole(path: Path, data: bytes) -> None:
-        path.unlink(missing_ok=True)
-        files.append_line(path, data)
+        with files.Writer(path, fresh=True) as writer:
+            writer.write(data)
+            writer.sync()
 
     files.write_whole = write_whole
 

@@ -1,29 +1,141 @@
-"""Every file operation refused by the disk: nothing stays open."""
+"""Every file operation refused by the disk, once and for a long time: nothing is lost, and it goes on by itself."""
 
 from __future__ import annotations
 
 import errno
 import itertools
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from aftermath import Scene, blow
-from crashing import Strike
-from scenes import dropped, rejected, resumed, unharmed
+from aftermath import Finding, Sabotage, Scene, blow
+from crashing import EVERYTHING, SYNCS, TAKES_SPACE, Strike
+from scenes import cancelled, dropped, refused, rejected, resumed, unharmed
+
+from inbox_daemon.life import Life
+from inbox_daemon.spool import files, space
 
 pytestmark = pytest.mark.matrix
 
+A_LONG_TIME = 12  # operations that fail one after another, over several attempts at each batch
 
-@pytest.mark.parametrize("start", [dropped, resumed, rejected])
-def test_a_file_operation_that_fails_leaves_no_file_open(
+REFUSALS = [
+    (errno.ENOSPC, TAKES_SPACE),
+    (errno.EDQUOT, TAKES_SPACE),
+    (errno.EIO, EVERYTHING - SYNCS),
+    (errno.EIO, SYNCS),
+    (errno.EROFS, EVERYTHING - SYNCS),
+]
+
+# What only tidies up, or serves views, says nothing when it fails: it is done again, or nobody misses it.
+SILENT = ("daemons/", "work/gone-", "SPOOL", "work/.probe")
+
+
+def strikes(operations: Sequence[str]) -> list[Strike]:
+    """Return every error at every operation that can meet it, once and for a long time."""
+    return [
+        Strike(at, error=error, kinds=kinds, times=times)
+        for error, kinds in REFUSALS
+        for at in range(1, 1 + sum(what.split()[0] in kinds for what in operations))
+        for times in (1, A_LONG_TIME)
+    ]
+
+
+def unsaid(finding: Finding) -> list[str]:
+    """Return the failed operations whose path the log does not name, and writes whose missing bytes it does not."""
+    missing = []
+    for operation in finding.struck.failed:
+        kind, path = operation.split(" ", 1)
+        path = path.split(" -> ")[0]
+        names = (path, re.sub(r"/\.([^/]+)\.new$", r"/\1", path))  # of a file that is replaced, either name will do
+        named = [line for line in finding.struck.log.splitlines() if any(name in line for name in names)]
+        if not named and not path.startswith(SILENT):
+            missing.append(operation)
+        elif kind == "write" and not any("bytes are missing" in line for line in named) and not path.startswith(SILENT):
+            missing.append(f"{operation}: how much is missing")
+    return missing
+
+
+def not_as_promised(finding: Finding) -> list[str]:
+    struck = finding.struck
+    problems = list(finding.problems)
+    problems += [f"synced again after its sync had failed: {path}" for path in struck.resynced]
+    problems += [f"left open: {path}" for path in struck.leaked]
+    problems += [f"not in the log: {what}; it is {struck.log}" for what in unsaid(finding)]
+    return problems
+
+
+def struck(pool: ProcessPoolExecutor, scene: Scene, folder: Path, every: int, sabotage: Sabotage = None) -> list[str]:
+    """Run the daemon once for every `every`-th strike; return what is not as promised, and print the numbers."""
+    operations = unharmed(pool, scene, folder / "unharmed")
+    jobs = [(strike,) for strike in strikes(operations)[::every]]
+    places = (folder / str(n) / "spool" for n in itertools.count())
+    findings = list(pool.map(blow, itertools.repeat(scene), places, jobs, itertools.repeat(sabotage)))
+    problems = [f"{finding.blows}: {problem}" for finding in findings for problem in not_as_promised(finding)]
+    failed = sum(len(finding.struck.failed) for finding in findings)
+    said = (
+        f"{len(operations)} operations, {len(jobs)} runs, {failed} operations refused, {len(problems)} promises broken"
+    )
+    print(f"{scene.start.name}: {said}")
+    assert all(finding.struck.failed for finding in findings)
+    return problems
+
+
+@pytest.mark.parametrize(("start", "every"), [(dropped, 11), (resumed, 19), (rejected, 37)])
+def test_what_the_disk_refuses_costs_time_and_nothing_else(
+    pool: ProcessPoolExecutor, tmp_path: Path, start: Callable[[Path], Scene], every: int
+) -> None:
+    assert struck(pool, start(tmp_path / start.__name__), tmp_path, every) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("start", [dropped, refused, rejected, cancelled, resumed])
+def test_every_operation_may_be_refused(
     pool: ProcessPoolExecutor, tmp_path: Path, start: Callable[[Path], Scene]
 ) -> None:
-    scene = start(tmp_path / "start")
-    operations = unharmed(pool, scene, tmp_path / "unharmed")
-    places = (tmp_path / str(n) / "spool" for n in itertools.count())
-    jobs = [(Strike(at, error=errno.EIO),) for at in range(1, len(operations) + 1)]
-    findings = list(pool.map(blow, itertools.repeat(scene), places, jobs))
-    assert [(finding.blows, finding.struck.leaked) for finding in findings if finding.struck.leaked] == []
-    assert sum(bool(finding.struck.failed) for finding in findings) == len(operations)
+    assert struck(pool, start(tmp_path / start.__name__), tmp_path, every=1) == []
+
+
+# -- would it notice?
+
+
+def tries_a_failed_sync_again() -> None:
+    def sync(fd: int, path: Path) -> None:
+        try:
+            os.fdatasync(fd)
+        except OSError:
+            os.fdatasync(fd)
+
+    files.sync = sync
+
+
+def throws_away_what_it_could_not_finish() -> None:
+    Life.let_go = lambda self: self.held.remove()  # type: ignore[method-assign]
+
+
+def says_only_that_something_failed() -> None:
+    space.told = lambda error: "I/O error"
+
+
+def leaves_files_open() -> None:
+    files.Writer.__exit__ = lambda self, *_: None  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "words"),
+    [
+        (tries_a_failed_sync_again, "synced again"),
+        (throws_away_what_it_could_not_finish, "the dropped file is gone"),
+        (says_only_that_something_failed, "not in the log"),
+        (leaves_files_open, "left open"),
+    ],
+)
+def test_a_daemon_that_is_wrong_only_when_the_disk_fails_is_found_out(
+    pool: ProcessPoolExecutor, tmp_path: Path, sabotage: Callable[[], None], words: str
+) -> None:
+    problems = struck(pool, dropped(tmp_path / "dropped"), tmp_path, every=61, sabotage=sabotage)
+    assert any(words in problem for problem in problems), problems

@@ -70,7 +70,7 @@ def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int) -> None
         )
         for block in source.blocks(fd, path, rules.inbox.max_file_bytes):
             if not plain:
-                files.write_all(lines, block)
+                files.write_all(lines, block, Path(tempfile.gettempdir()))
             _note(reading.feed(block), faults, limit)
         _note(reading.finish(), faults, limit)
     faults.requests, faults.count = len(reading.index), reading.faults

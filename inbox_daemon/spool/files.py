@@ -22,6 +22,16 @@ def sync(fd: int, path: Path) -> None:
         raise NotDurable(f"{path}: fdatasync failed ({error.strerror}); what was written last may be lost") from error
 
 
+def write_all(fd: int, data: bytes | memoryview, path: Path) -> None:
+    """Write all of `data`. Raises NotDurable; some of it may be in the file then, and the file is not to be trusted."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except OSError as error:
+            raise NotDurable(f"{path}: cannot be written ({error.strerror}); {len(view)} bytes are missing") from error
+
+
 def sync_dir(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -48,28 +58,11 @@ def write_whole(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        write_all(fd, data)
-        sync(fd, temporary)
-    finally:
-        os.close(fd)
-    temporary.rename(path)
-    sync_dir(path.parent)
-
-
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Append one line durably. A torn line that a crash left is the reader's to skip."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    try:
-        write_all(fd, line)
+        write_all(fd, data, path)
         sync(fd, path)
     finally:
         os.close(fd)
+    temporary.rename(path)
     sync_dir(path.parent)
 
 
@@ -131,7 +124,7 @@ class Writer:
         self.close()
 
     def write(self, data: bytes | memoryview) -> None:
-        write_all(self.fd, data)
+        write_all(self.fd, data, self.path)
         self.size += len(data)
 
     def sync(self) -> None:

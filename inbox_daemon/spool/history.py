@@ -1,4 +1,4 @@
-"""What happened to one batch and when: `history.jsonl` in work/ID, one durable line an event.
+"""What happened to one batch and when: `history.jsonl` in work/ID, one line an event.
 
 The stamps and counts that outlive a restart (when it started, how often the engine died) are read from here and
 nowhere else.
@@ -31,11 +31,13 @@ class History:
                         self.events.append(event)
 
     def note(self, event: str, at: float, **details: object) -> None:
-        """Record one event durably."""
-        record = {"event": event, "at": round(at, 3), **details}
-        self.events.append(record)
-        # The newline comes first: a torn line that a crash left before it stays a line of its own.
-        files.append_line(self._path, b"\n" + batch.dumps(record))
+        """Record one event durably.
+
+        The file is short and written anew, never appended to: after an fsync that failed nobody knows which of the
+        lines before are on the disk.
+        """
+        self.events.append({"event": event, "at": round(at, 3), **details})
+        files.write_whole(self._path, b"".join(batch.dumps(one) + b"\n" for one in self.events))
 
     def first(self, event: str) -> Mapping[str, Any] | None:
         return next((e for e in self.events if e["event"] == event), None)

@@ -43,5 +43,5 @@ class Presence:
             temporary.rename(self._path)
 
     def leave(self) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             self._path.unlink()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -17,3 +19,19 @@ def use(folder: Path) -> tuple[float, int]:
     there = os.statvfs(folder)
     used = there.f_blocks - there.f_bfree
     return used / max(1, used + there.f_bavail), there.f_bavail * there.f_frsize
+
+
+def told(error: Exception) -> str:
+    """Return what a file operation failed with, for the log: the path, the cause and, where it is room, what is left.
+
+    A file system may have bytes but no inodes left; then no file can be made.
+    """
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    sentence = f"{error.filename}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with suppress(OSError):
+            there = os.statvfs(Path(error.filename).parent)
+            free = f"{there.f_bavail * there.f_frsize} bytes and {there.f_favail} files"
+            return f"{sentence}; there is room for {free} there"
+    return sentence
