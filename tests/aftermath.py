@@ -115,7 +115,7 @@ def broken_now(spool: Path, scene: Scene) -> list[str]:
     for folder in outbox:
         there = Published(folder)
         for path in [*folder.glob("parts/*"), there.results, there.errors, there.retry]:
-            problems += _torn(path)
+            problems += torn(path)
         try:
             counts = orjson.loads(there.status.read_bytes())["request_counts"]
         except (OSError, ValueError) as error:
@@ -145,7 +145,7 @@ def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1]
 
 
-def _torn(path: Path) -> list[str]:
+def torn(path: Path) -> list[str]:
     """A file under a final name has nothing but whole lines, where it exists."""
     if not path.exists():
         return []
