@@ -103,8 +103,8 @@ class Daemon:
 
     def step(self, now: float) -> None:
         """One pass: what has arrived, what is next for each batch, requests out, outcomes in, and is all well?"""
+        self._adopt(now)  # before new files: what somebody left is older, and they take all the room there is
         self._receive_files(now)
-        self._adopt(now)
         self._advance(now)
         self._engine.ensure(self._engine_is_wanted(), now)
         if not self._stopping:

@@ -10,9 +10,11 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import psutil
 from watchdog.events import FileClosedEvent, FileCreatedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
@@ -21,7 +23,7 @@ from watchdog.observers.api import BaseObserver
 
 from inbox_daemon.config import InboxSettings
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import control_of, is_batch_file, is_sidecar, is_unfinished
+from inbox_daemon.layout import SIDECARS, control_of, is_batch_file, is_sidecar, is_unfinished
 from inbox_daemon.spool import source, whole
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse", "afs", "ceph", 
 _READ_AT_ONCE = 32  # compressed files; each is an open file and a decompressor
 _SOON = 0.2  # seconds until a file that is settling is looked at again
 _POLL = 2.0  # seconds between scans where there are no events
+_SLICE = 0.05  # seconds of one scan in one pass of the loop
+_READ = 0.005  # seconds of reading one file in one scan
 
 
 @dataclass(slots=True)
@@ -40,6 +44,7 @@ class _Seen:
     identity: tuple[int, ...]
     since: float
     waiting: str = ""
+    settled: bool = False
     reading: Iterator[bytes] | None = None
 
 
@@ -67,7 +72,10 @@ class Intake:
         self._wake = wake
         self._hinted = True
         self._next = 0.0
+        self._soonest = 0.0
         self._settling = False
+        self._scan: Generator[None, None, Arrivals] | None = None  # one that is under way
+        self._scan_took = 0.0  # seconds of the loop's time
         self._seen: dict[str, _Seen] = {}
         self._being_read = 0
         self._complained: set[tuple[str, str]] = set()
@@ -120,41 +128,67 @@ class Intake:
 
     def due_in(self, now: float) -> float:
         """Return the seconds until `look` has a reason to look."""
-        return 0.0 if self._hinted else max(0.0, self._next - now)
+        if self._scan is not None:
+            return 0.0
+        return max(0.0, (self._soonest if self._hinted else self._next) - now)
 
     @property
     def arriving(self) -> bool:
         """Whether something may be on its way in: never looked, told to look again, or a file is settling."""
-        return self._hinted or self._settling
+        return self._hinted or self._settling or self._scan is not None
 
     def look(self, now: float) -> Arrivals | None:
-        """Scan the inbox if there is a reason to; None where there is none.
+        """Scan the inbox if there is a reason to; None where there is none, or the scan goes on at the next call.
+
+        Files may arrive by the ten thousand: a scan works for a slice of time at a call, and the next one begins no
+        sooner than this one took.
 
         Raises:
             OSError: the inbox cannot be read.
         """
-        if not self._hinted and now < self._next:
+        if self.due_in(now) > 0:
             return None
-        self._hinted = False
-        self._next = now + min(_POLL, self.settings.rescan)  # where this look fails, the next one is not at once
-        self._keep_watching()
+        if self._scan is None:
+            self._hinted, self._scan_took = False, 0.0
+            self._next = now + min(_POLL, self.settings.rescan)  # where this look fails, the next one is not at once
+            self._keep_watching()
+            self._scan = self._scanned(now)
+        began = time.monotonic()
+        try:
+            while time.monotonic() - began < _SLICE:
+                next(self._scan)
+        except StopIteration as end:
+            self._scan = None
+            self._scan_took += time.monotonic() - began
+            self._soonest = now + self._scan_took
+            self._next = max(self._next, self._soonest)
+            return cast(Arrivals, end.value)
+        except BaseException:
+            self._scan = None
+            raise
+        self._scan_took += time.monotonic() - began
+        return None
+
+    def _scanned(self, now: float) -> Generator[None, None, Arrivals]:
+        """Judge every entry of the inbox, pausing after each."""
         arrivals = Arrivals()
         self._being_read = sum(seen.reading is not None for seen in self._seen.values())
-        names: set[str] = set()
+        with os.scandir(self._inbox) as found:
+            entries = list(found)
+        names = {entry.name for entry in entries}
         busy = False
-        with os.scandir(self._inbox) as entries:
-            for entry in entries:
-                names.add(entry.name)
-                path = Path(entry.path)
-                control = control_of(entry.name)
-                if (control or is_batch_file(entry.name)) and not entry.is_file(follow_symlinks=False):
-                    self._waits(path, "not taken: not a regular file", arrivals)
-                elif control:
-                    arrivals.controls.append((path, *control))
-                elif is_batch_file(entry.name):
-                    busy |= self._consider(path, now, arrivals)
-                elif not is_unfinished(entry.name) and not is_sidecar(entry.name):
-                    self._waits(path, "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst", arrivals)
+        for entry in entries:
+            path = Path(entry.path)
+            control = control_of(entry.name)
+            if (control or is_batch_file(entry.name)) and not entry.is_file(follow_symlinks=False):
+                self._waits(path, "not taken: not a regular file", arrivals)
+            elif control:
+                arrivals.controls.append((path, *control))
+            elif is_batch_file(entry.name):
+                busy |= self._consider(path, names, now, arrivals)
+            elif not is_unfinished(entry.name) and not is_sidecar(entry.name):
+                self._waits(path, "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst", arrivals)
+            yield
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         self._complained = {pair for pair in self._complained if pair[0] in names}
         arrivals.settled.sort(key=lambda path: self._seen[path.name].since)
@@ -167,23 +201,29 @@ class Intake:
         """Say whether a settled file is still what it was when it was looked at, and nobody writes to it."""
         seen = self._seen.get(path.name)
         try:
-            return seen is not None and _identity(path) == seen.identity and not whole.has_writer(path)
+            if seen is None or _identity(path, whole.sidecars_of(path)) != seen.identity:
+                return False
+            return not whole.has_writer(path)
         except FileNotFoundError:
             return False
 
-    def _consider(self, path: Path, now: float, arrivals: Arrivals) -> bool:
-        """Judge one file; True where reading it goes on at once."""
+    def _consider(self, path: Path, names: Set[str], now: float, arrivals: Arrivals) -> bool:
+        """Judge one file among all `names`; True where reading it goes on at once."""
+        sidecars = whole.sidecars_of(path) if any(path.name + suffix in names for suffix in SIDECARS) else []
         try:
-            identity = _identity(path)
+            identity = _identity(path, sidecars)
         except FileNotFoundError:
             return False
         seen = self._seen.get(path.name)
         if seen is None or seen.identity != identity:
             seen = self._seen[path.name] = _Seen(identity, now)
         quiet = now - seen.since
-        said_complete = bool(whole.sidecars_of(path))
+        said_complete = bool(sidecars)
         if self.settings.require_sidecar and not said_complete:
             self._waits(path, "waiting for its sidecar, .sha256 or .done (inbox.require_sidecar)", arrivals)
+            return False
+        if seen.settled:  # and not claimed yet; `unchanged` looks again before it is
+            arrivals.settled.append(path)
             return False
         if quiet < self.settings.settle and not said_complete:
             arrivals.waiting[_shown(path)] = "still settling"
@@ -205,25 +245,29 @@ class Intake:
 
     def _read_on(self, path: Path, seen: _Seen, arrivals: Arrivals) -> bool:
         assert seen.reading is not None
+        enough = time.monotonic() + _READ
         try:
-            next(seen.reading)
+            while time.monotonic() < enough:
+                next(seen.reading)
         except StopIteration:
-            arrivals.settled.append(path)
+            seen.settled = True
         except source.Truncated:
             seen.waiting = "waiting for the rest: the compressed stream stops before its end"
         except Rejected as incomplete:
             if incomplete.code == "incomplete":
                 seen.waiting = str(incomplete)
             else:
-                arrivals.settled.append(path)  # the reason belongs into its outbox folder
+                seen.settled = True  # the reason belongs into its outbox folder
         except OSError:
-            arrivals.settled.append(path)
+            seen.settled = True
         else:
             arrivals.waiting[_shown(path)] = "being read"
             return True
         seen.reading = None
         self._being_read -= 1
-        if seen.waiting:
+        if seen.settled:
+            arrivals.settled.append(path)
+        else:
             self._waits(path, seen.waiting, arrivals)
         return False
 
@@ -249,10 +293,10 @@ class _Hint(FileSystemEventHandler):
             self._hint()
 
 
-def _identity(path: Path) -> tuple[int, ...]:
+def _identity(path: Path, sidecars: Sequence[Path]) -> tuple[int, ...]:
     """What changes when a file is written, replaced or re-sent, or gets a sidecar; ctime, because uploads set mtime."""
     identity: tuple[int, ...] = ()
-    for there in (path, *whole.sidecars_of(path)):
+    for there in (path, *sidecars):
         found = there.lstat()
         identity += (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return identity

