@@ -79,7 +79,7 @@ class Ledger:
     @property
     def published(self) -> Published:
         """The batch's folder in the outbox, there even where a user has removed it."""
-        if self._published is None:
+        if self._published is None or door.is_anothers(self._published, self.work):
             self._published = door.open_door(self._spool, self.work, self.source, self._object)
             self.log = of_batch(log, self.name)
         return door.ensure(self._published)

@@ -113,7 +113,7 @@ def run(
     gc.freeze()  # or looking for garbage copies every page
     child = os.fork()
     if not child:
-        wire = _Tripwire(spool, trace, strike, _before_each(stop_at, at_each), durable)
+        wire = Tripwire(spool, trace, strike, _before_each(stop_at, at_each), durable)
         _live(spool, config, log, wire, sabotage, within)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     said: dict[str, list[str]] = {"began": [], "failed": [], "resynced": [], "leaked": []}
@@ -148,7 +148,7 @@ def _before_each(stop_at: int, at_each: Callable[[int], None] | None) -> Callabl
 
 
 def _live(
-    spool: Path, config: Path, log: Path, wire: _Tripwire, sabotage: Callable[[], None] | None, within: float
+    spool: Path, config: Path, log: Path, wire: Tripwire, sabotage: Callable[[], None] | None, within: float
 ) -> NoReturn:
     status = 99
     try:
@@ -168,7 +168,7 @@ def _live(
         os._exit(status)
 
 
-class _Tripwire:
+class Tripwire:
     """Sees what this process changes below `root`, says so in `trace`, and strikes."""
 
     def __init__(
@@ -194,6 +194,10 @@ class _Tripwire:
             setattr(os, name, self._syncing(name, getattr(os, name)))
         os.write = self._writing  # type: ignore[assignment]
         os.close = self._closing
+
+    def strike(self, strike: Strike | None) -> None:
+        """Have this happen, counted from here; None: nothing any more."""
+        self._strike, self._eligible = strike, 0
 
     def count_descriptors(self) -> None:
         for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208

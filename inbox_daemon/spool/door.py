@@ -29,12 +29,13 @@ def open_door(spool: Spool, work: Work, source: str, first_status: Callable[[str
     """Make `outbox/NAME/` appear, with a status in it, and return it; the same one again after any crash.
 
     The folder is made inside work/ID and renamed into place; a folder with a file in it cannot be renamed over, so a
-    name has one owner. The name is noted before the rename: once the folder is gone from work/ID, it is there.
+    name has one owner. The name is noted before the rename: once the folder is gone from work/ID, it is there. Where a
+    user has removed it since, another batch may have taken the name; this one then gets the next that is free.
     """
     with suppress(FileNotFoundError):
-        name = orjson.loads(work.name.read_bytes())["name"]
-        if not work.door.exists():
-            return ensure(Published(spool.outbox / name))
+        published = Published(spool.outbox / orjson.loads(work.name.read_bytes())["name"])
+        if not work.door.exists() and not is_anothers(published, work):
+            return ensure(published)
     files.ensure_dir(work.door)
     wanted = batch_name(source)
     for attempt in itertools.count(1):
@@ -62,6 +63,14 @@ def ensure(published: Published) -> Published:
                 if folder == published.parts:  # who may read the outbox may take parts away, and nothing else
                     folder.chmod(folder.stat().st_mode & 0o777 | 0o020)
     return published
+
+
+def is_anothers(published: Published, work: Work) -> bool:
+    """Say whether this folder, once the batch's own, now belongs to another batch."""
+    try:
+        return bool(orjson.loads(published.status.read_bytes())["id"] != work.id)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_status(published: Published, status: dict[str, object]) -> None:
