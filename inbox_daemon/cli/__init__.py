@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from inbox_daemon import __version__, config
-from inbox_daemon.cli import check, control, run, selftest, status, submit, top, verify
+from inbox_daemon.cli import check, control, run, selftest, status, submit, top, tune, verify
 from inbox_daemon.errors import ConfigError, InboxDaemonError
 
 _ABOUT = """\
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--config", metavar="FILE", help=f"settings, default {config.DEFAULT_PATH} where it exists")
     shared.add_argument("--spool", metavar="DIR", help="the folder of inbox and outbox, default from the settings")
     verbs = command.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
-    for verb in (run, submit, status, top, check, control, verify, selftest):
+    for verb in (run, submit, status, top, check, control, verify, selftest, tune):
         verb.add(verbs, shared)
     return command
 

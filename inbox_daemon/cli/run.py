@@ -39,6 +39,13 @@ def settings(given: argparse.Namespace) -> Config:
     return read
 
 
+def engine_of(read: Config, number: int) -> Engine:
+    """Start the engine that these settings name; `number` tells it from others of this process, in the log."""
+    if read.engine.kind == "null":
+        return NullEngine(read.engine)
+    return LocalEngine(read.engine, policy.for_vllm(read.requests), number)
+
+
 def go(given: argparse.Namespace) -> int:
     read = settings(given)
     if read.engine.kind == "vllm" and not read.engine.model:
@@ -48,13 +55,7 @@ def go(given: argparse.Namespace) -> int:
     notifier = Notifier(os.environ)
     journal.set_up(read.daemon.log_level)
     _allow_many_files()
-
-    def make_engine(number: int) -> Engine:
-        if read.engine.kind == "null":
-            return NullEngine(read.engine)
-        return LocalEngine(read.engine, policy.for_vllm(read.requests), number)
-
-    daemon = Daemon(read, make_engine, notifier, drain=given.drain)
+    daemon = Daemon(read, lambda number: engine_of(read, number), notifier, drain=given.drain)
     return daemon.run(reread=lambda: settings(given))
 
 
