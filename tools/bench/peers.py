@@ -1,0 +1,254 @@
+"""The peers that `compare.py` times, each in processes of its own, with the stamps of what they say as clocks.
+
+Two clocks for each. `steady`: from the first request handed to the engine until the last answer is back (the daemon:
+until it is durable). `wall`: everything, the engine's start included. Knows no workloads and compares nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+from talking import Failed, Talking, environment
+
+HERE = Path(__file__).resolve().parent
+
+GUIDE = {
+    "gpu_memory_utilization": 0.8,
+    "enforce_eager": True,
+    "max_model_len": 8192,
+    "max_num_seqs": 256,
+    "enable_prefix_caching": True,
+}
+LARGE = {"max_num_seqs": 1024, "max_num_batched_tokens": 16384}
+_BAR = re.compile(r"Running batch: .*Completed \| (\d+)/(\d+) \[")
+
+
+@dataclass(slots=True)
+class Timed:
+    """One file, or several, through one peer. Seconds and tokens.
+
+    Attributes:
+        handed: from handing the work over (drop, call) until its result is there, with the engine warm; None where
+            the peer starts an engine for each file.
+    """
+
+    requests: int
+    start: float
+    steady: float
+    wall: float
+    handed: float | None = None
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class Peer(Protocol):
+    """Something that answers files. Raises Failed."""
+
+    def start(self, within: float) -> None: ...
+    def answer(self, files: Sequence[Path], within: float) -> Timed: ...
+    def stop(self) -> None: ...
+
+
+class RunBatch:
+    """`vllm run-batch`, which starts an engine for each file."""
+
+    def __init__(self, model: str, args: Mapping[str, Any], work: Path) -> None:
+        flags = [word for key, value in args.items() for word in _flag(key, value)]
+        self._command = [sys.executable, "-m", _run_batch_module(), "--model", model, *flags]
+        self._work = work
+        self._count = 0
+
+    def start(self, within: float) -> None: ...
+    def stop(self) -> None: ...
+
+    def answer(self, files: Sequence[Path], within: float) -> Timed:
+        rows = [self._one(file, within) for file in files]
+        total = lambda name: sum(getattr(row, name) for row in rows)  # noqa: E731
+        names = ("requests", "start", "steady", "wall", "input_tokens", "cached_tokens", "output_tokens")
+        return Timed(**{name: total(name) for name in names})
+
+    def _one(self, file: Path, within: float) -> Timed:
+        self._count += 1
+        out = self._work / f"out-{self._count}.jsonl"
+        child = Talking([*self._command, "-i", file, "-o", out], self._work / f"log-{self._count}")
+        try:
+            first, _ = child.wait(_BAR.pattern, within)
+            child.wait("Running batch: 100%", within)
+            status = child.process.wait(within)
+        except subprocess.TimeoutExpired as late:
+            raise Failed(f"it does not end; {child.tail()}") from late
+        finally:
+            child.end()
+        ended = time.monotonic()
+        last = next(stamp for stamp, line in child.lines if (bar := _BAR.search(line)) and bar[1] == bar[2])
+        answers = [json.loads(line) for line in out.open(encoding="utf-8")]
+        if status or any(answer["error"] for answer in answers):
+            raise Failed(f"exit status {status}; {child.tail()}")
+        usage = [answer["response"]["body"]["usage"] for answer in answers]
+        return Timed(
+            len(answers),
+            first - child.began,
+            last - first,
+            ended - child.began,
+            input_tokens=sum(one["prompt_tokens"] for one in usage),
+            cached_tokens=sum((one.get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for one in usage),
+            output_tokens=sum(one["completion_tokens"] for one in usage),
+        )
+
+
+class LlmChat:
+    """`LLM.chat` in `peer_llm_chat.py`: one engine for all files, one call for each."""
+
+    def __init__(self, model: str, args: Mapping[str, Any], work: Path) -> None:
+        self._arguments = json.dumps({"model": model, **args})
+        self._work = work
+
+    def start(self, within: float) -> None:
+        self._child = Talking([sys.executable, HERE / "peer_llm_chat.py", self._arguments], self._work / "log")
+        ready, _ = self._child.wait(r'^PEER \{"ready"', within)
+        self._start = ready - self._child.began
+
+    def answer(self, files: Sequence[Path], within: float) -> Timed:
+        (file,) = files
+        since = len(self._child.lines)
+        self._child.say(json.dumps({"input": str(file), "output": str(self._work / f"out-{file.name}")}))
+        said = json.loads(self._child.wait(r"^PEER (\{.*\})", within, since)[1][1])
+        handed = said["reading"] + said["call"] + said["writing"]
+        tokens = {name: said[name] for name in ("input_tokens", "cached_tokens", "output_tokens")}
+        return Timed(said["answers"], self._start, said["call"], self._start + handed, handed, **tokens)
+
+    def stop(self) -> None:
+        if hasattr(self, "_child"):
+            self._child.end()
+
+
+class Daemon:
+    """A real `inbox-daemon run` with its default settings and the engine loaded at the start.
+
+    `handed` is from the drop (a rename into the inbox) until the receipt is there, settling included; `steady` from the
+    log's "accepted" to its "N of N done".
+    """
+
+    def __init__(self, model: str, args: Mapping[str, Any], work: Path) -> None:
+        self.spool = work / "spool"
+        self._work = work
+        self._config = work / "config.toml"
+        settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in args.items())
+        # A line of progress for each sync, of which there is one a second: the last of them ends `steady`.
+        self._config.write_text(f"[engine]\npreload = true\n[daemon]\nlog_every = 1\n[engine.args]\n{settings}")
+        self._command = [sys.executable, "-m", "inbox_daemon", "run", "--spool", self.spool, "--model", model]
+
+    def start(self, within: float) -> None:
+        shutil.rmtree(self.spool, ignore_errors=True)
+        self._child = Talking([*self._command, "--config", self._config], self._work / "log")
+        ready, _ = self._child.wait(r"engine ready: ", within)
+        self._start = ready - self._child.began
+
+    def answer(self, files: Sequence[Path], within: float) -> Timed:
+        since = len(self._child.lines)
+        dropped = self.drop(files)
+        receipts = [self.receipt(file, within) for file in files]
+        handed = time.monotonic() - dropped
+        requests = sum(receipt["answers"] for receipt in receipts)
+        if any(receipt["errors"] for receipt in receipts):
+            raise Failed(f"{sum(r['errors'] for r in receipts)} requests ended as errors; {self._child.tail()}")
+        said = self._child.lines[since:]
+        first = next(stamp for stamp, line in said if ": accepted: " in line)
+        last = max(
+            stamp for stamp, line in said if (done := re.search(r": (\d+) of (\d+) done", line)) and done[1] == done[2]
+        )
+        usage = [receipt["usage"] for receipt in receipts]
+        return Timed(
+            requests,
+            self._start,
+            last - first,
+            self._start + handed,
+            handed,
+            input_tokens=sum(one["input_tokens"] for one in usage),
+            cached_tokens=sum(one["input_tokens_details"]["cached_tokens"] for one in usage),
+            output_tokens=sum(one["output_tokens"] for one in usage),
+        )
+
+    def drop(self, files: Sequence[Path]) -> float:
+        """Copy files beside the inbox, rename them into it; return the stamp of the first rename."""
+        inbox = self.spool / "inbox"
+        for file in files:
+            shutil.copyfile(file, inbox / f".{file.name}.uploading")
+        dropped = time.monotonic()
+        for file in files:
+            (inbox / f".{file.name}.uploading").rename(inbox / file.name)
+        return dropped
+
+    def receipt(self, file: Path, within: float) -> dict[str, Any]:
+        """Wait for a batch's receipt."""
+        path = self.spool / "outbox" / file.stem / "receipt.json"
+        self.until(path.exists, within, f"there is {path}")
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def until(self, holds: Any, within: float, what: str) -> None:
+        """Look often until something holds."""
+        deadline = time.monotonic() + within
+        while not holds():
+            if self._child.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"not within {within:.0f} s: {what}; {self._child.tail()}")
+            time.sleep(0.01)
+
+    def done(self, file: Path) -> int:
+        """How many requests of a batch are counted as done."""
+        with suppress(FileNotFoundError, KeyError):
+            path = self.spool / "outbox" / file.stem / "status.json"
+            return int(json.loads(path.read_text(encoding="utf-8"))["request_counts"]["completed"])
+        return 0
+
+    def prove(self, file: Path) -> None:
+        """Have `inbox-daemon verify` read everything again."""
+        command = [sys.executable, "-m", "inbox_daemon", "verify", self.spool / "outbox" / file.stem, "--input", file]
+        done = subprocess.run([*map(str, command)], env=environment(), capture_output=True, check=False)
+        if done.returncode:
+            raise Failed(f"verify: {done.stdout.decode()} {done.stderr.decode()}")
+
+    def processes(self) -> list[int]:
+        """The process ids of daemon and worker."""
+        family = [psutil.Process(self._child.process.pid), *psutil.Process(self._child.process.pid).children()]
+        return [one.pid for one in family if {"run", "inbox_daemon.engine.worker"} & set(one.cmdline())]
+
+    def stop(self) -> None:
+        if hasattr(self, "_child"):
+            self._child.end(grace=30)
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    flag = "--" + key.replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    return [flag, str(value)]
+
+
+def _run_batch_module() -> str:
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None and spec.submodule_search_locations, "vLLM is not installed"
+    newer = Path(spec.submodule_search_locations[0]) / "entrypoints" / "launchers" / "run_batch.py"
+    return f"vllm.entrypoints.{'launchers' if newer.exists() else 'openai'}.run_batch"
+
+
+PEERS: dict[str, tuple[type[RunBatch] | type[LlmChat] | type[Daemon], Mapping[str, Any]]] = {
+    "run-batch": (RunBatch, {}),
+    "run-batch-guide": (RunBatch, GUIDE),
+    "run-batch-1024": (RunBatch, LARGE),
+    "llm-chat": (LlmChat, {}),
+    "daemon": (Daemon, {}),
+}
