@@ -108,7 +108,7 @@ class Bench:
             return
         made, flags = peers.PEERS[name]
         folder = self.work / f"{name}-{repeat}-{rows[0][0]}"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         inputs = {row: self.inputs(row[0], repeat) for row in rows}
         peer = made(str(self.model), {**self.args, **flags, **self.kv_cache(rows[0][0])}, folder)
         before = _compiled()
@@ -197,7 +197,7 @@ class Bench:
 
     def requests(self, kind: str, name: str, count: int, seed: object) -> Path:
         """Write a batch file, once for all peers that are to answer it."""
-        folder = self.work / "inputs" / str(seed).replace(" ", "-")
+        folder = self.work / "inputs" / f"{seed}-{count}".replace(" ", "-")
         file = folder / f"{name}.jsonl"
         if not file.exists():
             folder.mkdir(parents=True, exist_ok=True)
