@@ -90,13 +90,25 @@ class Talking:
         Args:
             grace: seconds after SIGTERM to itself, before SIGKILL to all.
         """
-        with suppress(psutil.NoSuchProcess):
-            family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-            if grace:
-                self.process.terminate()
-                psutil.wait_procs(family, grace)
-            for one in family:
-                with suppress(psutil.NoSuchProcess):
-                    one.kill()
-            psutil.wait_procs(family, 30)
+        family = self._family()
+        if grace:
+            self.process.terminate()
+            psutil.wait_procs(family, grace)
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(family, 30)
         self.process.wait()
+
+    def _family(self) -> list[psutil.Process]:
+        """What it started, and what goes on in its session though it has ended."""
+        family = {one for one in psutil.process_iter() if _session(one.pid) == self.process.pid}
+        with suppress(psutil.NoSuchProcess):
+            family.update(psutil.Process(self.process.pid).children(recursive=True))
+        return list(family)
+
+
+def _session(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return None
