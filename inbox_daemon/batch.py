@@ -6,7 +6,6 @@ Pure. Owns what makes a line a request or a fault, and the form of output lines.
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +28,8 @@ URLS = frozenset(
     }
 )
 
+_WITHOUT_CHANCE = frozenset({"embeddings", "score", "rerank"})
+
 # What no prompt of a million tokens comes near, counted in the bytes, inside of texts too.
 _MOST_CONTAINERS, _MOST_ITEMS = 250_000, 2_000_000
 
@@ -39,14 +40,21 @@ RETRYABLE = frozenset({"batch_cancelled", "batch_refused", "engine_error", "too_
 
 
 class Line:
-    """A checked line: what ingest and `check` need of it."""
+    """A checked line: what ingest and `check` need of it. `url` and `body` are those of a request without a fault."""
 
-    __slots__ = ("custom_id", "fault", "url")
+    __slots__ = ("body", "custom_id", "fault", "url")
 
-    def __init__(self, custom_id: str | None, fault: Fault | None, url: str | None = None) -> None:
+    def __init__(
+        self,
+        custom_id: str | None,
+        fault: Fault | None,
+        url: str | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> None:
         self.custom_id = custom_id
         self.fault = fault
         self.url = url
+        self.body = body
 
 
 def read_line(
@@ -80,7 +88,7 @@ def read_line(
     )
     if problem:
         return Line(custom_id, Fault(problem.code, problem.message, problem.param, custom_id))
-    return Line(custom_id, None, request["url"])
+    return Line(custom_id, None, request["url"], request["body"])
 
 
 def too_complex(line: bytes) -> bool:
@@ -192,6 +200,28 @@ def error_line(id: str, fault: Fault, line_number: int, status: int | None = Non
     return dumps({"id": id, "custom_id": fault.custom_id, "response": response, "error": error}) + b"\n"
 
 
+def copied_line(line: bytes, id: str, custom_id: str, line_number: int) -> bytes:
+    """Return the output line of a request that is the same as the one that `line` answers, but for its custom_id."""
+    parsed = orjson.loads(line)
+    response, error = parsed["response"], parsed["error"]
+    if error is None:
+        return answer_line(id, custom_id, dumps(response["body"]))
+    fault = Fault(error["code"], error["message"], error.get("param"), custom_id)
+    return error_line(id, fault, line_number, response and response["status_code"])
+
+
+def is_deterministic(url: str, body: dict[str, Any]) -> bool:
+    """Say whether the same request, computed again, is meant to give the same answer."""
+    return body.get("temperature") == 0 or body.get("seed") is not None or url.rsplit("/", 1)[-1] in _WITHOUT_CHANCE
+
+
+def but_for_its_id(line: bytes, custom_id: str) -> tuple[bytes, bytes]:
+    """Return what stands before and after the custom_id. Two lines of different ids are the same request where these
+    are equal: a line in which the id stands twice differs from every other."""
+    before, _, after = line.partition(b'"' + custom_id.encode("utf-8", "surrogatepass") + b'"')
+    return before, after
+
+
 def may_succeed_later(code: str, status: int | None) -> bool:
     """Say whether the same line, dropped again, has a chance: the ones that go to `retry.jsonl`."""
     return code in RETRYABLE or (status is not None and (status >= 500 or status in (408, 429)))
@@ -232,44 +262,3 @@ def _without_surrogates(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_surrogates(item) for item in value]
     return value
-
-
-class CustomIds:
-    """The custom_ids of one file, to find repeated ones at 16 to 24 bytes a request.
-
-    An open-addressed table of places. Hashes are Python's keyed SipHash, so nobody can craft collisions; equal hashes
-    are still only a suspicion, which the caller settles by reading the earlier line.
-    """
-
-    def __init__(self) -> None:
-        self._hashes = array("q")
-        self._table = array("I", bytes(4 * 1024))
-
-    def add(self, place: int, custom_id: str | None) -> int | None:
-        """Note the id at `place` (places come in order, each once); return an earlier place with the same hash."""
-        key = hash(custom_id) if custom_id is not None else 0
-        self._hashes.append(key)
-        if custom_id is None:
-            return None
-        if 3 * len(self._hashes) > 2 * len(self._table):
-            self._grow()
-        slot, earlier = self._find(key)
-        if earlier is None:
-            self._table[slot] = place + 1
-        return earlier
-
-    def _find(self, key: int) -> tuple[int, int | None]:
-        mask = len(self._table) - 1
-        slot = key & mask
-        while taken := self._table[slot]:
-            if self._hashes[taken - 1] == key:
-                return slot, taken - 1
-            slot = (slot + 1) & mask
-        return slot, None
-
-    def _grow(self) -> None:
-        old = self._table
-        self._table = array("I", bytes(4 * 2 * len(old)))
-        for taken in old:
-            if taken:
-                self._table[self._find(self._hashes[taken - 1])[0]] = taken

@@ -44,6 +44,9 @@ class InboxSettings:
     require_sidecar: bool = setting(False)
     dedupe_window: float = setting(3600.0, least=0)
     strict: bool = setting(False)
+    group_prefixes: bool = setting(True)
+    share_answers: bool = setting(True)
+    priorities: Mapping[str, int] = field(default_factory=dict)
     max_line_bytes: int = setting(32 * MIB, least=1024)
     max_lines: int = setting(10_000_000, least=1)
     max_file_bytes: int = setting(64 * GIB, least=1024)
@@ -247,8 +250,9 @@ def _checked(spec: dataclasses.Field[Any], kind: Any, value: Any, dotted: str, s
     if origin is not None:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{wrong}a table, [{dotted}]")
-        if typing.get_args(kind)[1] is str and not all(isinstance(v, str) for v in value.values()):
-            raise ConfigError(f"{wrong}a table of names")
+        of = typing.get_args(kind)[1]
+        if of in (str, int) and not all(type(v) is of for v in value.values()):
+            raise ConfigError(f"{wrong}a table of {'names' if of is str else 'whole numbers'}")
         return types.MappingProxyType(dict(value))
     if type(value) is not kind:
         raise ConfigError(wrong + {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind])

@@ -252,8 +252,7 @@ class Daemon:
     def _engine_is_wanted(self) -> bool:
         if self._stopping:
             return self._traffic.in_flight > 0
-        waiting = any(life.queue.takeable or life.queue.in_flight for life in self._lives.values())
-        return waiting or self.config.engine.preload
+        return self.config.engine.preload or any(life.wants_engine for life in self._lives.values())
 
     # -- signals, waiting, the end
 

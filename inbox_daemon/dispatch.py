@@ -1,27 +1,41 @@
 """Which requests go to the engine next, and what has come back.
 
-Pure: knows places and counts, no files, no clock, no engine. Owns fairness between batches (equal shares of what is in
-flight) and the rule that one request is settled once, however often it was computed.
+Pure: knows places and counts, no files, no clock, no engine. Owns fairness between batches (the higher priority first,
+equal shares of what is in flight within one) and the rule that one request is settled once, however often it was
+computed.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
-_LEFT, _IN_FLIGHT, _DONE = 0, 1, 2
+_LEFT, _IN_FLIGHT, _DONE, _FOLLOWS = 0, 1, 2, 3
 
 
 class Queue:
-    """One batch's requests by place: left, in flight, done. One byte a request."""
+    """One batch's requests by place: left, in flight, done. One byte a request.
 
-    def __init__(self, requests: int) -> None:
+    Args:
+        order: the places in the order to take them; empty: as they stand in the file.
+
+    Attributes:
+        left: neither in flight nor done; those that follow another, which gets their answer, among them.
+        held: paused, parked or being cancelled: nothing more is taken.
+        priority: of the batch; the higher one is served first.
+    """
+
+    def __init__(self, requests: int, order: Sequence[int] = ()) -> None:
         self._state = bytearray(requests)
+        self._order = order
         self._cursor = 0
         self._returned: deque[int] = deque()
+        self._following = 0
         self.left = requests
         self.in_flight = 0
-        self.held = False  # paused, parked or being cancelled: nothing more is taken
+        self.held = False
+        self.priority = 0
 
     def __len__(self) -> int:
         return len(self._state)
@@ -32,7 +46,7 @@ class Queue:
 
     @property
     def takeable(self) -> int:
-        return 0 if self.held else self.left
+        return 0 if self.held else self.left - self._following
 
     def take(self, count: int) -> list[int]:
         """Move up to `count` requests from left to in flight, in order, and return their places."""
@@ -42,17 +56,29 @@ class Queue:
             if self._state[place] == _LEFT:
                 taken.append(place)
                 self._state[place] = _IN_FLIGHT
-        while len(taken) < count:
-            place = self._state.find(_LEFT, self._cursor)
-            if place < 0:
-                self._cursor = len(self._state)
-                break
-            self._cursor = place + 1
-            taken.append(place)
-            self._state[place] = _IN_FLIGHT
+        while len(taken) < count and (following := self._next()) is not None:
+            taken.append(following)
+            self._state[following] = _IN_FLIGHT
         self.left -= len(taken)
         self.in_flight += len(taken)
         return taken
+
+    def _next(self) -> int | None:
+        if not self._order:
+            found = self._state.find(_LEFT, self._cursor)
+            self._cursor = found + 1 if found >= 0 else len(self._state)
+            return found if found >= 0 else None
+        while self._cursor < len(self._order):
+            place = self._order[self._cursor]
+            self._cursor += 1
+            if self._state[place] == _LEFT:
+                return place
+        return None
+
+    def follow(self, place: int) -> None:
+        """Have a request that is left wait for the outcome of another one, which becomes its own; it is not taken."""
+        self._state[place] = _FOLLOWS
+        self._following += 1
 
     def take_these(self, places: Iterable[int]) -> list[int]:
         """Move those of `places` that are left to in flight, whatever their turn, and return them."""
@@ -76,7 +102,11 @@ class Queue:
             self.in_flight -= 1
         else:
             self.left -= 1
+            self._following -= state == _FOLLOWS
         return True
+
+    def is_done(self, place: int) -> bool:
+        return self._state[place] == _DONE
 
     def give_back(self) -> list[int]:
         """Move all that is in flight back to left, to be taken first, and return it: the engine that had it is gone."""
@@ -93,8 +123,9 @@ class Queue:
         return _each(self._state, _IN_FLIGHT)
 
     def remaining(self) -> Iterator[int]:
-        """Yield the places that have no outcome and are not in flight, in order."""
-        return _each(self._state, _LEFT)
+        """Yield the places that have no outcome and are not in flight."""
+        yield from _each(self._state, _LEFT)
+        yield from _each(self._state, _FOLLOWS)
 
 
 def _each(state: bytearray, wanted: int) -> Iterator[int]:
@@ -105,7 +136,8 @@ def _each(state: bytearray, wanted: int) -> Iterator[int]:
 
 
 def share(room: int, queues: Iterable[tuple[int, Queue]]) -> list[tuple[int, int]]:
-    """Divide `room` among batches so that what each has in flight becomes as equal as can be.
+    """Divide `room` among batches: to the highest priority first, and within one so that what each has in flight
+    becomes as equal as can be.
 
     Args:
         room: how many more requests the engine takes now.
@@ -115,9 +147,17 @@ def share(room: int, queues: Iterable[tuple[int, Queue]]) -> list[tuple[int, int
         (slot, count) for each batch that gets something. A batch that arrives while another fills the engine gets
         all the room there is until it has caught up or has nothing left.
     """
-    wanting = sorted((queue.in_flight, slot, queue.takeable) for slot, queue in queues if queue.takeable)
-    if room <= 0 or not wanting:
-        return []
+    shares: list[tuple[int, int]] = []
+    wanting = sorted(((-q.priority, q.in_flight, slot, q.takeable) for slot, q in queues if q.takeable))
+    for _, alike in groupby(wanting, key=lambda wants: wants[0]):
+        if room > 0:
+            given = _equal_shares(room, [(in_flight, slot, takeable) for _, in_flight, slot, takeable in alike])
+            shares += given
+            room -= sum(count for _, count in given)
+    return shares
+
+
+def _equal_shares(room: int, wanting: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
     level = _level(room, wanting)
     shares = []
     for in_flight, slot, takeable in wanting:

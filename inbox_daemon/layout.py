@@ -1,6 +1,6 @@
 """Every file and folder name of the spool, and nothing else: no I/O, no decisions about batches.
 
-SPOOL/inbox/                 users drop NAME.jsonl[.gz|.zst], NAME.cancel, NAME.pause, NAME.resume
+SPOOL/inbox/                 users drop NAME.jsonl[.gz|.zst], NAME.cancel, .pause, .resume, .priority
 SPOOL/outbox/NAME/           users read
 SPOOL/work/ID/               one claimed batch; its flock is the lease
 SPOOL/work/gone-ID/          a finished one on its way out
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-CONTROLS = (".cancel", ".pause", ".resume")
+CONTROLS = (".cancel", ".pause", ".resume", ".priority")
 SIDECARS = (".sha256", ".done")  # NAME.jsonl.sha256 as sha256sum writes it, or NAME.jsonl.done: the upload is complete
 
 # Names that uploaders use for what is not there yet, and editors for what nobody dropped.
@@ -109,6 +109,10 @@ class Work:
     @property
     def pause(self) -> Path:
         return self.dir / "pause"
+
+    @property
+    def priority(self) -> Path:
+        return self.dir / "priority"
 
     @property
     def parked(self) -> Path:

@@ -110,7 +110,7 @@ class Ledger:
     def read_back(self, slot: int, source: Input) -> Generator[None, None, None]:
         """Start, or start again: everything that the log holds is done and counted. Yields now and then."""
         assert self.accepted is not None
-        self.queue = Queue(self.accepted.requests)
+        self.queue = Queue(self.accepted.requests, source.index.order)
         self.queue.held = True
         self._size, self._left_bytes = source.size, source.length
         outcomes = Outcomes(self.work, len(self.queue))
@@ -228,6 +228,7 @@ class Ledger:
             tally=self.tally,
             accepted=self.accepted,
             in_flight=self.queue.in_flight,
+            priority=self.queue.priority,
             paused=self.paused,
             parked=self.parked,
             lacking=self.lacking,

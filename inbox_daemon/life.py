@@ -20,13 +20,15 @@ from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Work
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.records import BatchStatus, EngineInfo, Fault, Outcome, Request, ticket
-from inbox_daemon.spool import files, ingest
+from inbox_daemon.spool import control, files, ingest
 from inbox_daemon.spool.claim import Held
 from inbox_daemon.spool.publish import hand_back, publish, write_receipt
 from inbox_daemon.spool.reading import Rules
+from inbox_daemon.twins import Twins
 
 _HOUR = 3600.0
 _LOOK_EVERY = 2.0  # seconds between two looks at the disk's free space
+_LONG_READING = 1.0  # seconds; a short file that is refused must not have cost an engine start
 _NAMING_READS = 16 << 20  # bytes of requests read to name those in flight
 _CLOSE_CHUNK = 500  # requests that are given their error at a time, when a batch ends early
 
@@ -47,8 +49,10 @@ class Life:
         self.over = False
         self._rules = rules
         self._source: ingest.Input | None = None
+        self._twins: Twins | None = None
         self._engine: EngineInfo | None = None
         self._cancelled = False
+        self._begun = time.monotonic()
         self._looked_at = float("-inf")
         self._steps: Generator[bool, None, None] = self._live()
 
@@ -67,6 +71,12 @@ class Life:
     @property
     def parked(self) -> bool:
         return self.ledger.parked is not None
+
+    @property
+    def wants_engine(self) -> bool:
+        """Whether it has requests for an engine, or will most likely have some: a long file is read while it loads."""
+        long = self.ledger.state is BatchStatus.VALIDATING and time.monotonic() - self._begun > _LONG_READING
+        return long or self.queue.takeable > 0 or self.queue.in_flight > 0
 
     @property
     def had_errors(self) -> bool:
@@ -106,6 +116,8 @@ class Life:
     def _recover(self) -> Iterator[bool]:
         self._source = ingest.Input(self.work)
         yield from _busily(self.ledger.read_back(self.slot, self._source))
+        self._twins = Twins(self.ledger, self._source, self.slot)
+        yield from _busily(self._twins.join())
         what = "resumed" if self.ledger.history.first("started") else "accepted"
         self.ledger.history.note("resumed" if what == "resumed" else "started", time.time())
         tally = self.ledger.tally
@@ -193,30 +205,30 @@ class Life:
 
     # -- requests out, outcomes in
 
-    def take(self, count: int, engine: EngineInfo) -> list[Request]:
-        """Return up to `count` requests for this engine, now in flight."""
-        return self._requests(self.queue.take(count), engine)
+    def take(self, count: int, engine: EngineInfo, turn: int) -> list[Request]:
+        """Return up to `count` requests for this engine, now in flight; `turn` is the first one's."""
+        return self._requests(self.queue.take(count), engine, turn)
 
     def take_these(self, places: Iterable[int], engine: EngineInfo) -> list[Request]:
         """Return these requests, where they are left, now in flight."""
         return self._requests(self.queue.take_these(places), engine)
 
-    def _requests(self, places: Sequence[int], engine: EngineInfo) -> list[Request]:
+    def _requests(self, places: Sequence[int], engine: EngineInfo, turn: int = 0) -> list[Request]:
         source, id = self._source, self.work.id
         assert source is not None
         if engine != self._engine:
             self._engine, self.ledger.model = engine, engine.model
             self.ledger.history.note("engine", time.time(), engine=engine)
         return [
-            Request(ticket(self.slot, place), batch.request_id(id, place), source.number(place), source.line(place))
-            for place in places
+            Request(ticket(self.slot, place), batch.request_id(id, place), source.number(place), source.line(place), at)
+            for at, place in enumerate(places, turn)
         ]
 
     def settle(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Record what the engine has answered."""
-        self.ledger.append(outcomes, now)
-        if self._source is not None:
-            self.ledger.errors.say(outcomes, self._source, now)
+        assert self._twins is not None and self._source is not None
+        self._twins.record(outcomes, now)
+        self.ledger.errors.say(outcomes, self._source, now)
 
     def in_flight(self, most: int) -> list[tuple[int, str]]:
         """Return (line, custom_id) of the first `most` requests that the engine has; fewer where they are long."""
@@ -248,14 +260,14 @@ class Life:
 
     def convict(self, place: int, died: EngineDied) -> None:
         """Give a request that kills the engine its error, with the engine's last words."""
-        assert self._source is not None
+        assert self._source is not None and self._twins is not None
         number = self._source.number(place)
         custom_id = orjson.loads(self._source.line(place))["custom_id"]
         words = [line for line in died.log if "Error" in line or "error" in line][-3:] or list(died.log[-3:])
         message = f"this request, alone in the engine, ended it: {died.reason}. Its last words: {' | '.join(words)}"
         fault = Fault("engine_crash", message, custom_id=custom_id)
         line = batch.error_line(batch.request_id(self.work.id, place), fault, number)
-        self.ledger.append([Outcome(ticket(self.slot, place), line, is_error=True)], time.monotonic())
+        self._twins.record([Outcome(ticket(self.slot, place), line, is_error=True)], time.monotonic())
         self.ledger.log.error(
             "%s: line %d kills the engine; it gets an error, the others go on",
             *(self.name, number),
@@ -274,6 +286,7 @@ class Life:
         """The state is which files exist; this is its copy in memory."""
         self._cancelled = self.work.cancel.exists()
         self.ledger.paused = self.work.pause.exists()
+        self.queue.priority = control.priority(self.work, self._rules().inbox.priorities, self.name)
         parked = self.work.parked
         self.ledger.parked = orjson.loads(parked.read_bytes())["reason"] if parked.exists() else None
         self.ledger.tell_soon()

@@ -66,12 +66,14 @@ class Request:
         id: of the output line that will answer it.
         number: 1-based line in the user's file.
         line: the user's own JSON.
+        turn: when it is to be computed, against others that the engine has: the lower, the sooner.
     """
 
     ticket: int
     id: str
     number: int
     line: bytes
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

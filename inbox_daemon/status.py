@@ -126,6 +126,7 @@ class Facts:
     tally: Tally
     accepted: Accepted | None = None
     in_flight: int = 0
+    priority: int = 0
     paused: bool = False
     parked: str | None = None
     lacking: int = 0
@@ -168,6 +169,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "usage": tally.usage(),
         "updated_at": round(now, 1),
         "in_flight": facts.in_flight,
+        "priority": facts.priority,
         "paused": facts.paused,
         "parked": facts.parked,
         "waiting_for_disk_bytes": facts.lacking or None,

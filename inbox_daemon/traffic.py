@@ -21,6 +21,8 @@ from inbox_daemon.suspects import Suspects, blames_no_request
 
 log = logging.getLogger(__name__)
 
+_BEFORE_ALL = 1 << 40  # more turns than requests are ever sent
+
 T = TypeVar("T")
 
 
@@ -34,6 +36,9 @@ class Traffic:
         self._lives = lives
         self._safely = safely
         self._suspects = Suspects()
+        self._turns: dict[int, int] = {}  # of what is in flight, by ticket
+        self._next_turn: dict[int, int] = {}  # by slot
+        self._come_to = 0  # the latest turn that has its outcome
         self.settled = 0
 
     @property
@@ -63,11 +68,23 @@ class Traffic:
         for slot, arrived in _by_slot(outcomes, key=attrgetter("ticket")).items():
             if slot in self._lives:
                 self._safely(self._lives[slot], partial(self._lives[slot].settle, arrived, now))
+        done = (self._turns.pop(outcome.ticket, 0) for outcome in outcomes)
+        self._come_to = max(self._come_to, max(done, default=0))
+        self._next_turn = {slot: turn for slot, turn in self._next_turn.items() if slot in self._lives}
         self.settled += len(outcomes)
         return bool(outcomes)
 
     def _send(self, life: Life, count: int, info: EngineInfo) -> None:
-        self._engine.send(life.take(count, info))
+        """Hand over a batch's share, each request with its turn (start-time fair queueing, Goyal et al. 1996).
+
+        A batch's turns follow one another, and begin no earlier than what the engine has come to: one that has just
+        arrived comes in between what others have waiting there, not behind it. A higher priority comes before all.
+        """
+        turn = max(self._come_to, self._next_turn.get(life.slot, 0))
+        requests = life.take(count, info, turn - life.queue.priority * _BEFORE_ALL)
+        self._next_turn[life.slot] = turn + len(requests)
+        self._turns.update({request.ticket: turn + at for at, request in enumerate(requests)})
+        self._engine.send(requests)
 
     def _send_these(self, life: Life, tickets: list[int], info: EngineInfo) -> None:
         self._engine.send(life.take_these([place_of(ticket) for ticket in tickets], info))
@@ -81,6 +98,7 @@ class Traffic:
         died_with = "".join(f"\n    {line}" for line in died.log)
         logger = of_engine(log, self._engine.starts)
         logger.error("engine died: %s%s", died.reason, died_with, extra=tell(Message.ENGINE_DIED))
+        self._turns.clear()
         in_flight: set[int] = set()
         for life in list(self._lives.values()):
             self._safely(life, partial(life.engine_died, died, max_deaths, in_flight))

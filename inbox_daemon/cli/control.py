@@ -1,4 +1,4 @@
-"""`inbox-daemon cancel | pause | resume NAME`: drops the control file and waits until it has been carried out."""
+"""`inbox-daemon cancel | pause | resume NAME`, `priority NAME NUMBER`: drops a control file and waits for it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _HELP = {
     "cancel": "end a batch; what has an answer keeps it, the rest can be dropped again (retry.jsonl)",
     "pause": "send nothing more of a batch to the engine",
     "resume": "go on with a batch that is paused or parked",
+    "priority": "serve a batch before those with a lower number; all have 0 unless told otherwise",
 }
 
 
@@ -27,6 +28,8 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     for verb, about in _HELP.items():
         parser = verbs.add_parser(verb, parents=[shared], help=about, description=about)
         parser.add_argument("name", metavar="NAME")
+        if verb == "priority":
+            parser.add_argument("number", metavar="NUMBER", type=int)
         parser.set_defaults(go=go)
 
 
@@ -40,7 +43,7 @@ def go(given: argparse.Namespace) -> int:
     if status is not None and BatchStatus(status["status"]).final:
         show.errors.print(f"inbox-daemon: {name} has ended already: {status['status']}", markup=False)
         return 1
-    dropped = drop.drop_control(spool, name, given.verb)
+    dropped = drop.drop_control(spool, name, given.verb, str(getattr(given, "number", "")))
     deadline = time.monotonic() + _PATIENCE
     while dropped.exists():
         if time.monotonic() > deadline:

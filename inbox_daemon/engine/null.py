@@ -6,8 +6,9 @@ the project's own tests. It is no stand-in for vLLM where the claim is about vLL
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import time
-from collections import deque
 from collections.abc import Sequence
 
 import orjson
@@ -28,7 +29,8 @@ class NullEngine:
         self.stats = EngineStats()
         self.phase = ""
         self._model = settings.model
-        self._waiting: deque[Request] = deque()
+        self._waiting: list[tuple[int, int, Request]] = []  # a heap: by turn, then as they came
+        self._sent = itertools.count()
         self._last = time.monotonic()
 
     def fileno(self) -> int | None:
@@ -41,7 +43,8 @@ class NullEngine:
     def send(self, requests: Sequence[Request]) -> None:
         if not self._waiting:
             self._last = time.monotonic()
-        self._waiting.extend(requests)
+        for request in requests:
+            heapq.heappush(self._waiting, (request.turn, next(self._sent), request))
 
     def receive(self) -> list[Outcome]:
         ready = len(self._waiting)
@@ -49,7 +52,7 @@ class NullEngine:
             elapsed = time.monotonic() - self._last
             ready = min(ready, int(elapsed * self._rate))
             self._last += ready / self._rate
-        answers = [self._answer(self._waiting.popleft()) for _ in range(ready)]
+        answers = [self._answer(heapq.heappop(self._waiting)[2]) for _ in range(ready)]
         self.stats = EngineStats(waiting=len(self._waiting), output_tokens=self.stats.output_tokens + len(answers))
         return answers
 

@@ -16,7 +16,7 @@ import orjson
 from inbox_daemon.records import Outcome, Request
 
 _FRAME = struct.Struct("<IB")
-_REQUEST = struct.Struct("<QIHI")  # ticket, line number, bytes of id, bytes of line
+_REQUEST = struct.Struct("<QqIHI")  # ticket, turn, line number, bytes of id, bytes of line
 _OUTCOME = struct.Struct("<QBIIII")  # ticket, is_error, input, cached and output tokens, bytes of line
 
 TARGET = 1 << 20  # bytes in a frame of many records, about
@@ -44,7 +44,8 @@ def requests(batch: Iterable[Request]) -> Iterator[bytes]:
     size = 0
     for request in batch:
         id = request.id.encode()
-        parts += (_REQUEST.pack(request.ticket, request.number, len(id), len(request.line)), id, request.line)
+        head = _REQUEST.pack(request.ticket, request.turn, request.number, len(id), len(request.line))
+        parts += (head, id, request.line)
         size += len(request.line)
         if size >= TARGET:
             yield frame(Kind.REQUESTS, b"".join(parts))
@@ -56,11 +57,11 @@ def requests(batch: Iterable[Request]) -> Iterator[bytes]:
 def read_requests(payload: bytes) -> Iterator[Request]:
     at = 0
     while at < len(payload):
-        ticket, number, id_length, length = _REQUEST.unpack_from(payload, at)
+        ticket, turn, number, id_length, length = _REQUEST.unpack_from(payload, at)
         at += _REQUEST.size
         id = payload[at : at + id_length].decode()
         at += id_length
-        yield Request(ticket, id, number, payload[at : at + length])
+        yield Request(ticket, id, number, payload[at : at + length], turn)
         at += length
 
 

@@ -20,4 +20,6 @@ def append(spool: Spool, said: dict[str, Any]) -> None:
     with suppress(FileNotFoundError):
         if spool.alerts.stat().st_size >= _FULL:
             files.move(spool.alerts, spool.alerts.with_name(f"{spool.alerts.name}.1"))
-    files.append_line(spool.alerts, batch.dumps(said) + b"\n")
+    with files.Writer(spool.alerts, fresh=False) as writer:
+        writer.write(batch.dumps(said) + b"\n")
+        writer.sync()

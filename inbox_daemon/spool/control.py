@@ -1,13 +1,17 @@
-"""Control files: NAME.cancel, NAME.pause, NAME.resume, dropped into the inbox like work.
+"""Control files: NAME.cancel, NAME.pause, NAME.resume, NAME.priority, dropped into the inbox like work.
 
-Cancel and pause move into the batch's folder, where their existence is the state; resume only takes away. A file for a
+Cancel, pause and priority move into the batch's folder, where they are the state; resume only takes away. A file for a
 batch that another daemon holds is left for that one.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +19,7 @@ import orjson
 
 from inbox_daemon.layout import Published, Spool, Work
 from inbox_daemon.records import BatchStatus
-from inbox_daemon.spool import files
+from inbox_daemon.spool import files, source
 from inbox_daemon.spool.drop import in_inbox
 
 
@@ -38,6 +42,9 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
             return None
     if batch is not None:
         with suppress(FileNotFoundError):
+            if verb == "priority" and _number(path) is None:
+                files.remove(path)
+                return "a whole number is what it must hold, such as 10"
             _carry_out(batch, path, verb)
             batch.control(verb)
         return None
@@ -52,6 +59,8 @@ def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
         files.move(path, batch.work.cancel)
     elif verb == "pause":
         files.move(path, batch.work.pause)
+    elif verb == "priority":
+        files.move(path, batch.work.priority)
     else:
         for state in (batch.work.pause, batch.work.parked):
             files.remove(state)
@@ -64,3 +73,20 @@ def _lives_elsewhere(spool: Spool, name: str) -> bool:
         return not BatchStatus(status).final
     except (OSError, ValueError, KeyError):
         return False
+
+
+def priority(work: Work, patterns: Mapping[str, int], name: str) -> int:
+    """Return the batch's priority: what a control file said, else the highest of the patterns that match its name."""
+    said = _number(work.priority) if work.priority.exists() else None
+    if said is not None:
+        return said
+    return max((number for pattern, number in patterns.items() if fnmatchcase(name, pattern)), default=0)
+
+
+def _number(path: Path) -> int | None:
+    fd = source.open_regular(path)
+    try:
+        text = os.read(fd, 32).strip()
+        return int(text) if re.fullmatch(rb"[+-]?\d{1,9}", text) else None
+    finally:
+        os.close(fd)

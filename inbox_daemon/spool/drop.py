@@ -32,10 +32,12 @@ def drop(spool: Spool, path: Path) -> str:
         files.remove(hidden)
 
 
-def drop_control(spool: Spool, name: str, verb: str) -> Path:
-    """Drop NAME.cancel, NAME.pause or NAME.resume; return its path, which is gone once the daemon has taken it."""
+def drop_control(spool: Spool, name: str, verb: str, content: str = "") -> Path:
+    """Drop NAME.cancel, .pause, .resume or .priority; return its path, which is gone once the daemon has taken it."""
     path = spool.inbox / f"{name}.{verb}"
-    path.touch()
+    hidden = spool.inbox / f".{path.name}.{time.time_ns()}"
+    hidden.write_text(content)
+    hidden.rename(path)
     return path
 
 

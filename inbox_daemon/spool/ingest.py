@@ -159,6 +159,8 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
                 yield True
         for faults in _in_turns(reading.finish()):
             note(faults)
+        for _ in reading.arrange():
+            yield True
         copy.sync()
     if not len(reading.index):
         raise Rejected("empty_file", f"{name}: holds no request: it is empty or has only blank lines")

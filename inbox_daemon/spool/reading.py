@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon import batch, policy
+from inbox_daemon import batch, order, policy
 from inbox_daemon.config import Config, InboxSettings
 from inbox_daemon.errors import Rejected
 from inbox_daemon.models import Models
 from inbox_daemon.records import Fault
+from inbox_daemon.repeats import Repeats
 from inbox_daemon.spool import files
 
 _BOM = b"\xef\xbb\xbf"
@@ -57,11 +58,20 @@ def rules_of(config: Config) -> Rules:
 
 
 class Index:
-    """Where each request lies in `input.jsonl`: 12 bytes a request, in memory and on disk."""
+    """Where each request lies in `input.jsonl`, in memory and on disk: 12 bytes a request, 20 at most.
+
+    Attributes:
+        offsets, numbers: where its line begins, and its 1-based number.
+        order: the places in the order to compute them; empty: as they stand.
+        twins: for each place the next one of the same request, 0 at the chain's end; empty where there is none. The
+            chain begins at the first of them, which is computed; no other place's chain leads to it.
+    """
 
     def __init__(self) -> None:
         self.offsets = array("Q")
         self.numbers = array("I")
+        self.order = array("I")
+        self.twins = array("I")
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -69,21 +79,38 @@ class Index:
     def add(self, offset: int, number: int) -> None:
         self.offsets.append(offset)
         self.numbers.append(number)
+        if self.twins:
+            self.twins.append(0)
+
+    def join(self, first: int, place: int) -> None:
+        """Note that the request at `place` is the same as the one at `first`."""
+        if not self.twins:
+            self.twins = array("I", bytes(4 * len(self)))
+        self.twins[place] = self.twins[first]
+        self.twins[first] = place
+
+    def twins_of(self, place: int) -> Iterator[int]:
+        """Yield the places of the same request in this one's chain, itself left out."""
+        while self.twins and (place := self.twins[place]):
+            yield place
+
+    @property
+    def _arrays(self) -> tuple[array[int], ...]:
+        return self.offsets, self.numbers, self.order, self.twins
 
     @classmethod
     def load(cls, path: Path) -> Index:
         index = cls()
         with path.open("rb") as file:
-            count = int.from_bytes(file.read(8), sys.byteorder)
-            index.offsets.fromfile(file, count)
-            index.numbers.fromfile(file, count)
+            for column in index._arrays:
+                column.fromfile(file, int.from_bytes(file.read(8), sys.byteorder))
         return index
 
     def save(self, path: Path) -> None:
         with files.Writer(path, fresh=True) as writer:
-            writer.write(len(self).to_bytes(8, sys.byteorder))
-            writer.write(memoryview(self.offsets).cast("B"))
-            writer.write(memoryview(self.numbers).cast("B"))
+            for column in self._arrays:
+                writer.write(len(column).to_bytes(8, sys.byteorder))
+                writer.write(memoryview(column).cast("B"))
             writer.sync()
 
 
@@ -150,7 +177,9 @@ class Reading:
         self._rules = rules
         self._reread = reread
         self._name = name
-        self._ids = batch.CustomIds()
+        self._ids = Repeats()
+        self._prefixes = order.Prefixes()
+        self._requests = Repeats()
         self._splitter = _Splitter(rules.inbox.max_line_bytes)
 
     def feed(self, block: bytes) -> Iterator[Found | None]:
@@ -187,10 +216,35 @@ class Reading:
         earlier = self._ids.add(place, custom_id)
         if earlier is not None and custom_id is not None and fault is None and self._same_id(earlier, custom_id):
             fault = batch.repeated(custom_id, self.index.numbers[earlier])
+        if fault is None and line is not None:
+            self._look_for_twin(place, line, read)
+        if self._rules.inbox.group_prefixes:
+            self._prefixes.add(read.body if fault is None else None)
         if fault is None:
             return None
         self.faults += 1
         return place, number, fault
+
+    def arrange(self) -> Generator[None, None, None]:
+        """After the last line: work out in which order the requests are best computed."""
+        if self._rules.inbox.group_prefixes:
+            self.index.order = yield from self._prefixes.arranged(self._leading)
+
+    def _leading(self, place: int) -> bytes:
+        request = batch.read_line(self._reread(self.index.offsets[place]), lambda model: None, lambda url, body: None)
+        return order.leading(request.body) if request.body is not None else b""
+
+    def _look_for_twin(self, place: int, line: bytes, read: batch.Line) -> None:
+        if not self._rules.inbox.share_answers or read.custom_id is None or read.body is None or read.url is None:
+            return
+        if not batch.is_deterministic(read.url, read.body):
+            return
+        rest = batch.but_for_its_id(line.rstrip(), read.custom_id)
+        first = self._requests.add(place, rest)
+        if first is not None:
+            earlier = self._reread(self.index.offsets[first])
+            if batch.but_for_its_id(earlier, orjson.loads(earlier)["custom_id"]) == rest:
+                self.index.join(first, place)
 
     def _same_id(self, place: int, custom_id: str) -> bool:
         earlier = orjson.loads(self._reread(self.index.offsets[place]))

@@ -1,0 +1,124 @@
+"""What batches and requests share: the engine, by equal parts and by priority, and answers where they are the same."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
+
+from inbox_daemon.dispatch import Queue, share
+from inbox_daemon.layout import Published, Spool
+from inbox_daemon.spool import published
+
+SLOW = {"INBOX_DAEMON_ENGINE__NULL__RATE": "300", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "4000"}
+
+
+def queue(requests: int, in_flight: int = 0, priority: int = 0) -> Queue:
+    made = Queue(requests)
+    made.take(in_flight)
+    made.priority = priority
+    return made
+
+
+# -- between batches
+
+
+def test_a_batch_that_arrives_gets_all_the_room_until_it_has_caught_up() -> None:
+    assert share(10, [(1, queue(1000, in_flight=90)), (2, queue(1000, in_flight=0))]) == [(2, 10)]
+    assert dict(share(20, [(1, queue(1000, in_flight=10)), (2, queue(1000))])) == {1: 5, 2: 15}
+
+
+def test_a_higher_priority_is_served_first_and_leaves_what_it_cannot_use() -> None:
+    batches = [(1, queue(100)), (2, queue(100, priority=5)), (3, queue(4, priority=9))]
+    assert share(50, batches) == [(3, 4), (2, 46)]
+    assert dict(share(120, batches)) == {3: 4, 2: 100, 1: 16}
+
+
+def computed(daemon: Daemon) -> int:
+    """How many requests the null engine has answered."""
+    return sum(int(said["engine"].get("output_tokens", 0)) for said in published.daemons(Spool(daemon.spool)))
+
+
+def test_a_small_batch_comes_in_between_what_a_big_one_has_waiting_in_the_engine(
+    start_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = start_daemon(environment=SLOW)
+    daemon.drop("big.jsonl", batch_of(20_000))
+    eventually(lambda: daemon.done("big") > 300, 60)
+    before = daemon.done("big")
+    daemon.drop("small.jsonl", batch_of(10))
+    daemon.finished("small")
+    assert daemon.done("big") - before < 3000, "not behind the 4,000 that were there"
+
+
+def test_priority_is_set_by_a_file_a_pattern_or_the_command_and_is_seen(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon(settings='[inbox.priorities]\n"urgent-*" = 7\n', environment=SLOW)
+    for name in ("urgent-a", "b"):
+        daemon.drop(f"{name}.jsonl", batch_of(5000))
+    eventually(lambda: daemon.status("urgent-a").get("priority") == 7 and daemon.status("b").get("priority") == 0)
+    (daemon.inbox / "b.priority").write_text("12\n")
+    eventually(lambda: daemon.status("b").get("priority") == 12)
+    (daemon.inbox / "b.priority").write_text("very high")
+    eventually(lambda: not (daemon.inbox / "b.priority").exists() and "whole number" in daemon.text())
+    assert daemon.status("b")["priority"] == 12
+    daemon.kill()
+    again = start_daemon(settings='[inbox.priorities]\n"urgent-*" = 7\n', environment=SLOW)
+    eventually(lambda: again.status("b").get("in_flight") and again.status("b")["priority"] == 12, 60)
+
+
+# -- within a batch
+
+SAME: dict[str, Any] = {"temperature": 0}
+
+
+def with_repeats(count: int) -> list[dict[str, Any]]:
+    return [request(f"r{n:04}", f"say {n % 10}", **SAME) for n in range(count)]
+
+
+def test_the_same_request_is_computed_once_and_each_is_answered_in_its_place(
+    start_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = start_daemon()
+    asked = with_repeats(200)
+    daemon.drop("b.jsonl", jsonl(asked))
+    assert daemon.finished("b")["request_counts"] == {"total": 200, "completed": 200, "failed": 0}
+    assert custom_ids(daemon.outbox("b") / "results.jsonl") == [one["custom_id"] for one in asked]
+    assert len({line["id"] for line in lines(daemon.outbox("b") / "results.jsonl")}) == 200
+    eventually(lambda: computed(daemon) == 10, 30, "ten requests were computed")
+    assert not published.verify(Published(daemon.outbox("b"))).problems
+
+
+@pytest.mark.parametrize(
+    ("what", "setting"), [({}, "true"), ({"temperature": 1}, "true"), ({"temperature": 0}, "false")]
+)
+def test_requests_that_chance_has_a_part_in_are_each_computed(
+    start_daemon: Callable[..., Daemon], what: dict[str, Any], setting: str
+) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__SHARE_ANSWERS": setting})
+    daemon.drop("b.jsonl", jsonl([request(f"r{n}", "say it", **what) for n in range(30)]))
+    daemon.finished("b")
+    eventually(lambda: computed(daemon) == 30, 30, "each was computed")
+
+
+def test_a_daemon_killed_among_repeated_requests_answers_each_once(start_daemon: Callable[..., Daemon]) -> None:
+    slow = {"INBOX_DAEMON_ENGINE__NULL__RATE": "40", "INBOX_DAEMON_RESULTS__SYNC_EVERY": "1"}
+    daemon = start_daemon(environment=slow)
+    asked = [request(f"r{n:04}", f"say {n % 150}", **SAME) for n in range(600)]
+    daemon.drop("b.jsonl", jsonl(asked))
+    eventually(lambda: daemon.done("b") > 100)
+    daemon.signal(signal.SIGKILL)
+    again = start_daemon(environment=slow)
+    again.finished("b")
+    assert custom_ids(again.outbox("b") / "results.jsonl") == [one["custom_id"] for one in asked]
+
+
+def test_a_cancelled_batch_closes_those_that_waited_for_anothers_answer(start_daemon: Callable[..., Daemon]) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "1", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "2"})
+    daemon.drop("b.jsonl", jsonl(with_repeats(100)))
+    eventually(lambda: daemon.status("b").get("in_flight"))
+    (daemon.inbox / "b.cancel").touch()
+    counts = daemon.finished("b")["request_counts"]
+    assert counts["completed"] + counts["failed"] == 100
