@@ -23,6 +23,7 @@ import orjson
 import vllm
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
+from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 
 try:  # since 0.29
@@ -43,7 +44,7 @@ except ImportError:
     safe_apply_chat_template = None
 
 from inbox_daemon import batch, nvml
-from inbox_daemon.engine import tokens
+from inbox_daemon.engine import replicas, tokens
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
 
@@ -77,7 +78,7 @@ class VllmHost:
         LLM_CLASS makes vLLM choose its offline defaults for the GPU at hand; OPENAI_BATCH_RUNNER would mean
         max_num_seqs 128 on any GPU.
         """
-        args = parse(options["model"], {"scheduling_policy": "priority", **options["args"]})
+        args = parse(options["model"], _defaults(options["model"], options["args"]) | options["args"])
         vars(args).update(options["rules"])  # not as flags: releases before 0.32 do not have all of them
         runner.validate_run_batch_args(args)
         if hasattr(runner, "ignore_admission_limits"):
@@ -94,8 +95,8 @@ class VllmHost:
     def describe(self) -> dict[str, Any]:
         """Return what `records.EngineInfo` holds, less the load time."""
         scheduler, cache, model = self._config.scheduler_config, self._config.cache_config, self._config.model_config
-        replicas = self._config.parallel_config.data_parallel_size
-        max_seqs = scheduler.max_num_seqs * replicas
+        parallel = self._config.parallel_config
+        max_seqs = scheduler.max_num_seqs * parallel.data_parallel_size
         settings = {
             "max_num_seqs": scheduler.max_num_seqs,
             "max_num_batched_tokens": scheduler.max_num_batched_tokens,
@@ -105,8 +106,8 @@ class VllmHost:
             "kv_cache_dtype": str(cache.cache_dtype),
             "enable_prefix_caching": cache.enable_prefix_caching,
             "gpu_memory_utilization": cache.gpu_memory_utilization,
-            "tensor_parallel_size": self._config.parallel_config.tensor_parallel_size,
-            "data_parallel_size": replicas,
+            "tensor_parallel_size": parallel.tensor_parallel_size,
+            "data_parallel_size": parallel.data_parallel_size,
             "enforce_eager": model.enforce_eager,
             "revision": model.revision,
         }
@@ -149,7 +150,10 @@ class VllmHost:
             known = type(error).__module__.startswith("vllm")
             sentence = str(error) if known else f"body: vLLM cannot read it ({type(error).__name__}: {error})"
             return self._refused(request, parsed, 400, "invalid_request", sentence)
-        output = await runner.run_request(handler, typed, *self._extra)
+        response = await _response(handler, typed.body)
+        if isinstance(response, runner.ChatCompletionResponse) and not _aborted(response):
+            return _answered(request, parsed["custom_id"], response)
+        output = await runner.run_request(_said(response), typed, *self._extra)
         body = output.response.body if output.response else None
         if output.error is None and body is not None and not _aborted(body):
             return _answered(request, parsed["custom_id"], body)
@@ -168,11 +172,11 @@ class VllmHost:
             if metric.name.startswith("vllm:"):
                 for sample in metric.samples:
                     sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-        replicas = self._config.parallel_config.data_parallel_size
+        engines = self._config.parallel_config.data_parallel_size
         return EngineStats(
             running=int(sums.get("vllm:num_requests_running", 0)),
             waiting=int(sums.get("vllm:num_requests_waiting", 0)),
-            kv_cache_usage=round(sums.get("vllm:kv_cache_usage_perc", 0.0) / replicas, 4),
+            kv_cache_usage=round(sums.get("vllm:kv_cache_usage_perc", 0.0) / engines, 4),
             input_tokens=int(sums.get("vllm:prompt_tokens_total", 0)),
             output_tokens=int(sums.get("vllm:generation_tokens_total", 0)),
             preemptions=int(sums.get("vllm:num_preemptions_total", 0)),
@@ -190,11 +194,40 @@ class VllmHost:
         return Outcome(request.ticket, batch.error_line(request.id, fault, request.number, status), is_error=True)
 
 
+def _defaults(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that this host and our way of feeding the engine make better than vLLM's own defaults."""
+    chosen: dict[str, Any] = {"scheduling_policy": "priority"}  # so that `Request.turn` decides who waits
+    gpus = current_platform.device_count() if current_platform.is_cuda_alike() else 0
+    memory = [current_platform.get_device_total_memory(number) for number in range(gpus)]
+    weights = replicas.weights_of(model, settings.get("revision")) if gpus > 1 else None
+    if (wanted := replicas.count(weights, memory, settings)) > 1:
+        chosen["data_parallel_size"] = wanted
+    print(f"inbox-daemon: {gpus} GPUs, {wanted} replicas unless [engine.args] says otherwise")
+    return chosen
+
+
 def _spare_the_collector() -> None:
     """Keep what loading made out of every later collection: a full one walks millions of objects for 200 ms."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+async def _response(handler: Any, body: Any) -> Any:
+    """Return what the handler returns or raises. An answer needs nothing more; all else `run_request` makes sense of."""
+    try:
+        return await handler(body)
+    except Exception as error:
+        return error
+
+
+def _said(response: Any) -> Any:
+    async def handler(_: Any) -> Any:
+        if isinstance(response, Exception):
+            raise response
+        return response
+
+    return handler
 
 
 def parse(model: str, settings: Mapping[str, Any]) -> Namespace:
