@@ -233,17 +233,13 @@ class Daemon:
         """Do something for one batch. What fails costs that batch a pause, and nobody else anything."""
         if life.slot not in self._lives:
             return False
+        logger, fields = of_batch(log, life.name), tell(Message.BATCH_SUSPENDED)
         try:
             return bool(action())
         except (OSError, SpoolError) as error:
-            told, fields = space.told(error), tell(Message.BATCH_SUSPENDED)
-            of_batch(log, life.name).error("%s: suspended for %.0f s: %s", life.name, _SUSPEND, told, extra=fields)
+            logger.error("%s: suspended for %.0f s: %s", life.name, _SUSPEND, space.told(error), extra=fields)
         except Exception:
-            of_batch(log, life.name).exception(
-                "%s: suspended for %.0f s by a fault of ours",
-                *(life.name, _SUSPEND),
-                extra=tell(Message.BATCH_SUSPENDED),
-            )
+            logger.exception("%s: suspended for %.0f s by a fault of ours", life.name, _SUSPEND, extra=fields)
         del self._lives[life.slot]
         self._suspended[life.work.id] = time.monotonic() + _SUSPEND
         life.let_go()

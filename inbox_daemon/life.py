@@ -268,11 +268,8 @@ class Life:
         fault = Fault("engine_crash", message, custom_id=custom_id)
         line = batch.error_line(batch.request_id(self.work.id, place), fault, number)
         self._twins.record([Outcome(ticket(self.slot, place), line, is_error=True)], time.monotonic())
-        self.ledger.log.error(
-            "%s: line %d kills the engine; it gets an error, the others go on",
-            *(self.name, number),
-            extra=tell(Message.REQUEST_ERROR, INBOX_LINE=number, INBOX_REQUEST=custom_id),
-        )
+        log, fields = self.ledger.log, tell(Message.REQUEST_ERROR, INBOX_LINE=number, INBOX_REQUEST=custom_id)
+        log.error("%s: line %d kills the engine; it gets an error, the others go on", self.name, number, extra=fields)
 
     # -- control
 
