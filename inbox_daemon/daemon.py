@@ -16,7 +16,7 @@ from enum import IntEnum
 from functools import partial
 from pathlib import Path
 
-from inbox_daemon import journal
+from inbox_daemon import journal, status
 from inbox_daemon.config import RELOADABLE, Config
 from inbox_daemon.engine import Engine
 from inbox_daemon.engine.slot import EngineSlot
@@ -204,14 +204,10 @@ class Daemon:
             said = self._oversight.said(now) | ours
             self._presence.say(now, said)
             self._metrics.say(now, said, [life.ledger.told for life in self._lives.values() if life.ledger.told])
-        done = sum(life.queue.done for life in self._lives.values())
-        total = sum(len(life.queue) for life in self._lives.values())
-        what = f"{len(self._lives)} batches, {done} of {total} requests" if self._lives else "no batch"
-        what += f", {len(self._suspended)} suspended" if self._suspended else ""
-        engine = self._engine
-        what += f"; engine {engine.state.value}{f' ({engine.phase})' if engine.phase else ''}"
-        alerts = ", ".join(sorted({alert.name for alert in self._oversight.raised}))
-        self._notify.status(what + (f"; alerts: {alerts}" if alerts else ""))
+        queues = [life.queue for life in self._lives.values()]
+        requests = (sum(queue.done for queue in queues), sum(map(len, queues)))
+        alerts = [alert.name for alert in self._oversight.raised]
+        self._notify.status(status.summary(len(queues), requests, len(self._suspended), self._oversight.engine, alerts))
 
     # -- batches
 

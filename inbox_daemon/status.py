@@ -105,6 +105,17 @@ def daemon_view(
     }
 
 
+def summary(
+    batches: int, requests: tuple[int, int], suspended: int, engine: dict[str, Any], alerts: Sequence[str]
+) -> str:
+    """Return the one line of `systemctl status`. `requests` are those done and all of them."""
+    said = f"{batches} batches, {requests[0]} of {requests[1]} requests" if batches else "no batch"
+    said += f", {suspended} suspended" if suspended else ""
+    phase = f" ({engine['phase']})" if engine.get("phase") else ""
+    said += f"; engine {engine['state']}{phase}"
+    return said + (f"; alerts: {', '.join(sorted(set(alerts)))}" if alerts else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """All that a batch's status is made of.
