@@ -160,8 +160,7 @@ def test_a_loop_that_hangs_is_still_scraped_and_seen_to_stand(start_daemon: Star
     config.unlink()
     os.mkfifo(config)  # reading it holds up whoever reads the settings anew
     daemon.signal(signal.SIGHUP)
-    stands = eventually(lambda: (a := stamp()) and not time.sleep(1.5) and stamp() == a, 10, "the stamp stands still")
-    assert stands
+    eventually(lambda: time.time() - stamp() > 4, 20, "the stamp stands still")
     config.write_text("")
     eventually(lambda: time.time() - stamp() < 1, 10, "the stamp moves again")
 
