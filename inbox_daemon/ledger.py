@@ -154,7 +154,8 @@ class Ledger:
     def tell(self, now: float) -> None:
         """Write status.json."""
         self._told_at = now
-        self._pace.mark(now, self._done(), working=self.queue.in_flight > 0)
+        working = self.queue.in_flight > 0 or self._unsynced_since is not None
+        self._pace.mark(now, self._done(), working)
         self.told = self._object()
         door.write_status(self.published, self.told)
 

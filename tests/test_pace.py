@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from running import Daemon, eventually, jsonl, request
 
+from inbox_daemon import batch
+from inbox_daemon.config import Config, ResultSettings
+from inbox_daemon.layout import Spool
+from inbox_daemon.ledger import Ledger
+from inbox_daemon.life import Life
 from inbox_daemon.pace import Done, Pace, Speed, seconds_left
+from inbox_daemon.records import BatchStatus, EngineInfo, Outcome
+from inbox_daemon.spool import claim
+from inbox_daemon.spool.reading import rules_of
+from inbox_daemon.status import Tally
 
 Start = Callable[..., Daemon]
 
@@ -133,6 +144,34 @@ def test_a_pause_is_not_slowness() -> None:
     pace.mark(40.0, Done(requests=900), working=True)
     pace.mark(41.0, Done(requests=1000), working=True)
     assert pace.speed.requests == pytest.approx(50, rel=0.01)
+
+
+def test_what_is_left_of_a_real_file_is_reckoned_by_the_length_of_its_lines(tmp_path: Path) -> None:
+    """450 of 500 long prompts are read, at ten a second; 50 of them and 500 short ones are left."""
+    spool = Spool(tmp_path)
+    claim.prepare(spool)
+    texts = [*(f"{i} {'long ' * 800}" for i in range(500)), *(f"{i} short" for i in range(500))]
+    dropped = spool.inbox / "b.jsonl"
+    dropped.write_bytes(jsonl([request(f"r{i}", text) for i, text in enumerate(texts)]))
+    held = claim.claim(spool, dropped)
+    assert held is not None
+    ledger = Ledger(spool, held.work, ResultSettings(sync_every=1), 1000, Tally())
+    life = Life(held, 1, ledger, lambda: rules_of(Config()))
+    while ledger.state is not BatchStatus.IN_PROGRESS:
+        life.step()
+    engine, now = EngineInfo("null", "0", "m", 100, 100), time.monotonic()
+    for second in range(1, 46):
+        requests = life.take(10, engine, 0)
+        answers = [batch.answer_line(one.id, f"r{one.number - 1}", b"{}") for one in requests]
+        outcomes = [
+            Outcome(one.ticket, line, input_tokens=len(one.line) // 4)
+            for one, line in zip(requests, answers, strict=True)
+        ]
+        life.settle(outcomes, now + second)
+        ledger.tick(now + second)
+    left = [len(line) for line in (held.work.input).read_bytes().splitlines()[450:]]
+    assert ledger.eta() == pytest.approx(45 * sum(left) / (450 * left[0]), rel=0.1)
+    life.let_go()
 
 
 def test_a_resumed_batch_knows_its_time_left_at_once_and_counts_it_down(start_daemon: Start) -> None:
