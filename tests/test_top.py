@@ -47,7 +47,7 @@ def test_everything_that_the_daemon_says_is_in_the_picture() -> None:
         "Qwen/Qwen3-4B (vllm 0.32.0)",
         "1,024 running, 512 waiting",
         "64%",
-        "2 starts, 1 deaths",
+        "2 started, 1 died",
         "gpu-box, pid 4700",
         "400.0 GiB free",
         "GPU 1 NVIDIA H200",

@@ -41,7 +41,7 @@ def batches(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
         table.add_row(
             Text(shown(status["name"])),
             Text(word(status), style=_COLOURS.get(status["status"], "")),
-            ProgressBar(total=max(1, counts["total"]), completed=done) if counts["total"] else "",
+            _bar(done, counts["total"]) if counts["total"] else "",
             f"{done:,}/{counts['total']:,}",
             f"{counts['failed']:,}" if counts["failed"] else "",
             f"{status['requests_per_second']:.1f}" if status.get("requests_per_second") else "",
@@ -49,6 +49,10 @@ def batches(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
             duration(status.get("eta_seconds")),
         )
     return table
+
+
+def _bar(done: int, total: int) -> ProgressBar:
+    return ProgressBar(total=total, completed=done, complete_style="cyan", finished_style="green")
 
 
 def word(status: Mapping[str, Any]) -> str:

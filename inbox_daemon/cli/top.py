@@ -157,7 +157,7 @@ def _engine(engine: Mapping[str, Any], tokens_per_second: float, now: float) -> 
     since = f" for {show.duration(now - engine['since'])}" if engine.get("since") else ""
     phase = f", {engine['phase']}" if engine.get("phase") else ""
     ready = state == "ready"
-    deaths = f"{engine.get('starts', 0)} starts, {engine.get('deaths', 0)} deaths"
+    lives = f"{engine.get('starts', 0)} started, {engine.get('deaths', 0)} died"
     work = f"{engine['running']:,} running, {engine['waiting']:,} waiting" if ready and "running" in engine else None
     return _facts(
         [
@@ -166,7 +166,7 @@ def _engine(engine: Mapping[str, Any], tokens_per_second: float, now: float) -> 
             ("requests", work),
             ("tokens", f"{tokens_per_second:,.0f}/s generated" if ready else None),
             ("KV cache", _bar(engine.get("kv_cache_usage"))),
-            ("since start", deaths if engine.get("starts") else None),
+            ("engines", lives if engine.get("starts") else None),
             ("last death", Text(shown(engine["last_death"]), style="red") if engine.get("last_death") else None),
         ]
     )
