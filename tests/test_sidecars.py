@@ -78,10 +78,12 @@ def test_other_bytes_another_name_or_a_cancelled_first_one_are_run(start_daemon:
     eventually(lambda: daemon.status("b").get("status") == "in_progress")
     (daemon.inbox / "b.cancel").touch()
     assert daemon.finished("b")["status"] == "cancelled"
-    for name in ("b.jsonl", "other.jsonl"):
-        daemon.drop(name, batch_of(300))
-        (daemon.inbox / f"{name.split('.')[0]}.cancel").touch()
+    for name in ("b", "other"):
+        daemon.drop(f"{name}.jsonl", batch_of(300))
     daemon.drop("c.jsonl", jsonl([request("only")]))
+    for name in ("b.2", "other"):
+        eventually(lambda name=name: daemon.status(name))
+        (daemon.inbox / f"{name}.cancel").touch()
     assert daemon.finished("c")["status"] == "completed"
     assert {daemon.finished(name)["status"] for name in ("b.2", "other")} <= {"cancelled", "completed"}
 

@@ -268,7 +268,7 @@ def test_the_daemon_is_bound_by_what_the_unit_forbids(service: Service) -> None:
         "touch /tmp/mine && python3 -c 'import os; os.chown(\"/tmp/mine\", -1, -1)'": "PermissionError",  # ~@privileged
         "touch /usr/x": "Read-only file system",
         "unshare --user true": "unshare failed: Operation not permitted",
-        "ls /home/alice": "Permission denied",
+        "ls /home": "'/home': Permission denied",
         "test -e /proc/1 || echo hidden >&2": "hidden",
     }
     attempts = "; ".join(f"( {attempt} )" for attempt in forbidden)
