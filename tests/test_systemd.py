@@ -18,6 +18,7 @@ import pytest
 from nspawn import Machine, machine
 
 from inbox_daemon.config import DaemonSettings
+from inbox_daemon.journal import Message
 
 pytestmark = [
     pytest.mark.systemd,
@@ -230,6 +231,7 @@ def test_uninstalling_leaves_the_spool_and_the_settings(service: Service) -> Non
     assert service.show("LoadState") == "not-found"
     assert service.host.run("pgrep -u inbox-daemon").stdout == ""
     assert service.host.run("which inbox-daemon").stdout == ""
+    assert Message.BATCH_COMPLETED.value not in service.host.run("journalctl --list-catalog", check=True).stdout
     assert service.ids("done") == numbered(5)
     assert (service.host.root / CONFIG[1:]).exists()
 
@@ -495,3 +497,9 @@ def test_the_journal_tells_a_batchs_story_in_order_and_no_other_batchs(service: 
     assert told[1].startswith("accepted: 100 requests")
     assert told[-1].startswith("completed: 100 answers, 0 errors")
     assert "other" not in " ".join(told)
+
+    ended = f"journalctl MESSAGE_ID={Message.BATCH_COMPLETED.value} -o json --output-fields=INBOX_BATCH"
+    found = [json.loads(line) for line in service.host.run(f"{ended} --since @{service.since:.6f}").stdout.splitlines()]
+    assert {one["INBOX_BATCH"] for one in found} == {"other", "tale"}
+    explained = service.host.run("journalctl -x -u inbox-daemon INBOX_BATCH=tale", check=True).stdout
+    assert "Proof:  inbox-daemon verify OUTBOX/tale" in explained
