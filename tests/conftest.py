@@ -14,20 +14,6 @@ from crashing import workers
 from mounts import Mounts
 from running import ROOT, Daemon
 
-ONE_AT_A_TIME = ("vllm", "systemd", "matrix")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers run tests, those of one of these kinds go to one worker.
-
-    An engine takes all cores while it loads, a container is booted once for all its tests, and the matrix of crashes
-    has processes of its own. Beside each other the three kinds leave no core idle: mostly they wait.
-    """
-    for item in items:
-        for kind in ONE_AT_A_TIME:
-            if item.get_closest_marker(kind):
-                item.add_marker(pytest.mark.xdist_group(kind))
-
 
 @pytest.fixture
 def start_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
