@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -120,8 +121,9 @@ class Bench:
             for row in rows:
                 if row is rows[0] or self.fits(row, 0.0, repeat):
                     self.row(row, peer, inputs[row], repeat, before)
-        except Failed as failed:
-            self.add({"workload": row[0], "peer": name, "repeat": repeat, "failed": str(failed)})
+        except Exception as failed:  # the machine may be borrowed: what can still be measured is
+            why = str(failed) if isinstance(failed, Failed) else traceback.format_exc(limit=-3)
+            self.add({"workload": row[0], "peer": name, "repeat": repeat, "failed": why})
             self.told["left_out"] += [f"{r[0]}:{name}, repeat {repeat}" for r in rows[rows.index(row) + 1 :]]
         finally:
             peer.stop()

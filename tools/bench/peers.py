@@ -163,6 +163,8 @@ class Daemon:
         dropped = self.drop(files)
         receipts = [self.receipt(file, within) for file in files]
         handed = time.monotonic() - dropped
+        for file in files:  # what it said may still be in the pipe
+            self._child.wait(rf" {re.escape(file.stem)}: completed: ", within, since)
         requests = sum(receipt["answers"] for receipt in receipts)
         if any(receipt["errors"] for receipt in receipts):
             raise Failed(f"{sum(r['errors'] for r in receipts)} requests ended as errors; {self._child.tail()}")
