@@ -155,19 +155,20 @@ class Intake:
             self._scan = self._scanned(now)
         began = time.monotonic()
         try:
-            while time.monotonic() - began < _SLICE:
+            while True:
                 next(self._scan)
+                if time.monotonic() - began >= _SLICE:
+                    return None
         except StopIteration as end:
             self._scan = None
-            self._scan_took += time.monotonic() - began
-            self._soonest = now + self._scan_took
+            self._soonest = now + self._scan_took + time.monotonic() - began
             self._next = max(self._next, self._soonest)
             return cast(Arrivals, end.value)
-        except BaseException:
+        except OSError:
             self._scan = None
             raise
-        self._scan_took += time.monotonic() - began
-        return None
+        finally:
+            self._scan_took += time.monotonic() - began
 
     def _scanned(self, now: float) -> Generator[None, None, Arrivals]:
         """Judge every entry of the inbox, pausing after each."""

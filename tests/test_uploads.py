@@ -457,6 +457,22 @@ def test_an_inbox_moved_elsewhere_with_a_link_in_its_place_goes_on(
     assert watched(daemon) == {daemon.inbox.stat().st_ino}
 
 
+def test_files_whose_events_the_kernel_threw_away_are_found(start_daemon: Start) -> None:
+    """inotify's queue overflows while the daemon stands still, and the next rescan is far away."""
+    daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__RESCAN": "600"})
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    daemon.signal(signal.SIGSTOP)
+    for i in range(limit // 2 + 1000):  # each makes two events or more: created, and closed
+        path = daemon.inbox / f".{i}"
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+        path.unlink()
+    daemon.drop("b.jsonl", batch_of(3))
+    daemon.signal(signal.SIGCONT)
+    assert daemon.finished("b")["request_counts"]["completed"] == 3
+    daemon.drop("c.jsonl", batch_of(3))
+    assert daemon.finished("c")["request_counts"]["completed"] == 3
+
+
 def test_a_host_without_a_free_inotify_instance_is_polled(tmp_path: Path) -> None:
     spool, config, log = tmp_path / "spool", tmp_path / "config.toml", tmp_path / "log"
     config.write_text('engine.kind = "null"\ninbox.settle = 0.2\n')
