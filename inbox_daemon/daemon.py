@@ -160,8 +160,7 @@ class Daemon:
             return False
         if size > self.config.inbox.max_file_bytes:
             return True  # none of it will be copied
-        lacking = space.lacking(self.spool.work, size + self.config.results.keep_free)
-        if lacking:
+        if lacking := space.lacking(self.spool.work, size + self.config.results.keep_free):
             self._waiting[path.name] = f"waiting for disk space: {1 + lacking // 1_000_000} MB more needed"
             self._intake.complain(path.name, "waits for disk space")
         return not lacking
@@ -216,10 +215,8 @@ class Daemon:
         results, log_every = self.config.results, self.config.daemon.log_every
         try:
             ledger = Ledger(self.spool, held.work, results, log_every, self._oversight.totals)
-        except OSError as error:
-            fields = tell(Message.BATCH_SUSPENDED)
-            log.error("%s: suspended for %.0f s: %s", held.work.id, _SUSPEND, space.told(error), extra=fields)
-            self._suspended[held.work.id] = time.monotonic() + _SUSPEND
+        except Exception as error:
+            self._suspend(held.work.id, held.work.id, error)
             held.release()
             return
         self._lives[slot] = Life(held, slot, ledger, lambda: rules_of(self.config))
@@ -229,17 +226,22 @@ class Daemon:
         """Do something for one batch. What fails costs that batch a pause, and nobody else anything."""
         if life.slot not in self._lives:
             return False
-        logger, fields = of_batch(log, life.name), tell(Message.BATCH_SUSPENDED)
         try:
             return bool(action())
-        except (OSError, SpoolError) as error:
-            logger.error("%s: suspended for %.0f s: %s", life.name, _SUSPEND, space.told(error), extra=fields)
-        except Exception:
-            logger.exception("%s: suspended for %.0f s by a fault of ours", life.name, _SUSPEND, extra=fields)
+        except Exception as error:
+            self._suspend(life.work.id, life.name, error)
         del self._lives[life.slot]
-        self._suspended[life.work.id] = time.monotonic() + _SUSPEND
         life.let_go()
         return False
+
+    def _suspend(self, id: str, name: str, error: Exception) -> None:
+        """Have a batch adopted again, from its files, some seconds later."""
+        self._suspended[id] = time.monotonic() + _SUSPEND
+        adapter, fields = of_batch(log, name), tell(Message.BATCH_SUSPENDED)
+        if isinstance(error, OSError | SpoolError):
+            adapter.error("%s: suspended for %.0f s: %s", name, _SUSPEND, space.told(error), extra=fields)
+        else:
+            adapter.error("%s: suspended for %.0f s by a fault of ours", name, _SUSPEND, exc_info=error, extra=fields)
 
     def _engine_is_wanted(self) -> bool:
         if self._stopping:

@@ -120,8 +120,7 @@ class Life:
         yield from _busily(self._twins.join())
         what = "resumed" if self.ledger.history.first("started") else "accepted"
         self.ledger.history.note("resumed" if what == "resumed" else "started", time.time())
-        tally = self.ledger.tally
-        counts = (len(self.queue), tally.done, tally.failed)
+        counts = (len(self.queue), self.ledger.tally.done, self.ledger.tally.failed)
         fields = tell(Message.BATCH_ACCEPTED)
         self.ledger.log.info("%s: %s: %d requests, %d done, %d of them errors", self.name, what, *counts, extra=fields)
         if what == "accepted" and self.ledger.accepted is not None:
@@ -166,8 +165,7 @@ class Life:
         ledger.log.info("%s: %s: %d answers, %d errors, %.0f s", self.name, final.value, *counts, extra=ended)
 
     def _look_for_room(self) -> None:
-        now = time.monotonic()
-        if now - self._looked_at >= _LOOK_EVERY:
+        if (now := time.monotonic()) - self._looked_at >= _LOOK_EVERY:
             self._looked_at = now
             self.ledger.look_for_room()
 
