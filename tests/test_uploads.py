@@ -24,8 +24,10 @@ import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 from sshd import Sshd, cut, ended, serving
 
-from inbox_daemon.layout import Published
-from inbox_daemon.spool import published
+from inbox_daemon.config import Config
+from inbox_daemon.layout import Published, Work
+from inbox_daemon.spool import files, ingest, published
+from inbox_daemon.spool.reading import rules_of
 
 pytestmark = pytest.mark.upload
 
@@ -332,6 +334,28 @@ def test_writing_to_a_file_after_it_was_accepted_changes_nothing(
     answered(daemon, "b", original)
     receipt = orjson.loads((daemon.outbox("b") / "receipt.json").read_bytes())
     assert receipt["input"]["sha256"] == hashlib.sha256(batch_of(600)).hexdigest()
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    """Opened between being judged settled and being claimed; what was noted of it before does not count."""
+    work = Work(tmp_path / "work" / "batch_1")
+    work.dropped.mkdir(parents=True)
+    dropped = work.dropped / "b.jsonl"
+    dropped.write_bytes(b"not a line..\n" + batch_of(5000))
+    with files.Writer(work.open_part, fresh=True) as part:
+        steps = ingest.ingest(work, rules_of(Config()), part)
+        with dropped.open("ab") as writer:
+            assert next(steps) is False
+            writer.write(batch_of(1, "late-"))
+        assert next(steps) is True
+        with dropped.open("r+b") as writer:
+            writer.write(b"another line")
+        with suppress(StopIteration):
+            while True:
+                next(steps)
+    assert ingest.load(work).requests == 5002
+    assert work.input.read_bytes() == dropped.read_bytes()
+    assert [line["error"]["line"] for line in lines(work.open_part)] == [1]
 
 
 def test_parts_pulled_away_while_the_batch_runs_miss_nothing_and_neither_do_the_results(
