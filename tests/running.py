@@ -16,6 +16,7 @@ import orjson
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # for spools by the hundred that no disk need keep
 T = TypeVar("T")
 
 # What every daemon in a test has, unless the test says otherwise: no waiting that only patience needs.

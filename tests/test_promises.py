@@ -31,7 +31,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from running import jsonl, request
+from running import IN_MEMORY, jsonl, request
 from stepping import POISON, REFUSED, Stepped
 
 from inbox_daemon.dispatch import Queue
@@ -102,7 +102,7 @@ class Promises(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         Promises.examples += 1
-        self.folder = Path(tempfile.mkdtemp(prefix="promises-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="promises-", dir=IN_MEMORY))
         self.spool = self.folder / "spool"
         self.toml = self.folder / "config.toml"
         self.toml.write_text(SETTINGS)
@@ -431,7 +431,7 @@ def explored(
 
 @pytest.mark.timeout(900)  # for making a sequence that breaks a promise as short as can be
 def test_whatever_happens_in_whatever_order_every_promise_holds(record_property: Any) -> None:
-    seen = explored(22, 25)
+    seen = explored(30, 25)
     record_property("explored", seen)
     assert seen["crashes"] > 10 and seen["deaths"] > 10
 
