@@ -15,7 +15,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,12 +46,13 @@ class Mortal(NullEngine):
         self.phase = "loading"
         self._orders, self._events = orders, events
         self._died: EngineDied | None = None
+        self._has: deque[Request] = deque()
 
     def room(self) -> int:
-        return super().room() if self.info else 0
+        return self.info.in_flight - len(self._has) if self.info else 0
 
     def send(self, requests: Sequence[Request]) -> None:
-        super().send(requests)
+        self._has.extend(requests)
         self._say("sent", requests)
 
     def receive(self) -> list[Outcome]:
@@ -61,23 +64,23 @@ class Mortal(NullEngine):
             self.info = self._loaded
             return []
         answers: list[Outcome] = []
-        while self._waiting and len(answers) < AT_A_LOOK:
-            if POISON in self._waiting[0].line:
+        while self._has and len(answers) < AT_A_LOOK:
+            if POISON in self._has[0].line:
                 self._die("poison", ["RuntimeError: the poison was reached"])
                 break
-            answers.append(self._answer(self._waiting.popleft()))
+            answers.append(self._answer(self._has.popleft()))
         if not answers and self._died:
             raise self._died
         return answers
 
     def kill(self) -> None:
-        self._waiting.clear()
+        self._has.clear()
 
     def _die(self, how: str, log: list[str]) -> None:
         self._died = EngineDied(how, log)
-        self._say(f"died of {how}", self._waiting)
+        self._say(f"died of {how}", self._has)
 
-    def _say(self, what: str, requests: Sequence[Request] | Any) -> None:
+    def _say(self, what: str, requests: Iterable[Request]) -> None:
         ids = [orjson.loads(request.line)["custom_id"] for request in requests]
         os.write(self._events, orjson.dumps([what, ids]) + b"\n")
 
@@ -153,13 +156,15 @@ class _Child:
         except (InboxDaemonError, OSError) as error:
             print(f"ended: {error!r}", file=sys.stderr)
             status = REFUSED
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
 
     def _obey(self, orders: int, replies: int, events: int) -> int:
         read = config.load(self._settings, {}, {"spool": str(self._spool)})
         journal.set_up("info")
-        one = daemon.Daemon(read, lambda: Mortal(read.engine, self._dying, events), Notifier({}), drain=False)
+        one = daemon.Daemon(read, lambda number: Mortal(read.engine, self._dying, events), Notifier({}), drain=False)
         now = time.monotonic()
         os.write(replies, b".")
         with open(orders, "rb", buffering=0) as lines:

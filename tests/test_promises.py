@@ -73,7 +73,7 @@ class Drop:
     def __post_init__(self) -> None:
         lines = []
         for i, kind in enumerate(self.kinds):
-            text = POISON.decode() if kind == "poison" else f"say {i}"
+            text = f"{POISON.decode()} {i}" if kind == "poison" else f"say {i}"
             lines.append(b"no request\n" if kind == "faulty" else jsonl([request(f"d{self.number}-{i}", text)]))
         self.content = b"".join(lines)
 
