@@ -44,6 +44,7 @@ else:
     from backports import zstd
 
 SUFFIXES = (".jsonl", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+MUCH = 2_000_000  # bytes of a file before it is compressed
 LONGEST_MESSAGE = 1000  # characters
 MOST_MEMORY = 300  # MB, whatever a file claims to be
 
@@ -228,7 +229,8 @@ def dropped(dice: random.Random) -> tuple[str, bytes]:
     """Make up a file: its suffix and its bytes."""
     lines = [line(dice, n) for n in range(dice.choice([0, 1, 2, 5, 30]))]
     if dice.random() < 0.005:  # what compresses well, or is many
-        lines = [dice.choice([b"", b"x", b"{}", b"[" * 5000, *lines])] * dice.choice([3000, 60_000])
+        one = dice.choice([b"", b"x", b"{}", b"[" * 5000, *lines])
+        lines = [one] * min(dice.choice([3000, 60_000]), MUCH // (len(one) + 1))
     data = dice.choice([b"\n", b"\n", b"\r\n", b"\n\n"]).join(lines) + dice.choice([b"\n", b""])
     suffix = dice.choice(SUFFIXES)
     return suffix, packed(dice, suffix, bent(dice, dice.choice([b"", b"", b"", b"\xef\xbb\xbf"]) + data))
