@@ -222,6 +222,7 @@ def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, An
         },
         "resumed": history.count("resumed"),
         "engine_deaths": history.count("engine_died"),
+        "parked": [{"at": int(e["at"]), "reason": e["reason"]} for e in history.events if e["event"] == "parked"],
         "engines": engines,
         "inbox_daemon": __version__,
     }

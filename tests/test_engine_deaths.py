@@ -1,0 +1,329 @@
+"""However an engine ends, it costs time; whichever request ends it costs itself; and a batch that only dies is parked.
+
+The worker process is the real one with a host that dies on order (`frail_host`), or, where only the loop's decisions
+count, the daemon's passes are driven one by one (`stepping`). tests/test_vllm.py has the same with the real vLLM.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from engines import Engines
+from running import Daemon, custom_ids, eventually, jsonl, lines, request
+from stepping import POISON, Mortal
+from test_batches import proven
+
+from inbox_daemon import config, daemon
+from inbox_daemon.config import EngineSettings
+from inbox_daemon.engine.null import NullEngine
+from inbox_daemon.engine.slot import EngineSlot
+from inbox_daemon.errors import EngineDied
+from inbox_daemon.notify import Notifier
+from inbox_daemon.records import EngineState
+
+Start = Callable[..., Daemon]
+HERE = Path(__file__).parent
+STALL_AFTER, LOAD_TIMEOUT = 3, 5  # seconds
+
+# Python imports a sitecustomize from its path at every start; this one has the worker find another host.
+FINDS_FRAIL_HOST = f"""
+import importlib.util, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "inbox_daemon.engine.vllm_host":
+            return importlib.util.spec_from_file_location(name, {str(HERE / "frail_host.py")!r})
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.fixture
+def start_frail(start_daemon: Start, tmp_path: Path) -> Callable[..., Daemon]:
+    """Start a daemon whose worker hosts `frail_host`; `loads` says what the first starts die of."""
+
+    def start(*loads: str, **environment: str) -> Daemon:
+        folder = tmp_path / "frail"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(FINDS_FRAIL_HOST)
+        (folder / "loads").write_text("\n".join(loads))
+        path = os.pathsep.join([str(folder), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+        settings = {
+            "PYTHONPATH": path,
+            "FRAIL": str(folder),
+            "INBOX_DAEMON_ENGINE__IN_FLIGHT": "4",
+            "INBOX_DAEMON_ENGINE__STALL_AFTER": str(STALL_AFTER),
+            "INBOX_DAEMON_ENGINE__LOAD_TIMEOUT": str(LOAD_TIMEOUT),
+        }
+        return start_daemon(kind="vllm", arguments=["--model", "frail"], environment=settings | environment)
+
+    return start
+
+
+# -- every way to end
+
+WAYS = {
+    "exit 0": "the worker ended with exit status 0",
+    "exit 1": "the worker ended with exit status 1: RuntimeError: as told",
+    "killed": "the worker was killed by SIGKILL",
+    "core killed": "the worker ended with exit status 3",
+    "core stopped": "requests in flight and no progress for",
+    "silent": "requests in flight and no progress for",
+}
+
+
+def test_however_an_engine_ends_its_requests_run_again_and_none_is_blamed(start_frail: Callable[..., Daemon]) -> None:
+    asked = [request(f"r{i}", f"say {i}") for i in range(20 * (len(WAYS) + 1))]
+    for n, how in enumerate(WAYS, 1):
+        asked[20 * n] = request(f"r{20 * n}", f"say {20 * n}; once: {how}")
+    running = start_frail()
+    running.drop("b.jsonl", jsonl(asked))
+    eventually(lambda: "engine ready: " in running.text(), 60)
+    engines = Engines(running)
+    status = running.finished("b", 180)
+    assert status["request_counts"] == {"total": len(asked), "completed": len(asked), "failed": 0}
+    assert custom_ids(running.outbox("b") / "results.jsonl") == [one["custom_id"] for one in asked]
+    proven(running, "b")
+    engines.end_soon()
+    assert status["engine_deaths"] == len(WAYS)
+    reasons = re.findall(r"ERROR +engine died: (.*)", running.text())
+    for reason, words in zip(reasons, WAYS.values(), strict=True):
+        assert words in reason
+
+
+def test_deaths_while_loading_wait_longer_each_time_and_count_against_no_batch(
+    start_frail: Callable[..., Daemon],
+) -> None:
+    running = start_frail("exit 1", "silent", "core killed")
+    running.drop("b.jsonl", jsonl([request(f"r{i}", f"say {i}") for i in range(20)]))
+    eventually(lambda: running.status("b").get("engine", {}).get("state") == "backing_off", 60)
+    assert "as told" in running.status("b")["engine"]["last_death"]
+    status = running.finished("b", 120)
+    assert (status["request_counts"]["completed"], status["engine_deaths"], status["parked"]) == (20, 0, None)
+    assert "still loading after" in running.text() and "(engine.load_timeout)" in running.text()
+    events = re.findall(r"(\d+):(\d+):([\d,]+) \w+ +(engine starting|engine died)", running.text())
+    at = [(int(h) * 3600 + int(m) * 60 + float(s.replace(",", ".")), what) for h, m, s, what in events]
+    waited = [b[0] - a[0] for a, b in itertools.pairwise(at) if (a[1], b[1]) == ("engine died", "engine starting")]
+    assert len(waited) >= 2 and waited[0] >= 0.9 and waited[1] >= 1.9
+
+
+class Loading(NullEngine):
+    """Dies while it loads, until it is told to live."""
+
+    lives = False
+
+    def __init__(self, settings: EngineSettings) -> None:
+        super().__init__(settings)
+        self._loaded, self.info = self.info, None
+
+    def receive(self) -> list[Any]:
+        if not self.lives:
+            raise EngineDied("no such model")
+        self.info = self._loaded
+        return super().receive()
+
+
+def test_the_wait_between_loads_that_fail_grows_to_five_minutes_and_ends_with_one_that_succeeds() -> None:
+    settings = EngineSettings(kind="null")
+    slot = EngineSlot(lambda number: Loading(settings), 0.0)
+    now, waits = 1000.0, []
+    for _ in range(8):
+        died = now
+        while slot.state is not EngineState.LOADING:
+            slot.ensure(True, now)
+            now += 0.25
+        waits.append(now - 0.25 - died)
+        with pytest.raises(EngineDied):
+            slot.receive(now)
+    assert waits == [0, 1, 2, 5, 15, 60, 300, 300]
+    Loading.lives = True
+    try:
+        slot.ensure(True, now + 300)
+        assert slot.receive(now + 300) == [] and slot.state is EngineState.READY
+        assert slot.failures == 0
+    finally:
+        Loading.lives = False
+
+
+# -- poison
+
+
+def test_two_poisons_in_one_batch_one_that_kills_and_one_that_hangs_are_both_found(
+    start_frail: Callable[..., Daemon],
+) -> None:
+    asked = [request(f"r{i}", f"say {i}") for i in range(40)]
+    asked[10] = request("kills", "say 10; always: exit 1")
+    asked[30] = request("hangs", "say 30; always: silent")
+    running = start_frail(INBOX_DAEMON_ENGINE__IN_FLIGHT="2")
+    running.drop("b.jsonl", jsonl(asked))
+    status = running.finished("b", 180)
+    errors = lines(running.outbox("b") / "errors.jsonl")
+    assert [(e["custom_id"], e["error"]["code"], e["error"]["line"]) for e in errors] == [
+        ("kills", "engine_crash", 11),
+        ("hangs", "engine_crash", 31),
+    ]
+    assert "as told, exit 1" in errors[0]["error"]["message"] and "no progress for" in errors[1]["error"]["message"]
+    assert status["request_counts"] == {"total": 40, "completed": 38, "failed": 2}
+    assert status["engine_deaths"] <= 2 * (1 + 2)  # log2(2 in flight) + 2 for each
+    proven(running, "b")
+
+
+class Passes:
+    """A daemon in this process whose passes are driven one by one, with an engine that reaches its poison."""
+
+    def __init__(self, spool: Path, events: int, **settings: object) -> None:
+        engine = {"kind": "null", "in_flight": 4} | settings
+        inbox = {"settle": 0.0, "settle_unproven": 0.0, "rescan": 0.1, "watch": "poll", "dedupe_window": 0.0}
+        read = config.build({"spool": str(spool), "engine": engine, "inbox": inbox}, "test")
+        self.spool, self.orders, self.now = spool, dict[str, str](), time.monotonic()
+        made = lambda number: Mortal(read.engine, self.orders, events)  # noqa: E731
+        self.daemon = daemon.Daemon(read, made, Notifier({}), drain=False)
+
+    def until(self, holds: Callable[[], object], passes: int = 200) -> None:
+        for _ in range(passes):
+            if holds():
+                return
+            self.now += 1.0
+            self.daemon.step(self.now)
+        raise AssertionError("it does not come to that")
+
+    def drop(self, name: str, *texts: str) -> None:
+        requests = jsonl([request(f"{name}{i}", text) for i, text in enumerate(texts)])
+        (self.spool / "inbox" / f".{name}").write_bytes(requests)
+        (self.spool / "inbox" / f".{name}").rename(self.spool / "inbox" / f"{name}.jsonl")
+
+    def status(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(orjson.loads((self.spool / "outbox" / name / "status.json").read_bytes()))
+        except FileNotFoundError:
+            return {}
+
+    def ended(self, name: str) -> bool:
+        return self.status(name).get("completed_at") is not None
+
+    def failed(self, name: str) -> list[tuple[str, str]]:
+        errors = lines(self.spool / "outbox" / name / "errors.jsonl")
+        return [(error["custom_id"], error["error"]["code"]) for error in errors]
+
+    def engine_dies(self, how: str) -> None:
+        """Have the engine die with requests in flight."""
+        going_on = lambda: any(life.queue.takeable + life.queue.in_flight for life in self.daemon._lives.values())  # noqa: E731
+        self.until(lambda: self.daemon._engine.info and going_on())
+        deaths = self.daemon._engine.deaths
+        self.orders["die"] = how
+        self.until(lambda: self.daemon._engine.deaths > deaths)
+
+    def end(self) -> None:
+        self.daemon._shut_down()
+
+
+@pytest.fixture
+def start_passes(tmp_path: Path) -> Iterator[Callable[..., Passes]]:
+    events = os.open(tmp_path / "events", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    started: list[Passes] = []
+
+    def start(**settings: object) -> Passes:
+        started.append(Passes(tmp_path / "spool", events, **settings))
+        return started[-1]
+
+    yield start
+    started[-1].end()
+    os.close(events)
+
+
+POISONED = ["say 0", "say 1", POISON.decode(), *(f"say {i}" for i in range(3, 12))]
+GUILTY = 2
+
+
+def test_a_poison_dropped_again_after_a_restart_is_found_again(start_passes: Callable[..., Passes]) -> None:
+    first = start_passes()
+    first.drop("a", *POISONED)
+    first.until(lambda: first.ended("a"))
+    assert first.failed("a") == [(f"a{GUILTY}", "engine_crash")]
+    first.end()
+    again = start_passes()
+    again.drop("b", *POISONED)
+    again.until(lambda: again.ended("b"))
+    assert again.failed("b") == [(f"b{GUILTY}", "engine_crash")]
+    assert again.status("b")["engine_deaths"] <= 4
+
+
+def test_a_restart_while_a_poison_is_sought_begins_the_search_anew_and_ends_it(
+    start_passes: Callable[..., Passes],
+) -> None:
+    first = start_passes()
+    first.drop("a", *POISONED)
+    first.until(lambda: first.daemon._traffic._suspects.narrowing)
+    before = first.status("a")["engine_deaths"]
+    first.end()
+    again = start_passes()
+    again.until(lambda: again.ended("a"))
+    assert again.failed("a") == [(f"a{GUILTY}", "engine_crash")]
+    assert again.status("a")["request_counts"]["completed"] == len(POISONED) - 1
+    assert again.status("a")["engine_deaths"] <= before + 1 + 4
+
+
+def test_a_death_that_the_machine_caused_blames_no_request_not_even_one_that_is_alone(
+    start_passes: Callable[..., Passes],
+) -> None:
+    one = start_passes()
+    one.drop("a", "say 0")
+    for _ in range(5):
+        one.engine_dies("machine")
+    one.until(lambda: one.ended("a"))
+    assert (one.failed("a"), one.status("a")["engine_deaths"]) == ([], 5)
+
+
+# -- parked
+
+
+def test_a_batch_on_which_engines_only_die_is_parked_with_its_reason_until_it_is_resumed(
+    start_passes: Callable[..., Passes], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = start_passes(max_deaths=2)
+    one.drop("a", *(f"say {i}" for i in range(12)))
+    one.engine_dies("machine")
+    one.engine_dies("machine")
+    one.until(lambda: one.status("a")["parked"])
+    reason = "the engine died 2 times within an hour on this batch, last: machine"
+    assert one.status("a")["parked"] == reason
+    assert "a: parked: the engine died 2 times" in caplog.text
+    done = one.daemon._lives[1].queue.done
+    one.drop("b", *(f"say {i}" for i in range(12)))
+    one.until(lambda: one.ended("b"))
+    assert one.failed("b") == []
+    one.end()
+
+    again = start_passes(max_deaths=2)  # parked is which file exists
+    again.drop("c", "say 0")
+    again.until(lambda: again.ended("c"))
+    assert again.status("a")["parked"] and again.daemon._lives[1].queue.done == done
+    (again.spool / "inbox" / "a.resume").touch()
+    again.engine_dies("machine")  # the count begins anew: one more death is no reason
+    again.until(lambda: again.ended("a"))
+    assert again.failed("a") == []
+    receipt = orjson.loads((again.spool / "outbox" / "a" / "receipt.json").read_bytes())
+    assert receipt["engine_deaths"] == 3
+    assert [one["reason"] for one in receipt["parked"]] == [
+        "the engine died 2 times within an hour on this batch, last: machine"
+    ]
+
+
+def test_deaths_of_more_than_an_hour_ago_park_no_batch(start_passes: Callable[..., Passes]) -> None:
+    first = start_passes(max_deaths=2)
+    first.drop("a", *(f"say {i}" for i in range(12)))
+    first.engine_dies("machine")
+    first.end()
+    [history] = first.spool.glob("work/*/history.jsonl")
+    events = [orjson.loads(line) for line in history.read_bytes().split(b"\n") if line]
+    history.write_bytes(b"".join(orjson.dumps(event | {"at": event["at"] - 3700}) + b"\n" for event in events))
+    again = start_passes(max_deaths=2)
+    again.engine_dies("machine")
+    again.until(lambda: again.ended("a"))
+    assert (again.status("a")["parked"], again.status("a")["engine_deaths"]) == (None, 2)
