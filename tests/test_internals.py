@@ -36,3 +36,29 @@ def test_internals_lists_every_log_line() -> None:
     for message in found:
         words = max(re.split(r"%[-.\d]*[a-z]", message.removeprefix("%s: ")), key=len).strip(" :;(),")
         assert words in table or message in ("%s: %s", "inbox: %r %s"), f"not in INTERNALS.md: {message!r}"
+
+
+def named_tests(text: str) -> set[tuple[str, str]]:
+    return set(re.findall(r"`(test_\w+)::(test_\w+)`", text))
+
+
+def test_every_test_that_internals_names_exists() -> None:
+    named = named_tests((PACKAGE / "INTERNALS.md").read_text())
+    assert len(named) > 40
+    for file, test in sorted(named):
+        path = ROOT / "tests" / f"{file}.py"
+        assert path.exists(), f"INTERNALS.md names {file}::{test}; there is no {path.name}"
+        functions = {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
+        assert test in functions, f"INTERNALS.md names {file}::{test}, which is not there"
+
+
+def test_every_promise_and_every_invariant_has_a_test() -> None:
+    text = (PACKAGE / "INTERNALS.md").read_text()
+    invariants = text.split("## Invariants")[1].split("\n## ")[0]
+    tables = text.split("## What is promised")[1].split("\n## ")[0]
+    rows = [row for row in tables.splitlines() if row.startswith("| ") and "::" in row]
+    promises = [re.match(r"\| (\d+)\. ", row) for row in rows]
+    assert {int(found[1]) for found in promises if found} == set(range(1, 8))
+    listed = {int(number) for number in re.findall(r"^(\d+)\. ", invariants, re.MULTILINE)}
+    proven = {int(found[1]) for row in rows if (found := re.match(r"\| (\d+) ", row))}
+    assert listed - proven == {max(listed)}, "the last, memory a request, is measured by tools/bench/pipeline.py"
