@@ -214,7 +214,7 @@ def _spare_the_collector() -> None:
 
 
 async def _response(handler: Any, body: Any) -> Any:
-    """Return what the handler returns or raises. An answer needs nothing more; all else `run_request` makes sense of."""
+    """Return what the handler returns or raises: an answer as it is, all else for `run_request` to make sense of."""
     try:
         return await handler(body)
     except Exception as error:
