@@ -131,13 +131,16 @@ class Daemon:
     def _control(self, path: Path, name: str, verb: str) -> None:
         named = next((life for life in self._lives.values() if life.name == name), None)
         if named is not None:  # where half of it fails, the batch is let go and reads from the files what it is now
-            self._safely(named, partial(control.obey, self.spool, path, name, verb, named))
+            self._safely(named, partial(self._carry_out, path, name, verb, named))
             return
         try:
-            if refusal := control.obey(self.spool, path, name, verb, None):
-                log.warning("%s thrown away: %s", shown(path.name), refusal)
+            self._carry_out(path, name, verb, None)
         except (OSError, SpoolError) as error:
             self._waits(path, f"cannot be carried out: {space.told(error)}")
+
+    def _carry_out(self, path: Path, name: str, verb: str, named: Life | None) -> None:
+        if refusal := control.obey(self.spool, path, name, verb, named):
+            log.warning("%s thrown away: %s", shown(path.name), refusal)
 
     def _take(self, path: Path) -> None:
         try:
@@ -186,7 +189,7 @@ class Daemon:
             busy = [life for life in busy if self._safely(life, life.step)]
         self._busy = bool(busy)
         for life in list(self._lives.values()):
-            self._safely(life, partial(life.ledger.tick, now))
+            self._safely(life, partial(life.ledger.tick, now, len(self._lives)))
             if life.over:
                 self._some_errors |= life.had_errors
                 self._lives.pop(life.slot, None)

@@ -29,6 +29,7 @@ from inbox_daemon.spool.publish import Merged
 log = logging.getLogger(__name__)
 
 _STATUS_EVERY = 1.0  # seconds
+_TOLD_A_SECOND = 32  # batches' statuses; each is an fsync
 _ENOUGH_TO_JUDGE = 50  # outcomes, before their average size says anything about the rest
 
 
@@ -128,8 +129,8 @@ class Ledger:
                 self._unsynced_since = now
         return bool(fresh)
 
-    def tick(self, now: float) -> None:
-        """Sync, seal and tell where they are due. Raises OSError, SpoolError."""
+    def tick(self, now: float, batches: int = 1) -> None:
+        """Sync, seal and tell where they are due, of many batches more seldom. Raises OSError, SpoolError."""
         if self._outcomes is None or self.state.final:
             return
         results = self.results
@@ -140,7 +141,7 @@ class Ledger:
         full = self._outcomes.open_lines >= results.seal_every or self._outcomes.part_is_full
         if full or (self._outcomes.open_lines and now - self._sealed_at >= results.seal_after):
             self.seal(now)
-        if now - self._told_at >= _STATUS_EVERY:
+        if now - self._told_at >= max(_STATUS_EVERY, batches / _TOLD_A_SECOND):
             self.tell(now)
 
     def seal(self, now: float) -> None:

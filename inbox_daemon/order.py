@@ -95,8 +95,9 @@ class Prefixes:
         while piece := array("I", itertools.islice(merged, _RUN)):
             order.extend(piece)
             yield
-        as_they_stand, total = _in_common(range(len(order)), text)
-        side_by_side, more = _in_common(order, text)
+        known = lambda place: text(place) if self._key(place) else b""  # noqa: E731  others may be long, and are no text
+        as_they_stand, total = _in_common(range(len(order)), known)
+        side_by_side, more = _in_common(order, known)
         return order if side_by_side - as_they_stand > _WORTH * (total + more) / 2 else array("I")
 
     def _key(self, place: int) -> int:

@@ -42,6 +42,8 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
             return None
     if batch is not None:
         with suppress(FileNotFoundError):
+            if verb == "priority" and not path.stat().st_size:
+                return None  # who drops it has not written yet
             if verb == "priority" and _number(path) is None:
                 files.remove(path)
                 return "a whole number is what it must hold, such as 10"

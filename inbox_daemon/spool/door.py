@@ -73,8 +73,10 @@ def is_anothers(published: Published, work: Work) -> bool:
         return False
 
 
-def write_status(published: Published, status: dict[str, object]) -> None:
-    files.write_whole(published.status, batch.dumps(status) + b"\n")
+def write_status(published: Published, status: dict[str, object], *, last: bool = False) -> None:
+    """Tell how the batch is. Only the last word must outlive a power cut: after one, a running batch is told anew."""
+    write = files.write_whole if last else files.replace
+    write(published.status, batch.dumps(status) + b"\n")
 
 
 def write_autopsy(published: Published, text: str) -> str:

@@ -54,7 +54,13 @@ def ensure_dir(path: Path, mode: int = 0o755) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Create or replace a file so that every reader, and every restart, sees the old content or the new."""
+    """Create or replace a file so that every reader, and every restart from now on, sees the new content."""
+    replace(path, data)
+    sync_dir(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Create or replace a file so that every reader sees the old content or the new; after a power cut, either."""
     temporary = path.with_name(f".{path.name}.new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
@@ -63,7 +69,6 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         os.close(fd)
     temporary.rename(path)
-    sync_dir(path.parent)
 
 
 def move(source: Path, target: Path) -> None:
