@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
+import os
 import shutil
 import signal
 import sys
@@ -268,22 +270,23 @@ def test_an_outbox_folder_removed_in_mid_batch_comes_back_with_the_results(start
     assert len(lines(daemon.outbox("b") / "results.jsonl")) == 1000
 
 
-def test_a_name_taken_after_its_folder_was_removed_does_not_get_two_owners(start_daemon: Start, tmp_path: Path) -> None:
+def test_a_name_taken_after_its_folder_was_removed_does_not_get_two_owners(start_daemon: Start) -> None:
     daemon = start_daemon(environment=SLOW)
     daemon.drop("b.jsonl", batch_of(800, "old"))
     eventually(lambda: daemon.done("b") >= 100)
     daemon.kill()
     shutil.rmtree(daemon.outbox("b"))
-    (work,) = (daemon.spool / "work").iterdir()
-    work.rename(tmp_path / work.name)  # held by no daemon for a while, as by one whose host is off
-    daemon.drop("b.jsonl", batch_of(300, "new"))
-    other = start_daemon(environment=SLOW)
-    other.finished("b")
-    (tmp_path / work.name).rename(work)
+    [old] = (daemon.spool / "work").iterdir()
+    lease = os.open(old, os.O_RDONLY)
+    fcntl.flock(lease, fcntl.LOCK_EX)  # as a daemon has it that knows nothing yet of what happened
+    again = start_daemon(environment=SLOW)
+    again.drop("b.jsonl", batch_of(300, "new"))
+    eventually(lambda: again.done("b") > 0)
+    os.close(lease)
     for name, prefix, size in (("b", "new", 300), ("b.2", "old", 800)):
-        assert other.finished(name)["request_counts"]["completed"] == size
-        assert custom_ids(other.outbox(name) / "results.jsonl") == [f"{prefix}{i}" for i in range(size)]
-        proven(other, name)
+        assert again.finished(name)["request_counts"]["completed"] == size
+        assert custom_ids(again.outbox(name) / "results.jsonl") == [f"{prefix}{i}" for i in range(size)]
+        proven(again, name)
 
 
 def test_two_daemons_on_one_spool_run_each_file_once_and_adopt_each_others_orphans(
