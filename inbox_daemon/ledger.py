@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from inbox_daemon import status
+from inbox_daemon import batch, status
 from inbox_daemon.config import ResultSettings
 from inbox_daemon.dispatch import Queue
 from inbox_daemon.errorlog import ErrorLog
@@ -20,7 +20,7 @@ from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Published, Spool, Work, batch_name
 from inbox_daemon.pace import Done, Pace, seconds_left
 from inbox_daemon.records import BatchStatus, Outcome, place_of
-from inbox_daemon.spool import door, published, space
+from inbox_daemon.spool import door, files, published, space
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.ingest import Accepted, Input
 from inbox_daemon.spool.outcomes import Outcomes
@@ -182,6 +182,11 @@ class Ledger:
         """Return the seconds until the last answer, at the pace of the last minute; None where there is none."""
         left = len(self.queue) - self.tally.done
         return seconds_left(self._done(), left, self._left_bytes, self._pace.speed)
+
+    def park(self, reason: str, now: float) -> None:
+        """Note durably that nothing more of it runs until somebody says resume. `now` is in Unix seconds."""
+        files.write_whole(self.work.parked, batch.dumps({"at": int(now), "reason": reason}))
+        self.history.note("parked", now, reason=reason)
 
     def receipt(self, final: BatchStatus, merged: dict[str, Merged]) -> dict[str, Any]:
         return status.receipt(self._facts(final), merged, time.time())

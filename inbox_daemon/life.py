@@ -252,8 +252,7 @@ class Life:
         deaths = ledger.history.count_since(max(now - _HOUR, ledger.history.last_at("resume")), "engine_died")
         if deaths >= max_deaths:
             reason = f"the engine died {deaths} times within an hour on this batch, last: {died.reason}"
-            files.write_whole(self.work.parked, batch.dumps({"at": int(now), "reason": reason}))
-            ledger.history.note("parked", now, reason=reason)
+            ledger.park(reason, now)
             self._read_control()
             ledger.log.error("%s: parked: %s", self.name, reason, extra=tell(Message.BATCH_PARKED))
 

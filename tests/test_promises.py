@@ -46,7 +46,7 @@ SETTINGS = """
 [engine]
 kind = "null"
 in_flight = 4
-max_deaths = 3
+max_deaths = 8
 [inbox]
 settle = 0
 settle_unproven = 0
@@ -185,7 +185,7 @@ class Promises(RuleBasedStateMachine):
         self.order("stop")
 
     @precondition(lambda self: self.daemon is not None)
-    @rule(how=st.sampled_from(["work", "work", "machine"]), times=st.integers(1, 3))
+    @rule(how=st.sampled_from(["work", "work", "machine"]), times=st.sampled_from([1, 1, 2, 8]))
     def kill_engine(self, how: str, times: int) -> None:
         for _ in range(times):
             self.order("die", how)
