@@ -17,6 +17,7 @@ from typing import Protocol
 
 import orjson
 
+from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Published, Spool, Work
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, source
@@ -86,7 +87,11 @@ def priority(work: Work, patterns: Mapping[str, int], name: str) -> int:
 
 
 def _number(path: Path) -> int | None:
-    fd = source.open_regular(path)
+    """Return the number that a file holds; None where it holds none or may not be read."""
+    try:
+        fd = source.open_regular(path)
+    except Rejected:
+        return None
     try:
         text = os.read(fd, 32).strip()
         return int(text) if re.fullmatch(rb"[+-]?\d{1,9}", text) else None
