@@ -284,6 +284,7 @@ class Life:
         self.queue.priority = control.priority(self.work, self._rules().inbox.priorities, self.name)
         parked = self.work.parked
         self.ledger.parked = orjson.loads(parked.read_bytes())["reason"] if parked.exists() else None
+        self.queue.held |= self._cancelled or self.ledger.paused or self.parked  # at once; `_run` lets it go on
         self.ledger.tell_soon()
 
     # -- the end of the process
