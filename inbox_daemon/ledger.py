@@ -188,6 +188,18 @@ class Ledger:
         files.write_whole(self.work.parked, batch.dumps({"at": int(now), "reason": reason}))
         self.history.note("parked", now, reason=reason)
 
+    def reject(self, rejected: Rejected) -> None:
+        """Note durably, before anybody is told, that the file is no batch: with room on the disk it might be one."""
+        self.rejected = {"code": rejected.code, "line": None, "message": str(rejected), "param": None}
+        self.state = BatchStatus.FAILED
+        if self.history.first("rejected") is None:
+            self.history.note("rejected", time.time(), code=rejected.code, reason=str(rejected))
+
+    def stay_rejected(self) -> None:
+        """Raise Rejected where the file has been rejected before a restart."""
+        if said := self.history.first("rejected"):
+            raise Rejected(said["code"], said["reason"])
+
     def receipt(self, final: BatchStatus, merged: dict[str, Merged]) -> dict[str, Any]:
         return status.receipt(self._facts(final), merged, time.time())
 

@@ -101,6 +101,7 @@ class Life:
         self.over = True
 
     def _enter(self) -> Iterator[bool]:
+        self.ledger.stay_rejected()
         if self.work.accepted.exists():
             self.ledger.accepted = ingest.load(self.work)
         _ = self.ledger.published
@@ -179,8 +180,7 @@ class Life:
 
     def _reject(self, rejected: Rejected) -> None:
         ledger = self.ledger
-        ledger.rejected = {"code": rejected.code, "line": None, "message": str(rejected), "param": None}
-        ledger.state = BatchStatus.FAILED
+        ledger.reject(rejected)
         write_receipt(ledger.published, ledger.receipt(BatchStatus.FAILED, {}))
         ledger.tell(time.monotonic())
         hand_back(self.work, ledger.published)

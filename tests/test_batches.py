@@ -181,6 +181,20 @@ def test_a_file_that_is_no_batch_fails_and_comes_back_as_it_was(
     assert daemon.finished("next")["status"] == "completed"
 
 
+def test_a_file_that_was_rejected_before_a_restart_stays_rejected(start_daemon: Start, tmp_path: Path) -> None:
+    """One for which the disk had no room, say, and then has: its receipt may have been read by then."""
+    work = tmp_path / "spool" / "work" / "batch_01a210cc2d074b8826313c"
+    (work / "dropped").mkdir(parents=True)
+    (work / "dropped" / "b.jsonl").write_bytes(batch_of(3))
+    event = {"event": "rejected", "at": 1.0, "code": "disk_full", "reason": "b.jsonl: no room"}
+    (work / "history.jsonl").write_bytes(jsonl([event]))
+    daemon = start_daemon()
+    status = daemon.finished("b")
+    assert (status["status"], status["errors"]["data"][0]["code"]) == ("failed", "disk_full")
+    eventually((daemon.outbox("b") / "b.jsonl").exists)
+    assert (daemon.outbox("b") / "b.jsonl").read_bytes() == batch_of(3)
+
+
 def test_blank_lines_crlf_a_byte_order_mark_and_a_missing_last_newline_cost_nothing(start_daemon: Start) -> None:
     daemon = start_daemon()
     rows = batch_of(3).split(b"\n")
