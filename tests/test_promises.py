@@ -214,7 +214,8 @@ class Promises(RuleBasedStateMachine):
         folder = self.spool / "outbox" / name
         status = self.status_of(folder)
         if status:
-            self.told[status["id"]].receipt = None
+            told = self.told[status["id"]]
+            told.receipt, told.held = None, None  # until it is seen again
             if not (self.spool / "work" / status["id"]).exists():
                 self.removed.add(
                     status["input_sha256"] or hashlib.sha256((folder / f"{name}.jsonl").read_bytes()).hexdigest()
