@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 from engines import Engines
 from running import Daemon, custom_ids, eventually, jsonl, lines, request
@@ -48,7 +50,7 @@ sys.meta_path.insert(0, Finder())
 def start_frail(start_daemon: Start, tmp_path: Path) -> Callable[..., Daemon]:
     """Start a daemon whose worker hosts `frail_host`; `loads` says what the first starts die of."""
 
-    def start(*loads: str, **environment: str) -> Daemon:
+    def start(*loads: str, prefix: Sequence[str] = (), **environment: str) -> Daemon:
         folder = tmp_path / "frail"
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(FINDS_FRAIL_HOST)
@@ -61,7 +63,8 @@ def start_frail(start_daemon: Start, tmp_path: Path) -> Callable[..., Daemon]:
             "INBOX_DAEMON_ENGINE__STALL_AFTER": str(STALL_AFTER),
             "INBOX_DAEMON_ENGINE__LOAD_TIMEOUT": str(LOAD_TIMEOUT),
         }
-        return start_daemon(kind="vllm", arguments=["--model", "frail"], environment=settings | environment)
+        options = {"arguments": ["--model", "frail"], "environment": settings | environment, "prefix": prefix}
+        return start_daemon(kind="vllm", **options)
 
     return start
 
@@ -95,6 +98,24 @@ def test_however_an_engine_ends_its_requests_run_again_and_none_is_blamed(start_
     reasons = re.findall(r"ERROR +engine died: (.*)", running.text())
     for reason, words in zip(reasons, WAYS.values(), strict=True):
         assert words in reason
+
+
+# The parent of whoever loses his own, as PID 1 of a container often is: it waits for its one child and for nobody else.
+REAPS_NOBODY = """
+import ctypes, subprocess, sys
+prctl = ctypes.CDLL(None).prctl
+prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+sys.exit(subprocess.Popen(sys.argv[1:], preexec_fn=lambda: prctl(1, 9)).wait())
+"""
+
+
+def test_an_engine_whose_dead_processes_nobody_reaps_is_replaced(start_frail: Callable[..., Daemon]) -> None:
+    asked = [request(f"r{i}", f"say {i}") for i in range(20)]
+    asked[10] = request("r10", "say 10; once: exit 1")
+    running = start_frail(prefix=[sys.executable, "-c", REAPS_NOBODY])
+    running.drop("b.jsonl", jsonl(asked))
+    assert running.finished("b", 60)["request_counts"] == {"total": 20, "completed": 20, "failed": 0}
+    assert [one for one in running.family() if one.status() == psutil.STATUS_ZOMBIE]
 
 
 def test_deaths_while_loading_wait_longer_each_time_and_count_against_no_batch(

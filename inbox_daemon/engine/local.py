@@ -145,7 +145,7 @@ class LocalEngine:
     def gone(self) -> bool:
         self._process.poll()
         self._read_log()
-        alive = [p.pid for p in psutil.process_iter() if _group(p.pid) == self._process.pid]
+        alive = [p.pid for p in psutil.process_iter() if _group(p.pid) == self._process.pid and not _has_ended(p)]
         if alive:
             if not self._told and time.monotonic() - self._killed > _GONE_WITHIN:
                 self._told = True
@@ -249,6 +249,16 @@ def last_words(log: Sequence[str]) -> str:
             lines = 3 if "ValidationError" in found[0] else 1  # what pydantic found wrong stands below its own line
             return " ".join([found[0], *(line.strip() for line in list(log)[at + 1 : at + lines])])[:_WORDS_LIMIT]
     return ""
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Say whether a process is only waiting to be reaped, which PID 1 of many a container never does.
+
+    It holds nothing any more, unless one of its threads is still in a driver.
+    """
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    return True
 
 
 def _group(pid: int) -> int | None:
