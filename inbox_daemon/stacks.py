@@ -92,7 +92,9 @@ def _py_spy(pid: int) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PY_SPY_WITHIN, check=False)
     except subprocess.TimeoutExpired:
         return f"py-spy: no answer within {_PY_SPY_WITHIN:.0f} s"
-    return f"py-spy:\n{(done.stdout or done.stderr).strip()[:_MOST]}"
+    said = (done.stdout or done.stderr).splitlines()
+    kept = [line for line in said if not line.startswith("Process ")]  # a command may hold a token
+    return f"py-spy:\n{chr(10).join(kept).strip()[:_MOST]}"
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def test_a_hanging_process_shows_where_it_hangs_and_never_with_what(
         assert "State: " in found[f"process {one.pid}"]
         assert "in hangs_here" in found[f"Python stacks of process {one.pid}"].split("py-spy")[0]
     assert "secret" not in str(found)
+    assert "hanging.py worker" not in str(found)  # nor the command, among whose arguments a token may be
 
 
 def test_a_stopped_process_is_seen_to_be_stopped(family: psutil.Process, look: Callable[[], dict[str, str]]) -> None:

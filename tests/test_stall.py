@@ -62,7 +62,6 @@ def test_a_stopped_engine_core_is_an_alert_an_autopsy_a_restart_and_no_lost_answ
     assert len(edges(daemon, "raised")) == len(edges(daemon, "cleared")) == 1
 
     text = autopsy.read_text()
-    print(text[:3000])
     of_core = text.split(f"## process {core.pid}\n")[1].split("## ")[0]
     assert "State: T (stopped)" in of_core
     assert "worker.py" in text and "serve" in text  # the worker itself was running, and showed its stack
