@@ -35,7 +35,8 @@ seal_every = 3
 
 Sabotage = Callable[[], None] | None
 
-GOOD = [request(f"r{i}", f"say {i}") for i in range(6)]
+GOOD = [request(f"r{i}", f"say {i}") for i in range(4)]
+GOOD += [request(f"r{i}", "say the same", temperature=0) for i in (4, 5)]  # one is computed, both are answered
 BATCH = (
     jsonl(GOOD[:1]) + b"this is not json\n" + jsonl(GOOD[1:2]) + b"\n" + jsonl(GOOD[2:4])
     + b'{"custom_id": "no body"}\n' + jsonl(GOOD[4:])
