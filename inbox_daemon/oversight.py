@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -91,7 +92,9 @@ class Oversight:
         self.engine = self._engine_now(wall)
         self._gpus = self._sampler.look(now, wall)
         if now - self._host_at >= _HOST_EVERY:
-            self._host_at, self._host = now, host.look(self._spool.root)
+            self._host_at = now
+            with suppress(OSError):  # a disk that does not answer stops the batches, and they say so
+                self._host = host.look(self._spool.root)
         verdict = self._health.judge(self._moment(wanted, wall), now)
         for edge in self._alerts.observe(verdict.conditions, now, wall):
             self._announcer.say(edge, wall)

@@ -303,6 +303,7 @@ def test_a_name_taken_after_its_folder_was_removed_does_not_get_two_owners(start
         proven(again, name)
 
 
+@pytest.mark.slow
 def test_two_daemons_on_one_spool_run_each_file_once_and_adopt_each_others_orphans(
     start_daemon: Start, tmp_path: Path
 ) -> None:

@@ -32,6 +32,8 @@ from inbox_daemon.notify import Notifier
 from inbox_daemon.records import EngineState
 
 Start = Callable[..., Daemon]
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 STALL_AFTER, LOAD_TIMEOUT = 3, 5  # seconds
 

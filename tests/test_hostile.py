@@ -207,6 +207,7 @@ def drop(daemon: Daemon, name: bytes, content: bytes) -> None:
     os.rename(hidden, os.fsencode(daemon.inbox) + b"/" + name)  # noqa: PTH104
 
 
+@pytest.mark.slow
 def test_a_name_is_only_a_name(start_daemon: Start, tmp_path: Path) -> None:
     daemon = start_daemon()
     outside = set(tmp_path.iterdir())
@@ -332,6 +333,7 @@ PIECES = {
 }
 
 
+@pytest.mark.slow
 def test_a_line_made_to_hurt_the_parser_costs_that_line(start_daemon: Start) -> None:
     daemon = start_daemon()
     for name, (piece, _) in PIECES.items():
@@ -345,6 +347,7 @@ def test_a_line_made_to_hurt_the_parser_costs_that_line(start_daemon: Start) -> 
     assert peak(daemon) < 200
 
 
+@pytest.mark.slow
 def test_a_file_of_nothing_but_faults_costs_little_memory(start_daemon: Start) -> None:
     daemon = start_daemon()
     daemon.drop("x.jsonl", b"x\n" * 200_000)
@@ -372,6 +375,7 @@ def zstd_bomb(content: bytes, times: int) -> bytes:
 LIMITS = {"INBOX_DAEMON_INBOX__MAX_FILE_BYTES": str(50 * MB), "INBOX_DAEMON_INBOX__MAX_LINES": "100000"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "content", "code"),
     [
@@ -431,6 +435,7 @@ def test_a_compressed_file_that_does_not_fit_on_the_disk_is_refused_before_the_d
     assert work.input.stat().st_size == 0
 
 
+@pytest.mark.slow
 def test_any_number_of_compressed_files_is_read_with_few_descriptors(start_daemon: Start) -> None:
     daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__MAX_CLAIMED": "4"})
     psutil.Process(daemon.process.pid).rlimit(psutil.RLIMIT_NOFILE, (60, 60))

@@ -15,6 +15,8 @@ import pytest
 from running import Daemon, eventually, jsonl, request
 
 Start = Callable[..., Daemon]
+pytestmark = pytest.mark.slow
+
 DAEMONS = 8
 ADOPTED_WITHIN = 60.0  # seconds; looked for every five, but eight daemons may have to share one core with others
 ENTERED = r"^(\S+ \S+) .* (f\d+): (?:claimed|accepted: .*|resumed: .*)$"

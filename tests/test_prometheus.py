@@ -23,6 +23,8 @@ from inbox_daemon.config import MetricsSettings
 from inbox_daemon.metrics import Metrics
 from inbox_daemon.records import AlertName, Severity
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Daemon]
 RULE_TESTS = ROOT / "tests" / "alert_rules.yml"
 DASHBOARD = orjson.loads((ROOT / "etc" / "grafana" / "inbox-daemon.json").read_bytes())

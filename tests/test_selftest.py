@@ -21,6 +21,8 @@ from inbox_daemon.cli import rig
 from inbox_daemon.cli.trials import CHECKS, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, problems
 from inbox_daemon.layout import Published
 
+pytestmark = pytest.mark.slow
+
 OF_ENGINE = ("kill-core", "kill-worker", "hang-core", "hang-worker")
 
 
