@@ -25,10 +25,12 @@ from inbox_daemon.spool.history import History
 from inbox_daemon.spool.ingest import Accepted, Input
 from inbox_daemon.spool.outcomes import Outcomes
 from inbox_daemon.spool.publish import Merged
+from inbox_daemon.spool.source import BLOCK
 
 log = logging.getLogger(__name__)
 
 _STATUS_EVERY = 1.0  # seconds
+_LOOK_EVERY = 2.0  # seconds between two looks at the disk's free space
 _TOLD_A_SECOND = 32  # batches' statuses; each is an fsync
 _ENOUGH_TO_JUDGE = 50  # outcomes, before their average size says anything about the rest
 
@@ -75,6 +77,7 @@ class Ledger:
         self._unsynced_since: float | None = None
         self._sealed_at = time.monotonic()
         self._told_at = float("-inf")
+        self._looked_at = float("-inf")
         self._logged = 0
 
     @property
@@ -164,19 +167,25 @@ class Ledger:
         """Have the next `tick` write the status, whatever the clock says."""
         self._told_at = float("-inf")
 
-    def look_for_room(self) -> None:
-        """Work out whether what is still to come fits: each answer is written to the log and again when merged."""
+    def look_for_room(self, now: float) -> None:
+        """Work out, now and then, whether what is still to come fits.
+
+        Each answer is written to the log and again when merged; of a file that is being read the next block must fit.
+        """
+        if now - self._looked_at < _LOOK_EVERY:
+            return
+        self._looked_at = now
         done = self.tally.done
         average = self.outcomes.bytes / done if done >= _ENOUGH_TO_JUDGE else 0.0
-        to_come = average * (2 * (len(self.queue) - done) + done)
+        to_come = average * (2 * (len(self.queue) - done) + done) if self.recovered else BLOCK
         lacking = space.lacking(self.work.dir, to_come + self.results.keep_free)
-        if bool(lacking) != bool(self.lacking):
-            self.tell_soon()
+        changed, self.lacking = bool(lacking) != bool(self.lacking), lacking
+        if changed:
+            self.tell(now)
             if lacking:
                 self.log.error("%s: waiting for disk space: %d MB more needed", self.name, 1 + lacking // 1_000_000)
             else:
                 self.log.info("%s: there is disk space again", self.name)
-        self.lacking = lacking
 
     def eta(self) -> float | None:
         """Return the seconds until the last answer, at the pace of the last minute; None where there is none."""

@@ -27,7 +27,6 @@ from inbox_daemon.spool.reading import Rules
 from inbox_daemon.twins import Twins
 
 _HOUR = 3600.0
-_LOOK_EVERY = 2.0  # seconds between two looks at the disk's free space
 _LONG_READING = 1.0  # seconds; a short file that is refused must not have cost an engine start
 _NAMING_READS = 16 << 20  # bytes of requests read to name those in flight
 _CLOSE_CHUNK = 500  # requests that are given their error at a time, when a batch ends early
@@ -53,7 +52,6 @@ class Life:
         self._engine: EngineInfo | None = None
         self._cancelled = False
         self._begun = time.monotonic()
-        self._looked_at = float("-inf")
         self._steps: Generator[bool, None, None] = self._live()
 
     @property
@@ -108,7 +106,8 @@ class Life:
         if self.ledger.accepted is None:
             self.ledger.log.info("%s: claimed", self.name, extra=tell(Message.BATCH_CLAIMED))
             with files.Writer(self.work.open_part, fresh=True) as part:
-                self.ledger.accepted = yield from _busily(ingest.ingest(self.work, self._rules(), part))
+                reading = ingest.ingest(self.work, self._rules(), part)
+                self.ledger.accepted = yield from _busily(reading, self.ledger.look_for_room)
         if (window := self._rules().inbox.dedupe_window) and self.ledger.history.first("started") is None:
             self.ledger.refuse_resent(window)
         for dropped in list(self.work.dropped.iterdir()):
@@ -140,7 +139,7 @@ class Life:
                 self.ledger.state = BatchStatus.CANCELLING
                 self.ledger.history.note("cancelling", time.time())
                 self.ledger.tell_soon()
-            self._look_for_room()
+            self.ledger.look_for_room(time.monotonic())
             self.queue.held = self._cancelled or self.ledger.paused or self.parked or self.ledger.lacking > 0
             if self._cancelled and self.queue.in_flight == 0:
                 yield from self._close("batch_cancelled", "the batch was cancelled before this request was run")
@@ -164,11 +163,6 @@ class Life:
         counts = (ledger.tally.completed, ledger.tally.failed, time.time() - ledger.created)
         ended = tell(Message.BATCH_COMPLETED)
         ledger.log.info("%s: %s: %d answers, %d errors, %.0f s", self.name, final.value, *counts, extra=ended)
-
-    def _look_for_room(self) -> None:
-        if (now := time.monotonic()) - self._looked_at >= _LOOK_EVERY:
-            self._looked_at = now
-            self.ledger.look_for_room()
 
     def _final_status(self) -> BatchStatus:
         accepted = self.ledger.accepted
@@ -308,11 +302,19 @@ class Life:
         self.ledger.close()
 
 
-def _busily(steps: Generator[object, None, T]) -> Generator[bool, None, T]:
-    """Pass a long step's pauses on, as BUSY unless it says False, and its result back."""
+def _busily(
+    steps: Generator[object, None, T], waits: Callable[[float], None] = lambda now: None
+) -> Generator[bool, None, T]:
+    """Pass a long step's pauses on, as BUSY unless it says False, and its result back.
+
+    Args:
+        waits: called where it does say False, with monotonic seconds.
+    """
     while True:
         try:
             busy = next(steps)
         except StopIteration as end:
             return cast(T, end.value)
+        if busy is False:
+            waits(time.monotonic())
         yield WAITING if busy is False else BUSY

@@ -102,6 +102,26 @@ def test_a_file_dropped_on_a_full_disk_waits_and_says_for_what(
     answered(daemon, "b", original, 100)
 
 
+def test_a_claimed_file_waits_for_the_room_that_its_copy_needs(
+    mounts: Mounts, start_daemon: Start, tmp_path: Path
+) -> None:
+    at = tmpfs(mounts)
+    original = tmp_path / "b.jsonl"
+    original.write_bytes(batch_of(100))
+    dropped = at / "spool" / "work" / "batch_0000000000010123456789" / "dropped" / "b.jsonl"
+    dropped.parent.mkdir(parents=True)
+    dropped.write_bytes(original.read_bytes())
+    filler = at / "filler"
+    filler.write_bytes(bytes(12 * MB))
+    margin = {"INBOX_DAEMON_RESULTS__KEEP_FREE": str(6 * MB)}
+    daemon = start_daemon(at / "spool", environment=TO_THE_LAST_BYTE | margin)
+    eventually(lambda: "b: waiting for disk space: " in daemon.text(), 60, daemon.text())
+    assert daemon.status("b")["waiting_for_disk_bytes"] > 0
+    filler.unlink()
+    answered(daemon, "b", original, 100)
+    assert "b: there is disk space again" in daemon.text()
+
+
 def test_a_disk_that_became_read_only_is_used_again_when_it_may_be_written(
     mounts: Mounts, start_daemon: Start, tmp_path: Path
 ) -> None:

@@ -435,6 +435,18 @@ def test_a_compressed_file_that_does_not_fit_on_the_disk_is_refused_before_the_d
     assert work.input.stat().st_size == 0
 
 
+def test_a_plain_file_whose_room_went_after_it_was_claimed_waits_for_it(tmp_path: Path) -> None:
+    work = claimed(tmp_path, "x.jsonl", batch_of(1000))
+    part = files.Writer(work.open_part, fresh=True)
+    full = replace(Config(), results=replace(Config().results, keep_free=10**18))
+    with contextlib.closing(ingest.ingest(work, rules_of(full), part)) as steps:
+        assert [next(steps) for _ in range(100)] == [False] * 100
+    part.close()
+    assert work.input.stat().st_size == 0
+    taken_in(work, Config())
+    assert ingest.load(work).requests == 1000
+
+
 @pytest.mark.slow
 def test_any_number_of_compressed_files_is_read_with_few_descriptors(start_daemon: Start) -> None:
     daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__MAX_CLAIMED": "4"})

@@ -133,7 +133,7 @@ def wrong_with(outbox: Path, name: str) -> list[str]:
     return problems if ordered else [*problems, f"{name}: not one answer for each request, in order"]
 
 
-def examine(mounts: Mounts, start_daemon: Start, cut: Cut, kind: str, found: Found) -> None:
+def examine(mounts: Mounts, start_daemon: Start, cut: Cut, kind: str, found: Found, within: float) -> None:
     """Switch the power on again: the file system recovers, the daemon recovers, and every batch comes to its end."""
     at = mounts.mount(cut.disk, kind, "rw" if kind == "ext4" else "nouuid")
     outbox = at / "spool" / "outbox"
@@ -141,8 +141,13 @@ def examine(mounts: Mounts, start_daemon: Start, cut: Cut, kind: str, found: Fou
         found.problems += torn(path)
     recorded = {name: BATCHES[name] for name in cut.dropped if not wrong_with(outbox, name)}
     daemon = start_daemon(at / "spool", environment=RUNNING, arguments=["--drain"], ready=False)
-    if daemon.ended() != 0:
-        found.problems.append(f"the daemon ended with {daemon.process.returncode}: {daemon.text()}")
+    try:
+        status: int | None = daemon.ended(within)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        status = None
+    if status != 0:
+        found.problems.append(f"the daemon ended with {status}: {daemon.text()}")
     for name, done in re.findall(r"(\w+): (?:accepted|resumed): \d+ requests, (\d+) done", daemon.text()):
         recorded.setdefault(name, int(done))
     for name in cut.dropped:
@@ -158,7 +163,7 @@ def examine(mounts: Mounts, start_daemon: Start, cut: Cut, kind: str, found: Fou
 def power_cuts(mounts: Mounts, start_daemon: Start, folder: Path, kind: str, times: int, sabotage: str = "") -> Found:
     found = Found()
     for cut in cut_often(mounts, start_daemon, folder, kind, times, sabotage):
-        examine(mounts, start_daemon, cut, kind, found)
+        examine(mounts, start_daemon, cut, kind, found, within=10 if sabotage else 60)
     print(f"{kind}: {found}")
     return found
 

@@ -94,7 +94,8 @@ def read_line(fd: int, offset: int, size: int) -> bytes:
 
 
 def ingest(work: Work, rules: Rules, part: files.Writer) -> Generator[bool, None, Accepted]:
-    """Do the pass over `work.dropped`, yielding after each block, or False while somebody writes to the file.
+    """Do the pass over `work.dropped`, yielding after each block, or False while somebody writes to the file
+    or the disk has no room for the copy.
 
     Afterwards `batch.json` exists.
 
@@ -150,8 +151,12 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
 
     with copy:
         for block in source.blocks(fd, dropped, rules.inbox.max_file_bytes, as_dropped):
-            if space.lacking(work.dir, rules.keep_free + len(block)):
-                raise Rejected("disk_full", f"{name}: its lines do not fit on the disk; make room and drop it again")
+            while space.lacking(work.dir, rules.keep_free + len(block)):
+                if not dropped.name.endswith(".jsonl"):  # what comes out of it may have no end
+                    raise Rejected(
+                        "disk_full", f"{name}: its lines do not fit on the disk; make room and drop it again"
+                    )
+                yield False
             copy.write(block)
             content.update(block)
             for faults in _in_turns(reading.feed(block)):
