@@ -200,9 +200,11 @@ def _defaults(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     gpus = current_platform.device_count() if current_platform.is_cuda_alike() else 0
     memory = [current_platform.get_device_total_memory(number) for number in range(gpus)]
     weights = replicas.weights_of(model, settings.get("revision")) if gpus > 1 else None
-    if (wanted := replicas.count(weights, memory, settings)) > 1:
+    wanted = replicas.count(weights, memory, settings)
+    if wanted > 1:
         chosen["data_parallel_size"] = wanted
-    print(f"inbox-daemon: {gpus} GPUs, {wanted} replicas unless [engine.args] says otherwise")
+    if gpus > 1:
+        print(f"inbox-daemon: {gpus} GPUs; by default {wanted} of them would hold a replica of the model each")
     return chosen
 
 

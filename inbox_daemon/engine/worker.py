@@ -23,6 +23,7 @@ from inbox_daemon.records import Outcome
 _FLUSH_AFTER = 0.02  # seconds an outcome may wait for company in its frame
 _STATS_EVERY = 1.0
 _READ = 1 << 20
+_AT_A_TIME = 64  # requests that are read before the engine gets the first of them; a frame may hold thousands
 EXIT_ENGINE_DEAD = 3
 
 
@@ -100,10 +101,12 @@ async def _take(connection: Connection, host: Any) -> None:
     while True:
         for kind, payload in await connection.receive():
             if kind is wire.Kind.REQUESTS:
-                for request in wire.read_requests(payload):
+                for number, request in enumerate(wire.read_requests(payload), 1):
                     task = asyncio.create_task(answer(request))
                     running.add(task)
                     task.add_done_callback(running.discard)
+                    if number % _AT_A_TIME == 0:
+                        await asyncio.sleep(0)
 
 
 async def _report(connection: Connection, host: Any) -> None:
