@@ -161,7 +161,7 @@ class Ledger:
         working = self.queue.in_flight > 0 or self._unsynced_since is not None
         self._pace.mark(now, self._done(), working)
         self.told = self._object()
-        door.write_status(self.published, self.told)
+        door.write_status(self.published, self.told, last=self.state.final)
 
     def tell_soon(self) -> None:
         """Have the next `tick` write the status, whatever the clock says."""

@@ -84,6 +84,16 @@ def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_prom
     assert sum(not finding.struck.killed for finding in findings) <= len(findings) / 50
 
 
+@pytest.mark.parametrize("start", [dropped, refused, rejected, cancelled])
+def test_the_last_word_on_a_batch_is_on_the_disk_before_its_work_goes(
+    pool: ProcessPoolExecutor, tmp_path: Path, start: Callable[[Path], Scene]
+) -> None:
+    operations = unharmed(pool, start(tmp_path / "start"), tmp_path / "unharmed")
+    told = max(at for at, one in enumerate(operations) if one.startswith("rename") and one.endswith("b/status.json"))
+    gone = next(at for at, one in enumerate(operations) if one.startswith("rename work/ID -> work/gone-ID"))
+    assert "fsync outbox/b" in operations[told:gone]
+
+
 # -- would it notice?
 
 

@@ -95,16 +95,15 @@ def on_the_spot(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return computed
 
 
-def speed_up(renderer: Any, apply_template: Callable[..., Any] | None) -> bool:
-    """Have a renderer of vLLM gather its prompts; say whether it is one that can.
+def speed_up(renderer: Any, apply_template: Callable[..., Any] | None) -> None:
+    """Have a renderer of vLLM gather its prompts, where it is one that can.
 
     Args:
         apply_template: vLLM's own `safe_apply_chat_template`, where this release has it.
     """
     tokenizer = getattr(renderer, "tokenizer", None)
     if not getattr(tokenizer, "is_fast", False) or not hasattr(renderer, "_tokenize_prompt_async"):
-        return False
+        return
     renderer._tokenize_prompt_async = Gathered(renderer._tokenize_prompt, renderer.get_tokenizer())
     if apply_template is not None and hasattr(renderer, "_apply_chat_template_async"):
         renderer._apply_chat_template_async = on_the_spot(apply_template)
-    return True

@@ -80,8 +80,7 @@ def _lives_elsewhere(spool: Spool, name: str) -> bool:
 
 def priority(work: Work, patterns: Mapping[str, int], name: str) -> int:
     """Return the batch's priority: what a control file said, else the highest of the patterns that match its name."""
-    said = _number(work.priority) if work.priority.exists() else None
-    if said is not None:
+    if (said := _number(work.priority)) is not None:
         return said
     return max((number for pattern, number in patterns.items() if fnmatchcase(name, pattern)), default=0)
 
