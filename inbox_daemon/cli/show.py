@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inbox_daemon.layout import shown
+from inbox_daemon.metrics import batch_state
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -57,13 +58,8 @@ def _bar(done: int, total: int) -> ProgressBar:
 
 def word(status: Mapping[str, Any]) -> str:
     """The one word for a batch's state that a person wants first."""
-    if status.get("parked"):
-        return "parked"
-    if status.get("waiting_for_disk_bytes"):
-        return "disk full"
-    if status.get("paused") and status["status"] == "in_progress":
-        return "paused"
-    return str(status["status"])
+    state = batch_state(status)
+    return "disk full" if state == "waiting_for_disk" else state
 
 
 def daemons(found: Sequence[Mapping[str, Any]]) -> RenderableType:
