@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+_IDS_ONLY = {"return_attention_mask": False, "return_token_type_ids": False}  # each a list as long as the prompt
 _MOST = 256  # prompts to a call; a few milliseconds of the tokenizer's own threads
 
 
@@ -71,9 +72,10 @@ class Gathered:
         for places in alike.values():
             options = asked[places[0]][1].get_encode_kwargs()
             try:
-                ids = self._tokenizer([asked[at][0]["prompt"] for at in places], **options)["input_ids"]
+                texts = [asked[at][0]["prompt"] for at in places]
+                ids = self._tokenizer(texts, **options, **_IDS_ONLY)["input_ids"]
                 for at, tokens in zip(places, ids, strict=True):
-                    results[at] = {"prompt_token_ids": list(tokens), **asked[at][0]}
+                    results[at] = {"prompt_token_ids": tokens, **asked[at][0]}
             except Exception:
                 for at in places:
                     results[at] = self._alone(*asked[at])

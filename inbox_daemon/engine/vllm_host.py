@@ -21,8 +21,9 @@ from typing import Any
 
 import orjson
 import vllm
-from prometheus_client import REGISTRY
 from pydantic import ValidationError
+from vllm.engine.arg_utils import EngineArgs
+from vllm.envs import enable_envs_cache
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 
@@ -44,7 +45,7 @@ except ImportError:
     safe_apply_chat_template = None
 
 from inbox_daemon import batch, nvml
-from inbox_daemon.engine import replicas, tokens
+from inbox_daemon.engine import counters, graphs, replicas, tokens
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
 
@@ -66,6 +67,7 @@ class VllmHost:
         self._config = client.vllm_config
         self._served = _served_name(args)
         self._in_flight = in_flight
+        self._counters = counters.put_into(client)
         self._by_turn = self._config.scheduler_config.policy == "priority"
         takes_tracker = len(inspect.signature(runner.run_request).parameters) > 2
         self._extra: tuple[Any, ...] = (_NoTracker(),) if takes_tracker else ()
@@ -90,6 +92,7 @@ class VllmHost:
             if renderer := getattr(client, "renderer", None):
                 tokens.speed_up(renderer, safe_apply_chat_template)
             _spare_the_collector()
+            enable_envs_cache()  # vLLM looks its environment up anew for every token
             yield cls(client, endpoints, args, options["in_flight"])
 
     def describe(self) -> dict[str, Any]:
@@ -166,21 +169,7 @@ class VllmHost:
         return self._refused(request, parsed, status, code, sentence)
 
     def stats(self) -> EngineStats:
-        """Read vLLM's own counters, summed over its replicas."""
-        sums: dict[str, float] = {}
-        for metric in REGISTRY.collect():
-            if metric.name.startswith("vllm:"):
-                for sample in metric.samples:
-                    sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-        engines = self._config.parallel_config.data_parallel_size
-        return EngineStats(
-            running=int(sums.get("vllm:num_requests_running", 0)),
-            waiting=int(sums.get("vllm:num_requests_waiting", 0)),
-            kv_cache_usage=round(sums.get("vllm:kv_cache_usage_perc", 0.0) / engines, 4),
-            input_tokens=int(sums.get("vllm:prompt_tokens_total", 0)),
-            output_tokens=int(sums.get("vllm:generation_tokens_total", 0)),
-            preemptions=int(sums.get("vllm:num_preemptions_total", 0)),
-        )
+        return self._counters.stats()
 
     def _handler(self, url: str) -> Any:
         endpoint = self._endpoints.get(url.rsplit("/", 1)[-1])
@@ -196,8 +185,13 @@ class VllmHost:
 
 def _defaults(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that this host and our way of feeding the engine make better than vLLM's own defaults."""
+    settings = {key.replace("-", "_"): value for key, value in settings.items()}
     chosen: dict[str, Any] = {"scheduling_policy": "priority"}  # so that `Request.turn` decides who waits
     gpus = current_platform.device_count() if current_platform.is_cuda_alike() else 0
+    if gpus:
+        seats = settings.get("max_num_seqs") or EngineArgs.get_batch_defaults(1)[1][UsageContext.LLM_CLASS]
+        if sizes := graphs.sizes(int(seats), settings):
+            chosen["cudagraph_capture_sizes"] = sizes
     memory = [current_platform.get_device_total_memory(number) for number in range(gpus)]
     weights = replicas.weights_of(model, settings.get("revision")) if gpus > 1 else None
     wanted = replicas.count(weights, memory, settings)
