@@ -81,9 +81,12 @@ class Health:
         quiet, engine = now - self._quiet_since, self.engine
         if moment.engine is EngineState.LOADING and quiet > engine.load_timeout:
             return f"still loading after {quiet:.0f} s (engine.load_timeout)"
-        if moment.engine is EngineState.READY and quiet > self._patience:
+        if moment.engine is EngineState.READY and max(quiet, moment.replica_quiet) > self._patience:
             setting = "stall_after" if self._patience == engine.stall_after else "stall_after_answers"
-            return f"{moment.in_flight} requests in flight and no progress for {quiet:.0f} s (engine.{setting})"
+            whose, seconds = f"{moment.in_flight} requests in flight and no progress", quiet
+            if quiet <= self._patience:
+                whose, seconds = "a replica that has requests made no progress", moment.replica_quiet
+            return f"{whose} for {seconds:.0f} s (engine.{setting})"
         return None
 
     @property

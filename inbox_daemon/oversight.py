@@ -127,6 +127,7 @@ class Oversight:
             settled=self._traffic.settled,
             durable=self.totals.done,
             tokens=stats.input_tokens + stats.output_tokens if info else 0,
+            replica_quiet=engine.quiet_for(),
             deaths=engine.deaths,
             reserved=info.settings.get("gpu_memory_utilization") if info and info.gpus else None,
             gpus=self._gpus,

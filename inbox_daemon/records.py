@@ -95,6 +95,7 @@ class EngineInfo:
     Attributes:
         in_flight: requests that keep its queue full; more would only cost memory.
         max_seqs: requests that it computes at a time, over all replicas.
+        replicas: copies of the model that answer.
     """
 
     kind: str
@@ -105,6 +106,7 @@ class EngineInfo:
     settings: dict[str, Any] = field(default_factory=dict)
     gpus: tuple[str, ...] = ()
     load_seconds: float = 0.0
+    replicas: int = 1
 
 
 @dataclass(frozen=True, slots=True)

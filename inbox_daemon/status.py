@@ -78,7 +78,7 @@ def engine_view(facts: EngineFacts) -> dict[str, Any]:
         view["phase"] = facts.phase
     if facts.info:
         view |= {"model": facts.info.model, "version": f"{facts.info.kind} {facts.info.version}"}
-        view["replicas"] = int(facts.info.settings.get("data_parallel_size") or 1)
+        view["replicas"] = facts.info.replicas
     if facts.state is EngineState.READY:
         view |= asdict(facts.stats)
     view |= {"starts": facts.starts, "deaths": facts.deaths, "in_flight": facts.in_flight}

@@ -36,6 +36,10 @@ class VllmHost:
         self._mute = False
 
     @classmethod
+    def places(cls, options: Mapping[str, Any]) -> list[str]:
+        return [""] * int(options["args"].get("data_parallel_size", 1))
+
+    @classmethod
     @asynccontextmanager
     async def load(cls, options: Mapping[str, Any]) -> AsyncIterator[VllmHost]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

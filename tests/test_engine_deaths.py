@@ -102,6 +102,40 @@ def test_however_an_engine_ends_its_requests_run_again_and_none_is_blamed(start_
         assert words in reason
 
 
+TWO_REPLICAS = {"INBOX_DAEMON_ENGINE__ARGS": "{data_parallel_size = 2}"}
+
+
+def workers(daemon: Daemon) -> list[psutil.Process]:
+    return [one for one in daemon.family() if "inbox_daemon.engine.worker" in " ".join(one.cmdline())]
+
+
+def test_replicas_share_the_work_and_where_one_ends_all_that_was_in_flight_runs_again(
+    start_frail: Callable[..., Daemon],
+) -> None:
+    asked = [request(f"r{i}", f"say {i}") for i in range(400)]
+    asked[100] = request("r100", "say 100; once: exit 1")
+    running = start_frail(**TWO_REPLICAS)
+    running.drop("b.jsonl", jsonl(asked))
+    eventually(lambda: "engine ready: " in running.text(), 60)
+    assert len(workers(running)) == 2
+    status = running.finished("b", 120)
+    assert status["request_counts"] == {"total": 400, "completed": 400, "failed": 0}
+    assert (status["engine_deaths"], status["engine"]["replicas"]) == (1, 2)
+    assert re.search(r"engine died: .* as told, exit 1 \(replica [12] of 2\)", running.text())
+    assert len(workers(running)) == 2
+    proven(running, "b")
+
+
+def test_a_replica_that_hangs_while_another_works_is_found(start_frail: Callable[..., Daemon]) -> None:
+    asked = [request(f"r{i}", f"say {i}") for i in range(3000)]
+    asked[20] = request("r20", "say 20; once: core stopped")
+    running = start_frail(**TWO_REPLICAS)
+    running.drop("b.jsonl", jsonl(asked))
+    eventually(lambda: "engine died: a replica that has requests made no progress for" in running.text(), 60)
+    assert running.status("b")["request_counts"]["completed"] > 400  # by the other one, meanwhile
+    assert running.finished("b", 120)["request_counts"] == {"total": 3000, "completed": 3000, "failed": 0}
+
+
 # The parent of whoever loses his own, as PID 1 of a container often is: it waits for its one child and for nobody else.
 REAPS_NOBODY = """
 import ctypes, subprocess, sys

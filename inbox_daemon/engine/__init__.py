@@ -58,6 +58,9 @@ class Engine(Protocol):
     def evidence(self) -> Evidence:
         """Return where to look when it hangs."""
 
+    def quiet_for(self) -> float:
+        """Seconds for which a part of it has had requests and done nothing for them, whatever its other parts do."""
+
     def kill(self) -> None:
         """End it and every process it started, whatever state it is in. Does not wait for that: see `gone`."""
 

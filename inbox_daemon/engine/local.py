@@ -1,48 +1,23 @@
-"""The engine on this host: one worker subprocess that hosts vLLM, reached over its own socket pair.
+"""The engine on this host: one replica of the model, or one on each GPU, as one engine.
 
-Owns the worker's process group, its log and the frames still to be sent. Imports no vllm and no torch. However the
-worker ends, it shows as one EngineDied at the next `receive`.
+The first replica to start says how many there are to be. Requests go out in runs of neighbours, which share prefixes,
+to whichever replica has least. Where one replica ends, the engine has: all that was in flight runs again.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import re
+import dataclasses
 import select
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import orjson
-import psutil
-
 from inbox_daemon.config import EngineSettings
-from inbox_daemon.engine import Evidence, wire
-from inbox_daemon.errors import ConfigError, EngineDied
-from inbox_daemon.journal import Message, of_engine, tell
-from inbox_daemon.privacy import without_input
+from inbox_daemon.engine import Evidence
+from inbox_daemon.engine.placement import runs
+from inbox_daemon.engine.replica import Replica
+from inbox_daemon.errors import EngineDied
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
-
-log = logging.getLogger("inbox_daemon.engine")
-
-_LOG_TAIL = 40  # lines kept for the error that a death raises
-_READ = 1 << 20
-_GONE_WITHIN = 20.0  # seconds; a process in an uninterruptible driver call may take longer, or for ever
-EXIT_CONFIG = 78
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_EXCEPTION = re.compile(r"\b(?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
-_POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above")
-_WORDS_LIMIT = 400
 
 
 class LocalEngine:
@@ -53,215 +28,104 @@ class LocalEngine:
     """
 
     def __init__(self, settings: EngineSettings, rules: Mapping[str, Any], number: int) -> None:
-        self._log = of_engine(log, number)
-        self.info: EngineInfo | None = None
-        self.stats = EngineStats()
-        self.phase = "starting"
-        self._budget = settings.in_flight_bytes
-        self._sizes: dict[int, int] = {}  # ticket -> bytes, of what is in flight
-        self._bytes = 0
+        self._settings, self._rules, self._number = settings, rules, number
+        self._replicas = [Replica(settings, rules, number)]
+        self._all_started = False
+        self._info: EngineInfo | None = None
         self._died: EngineDied | None = None
-        self._killed = 0.0
-        self._told = False
-        self._started = time.monotonic()
-        self._tail: deque[str] = deque(maxlen=_LOG_TAIL)
-        self._partial_log = b""
-        self._inbound = wire.Inbound()
-        self._outbound: deque[memoryview] = deque()
-        self._socket, theirs = socket.socketpair()
-        self._log_read, log_write = os.pipe2(os.O_CLOEXEC)
-        options = {
-            "model": settings.model,
-            "in_flight": settings.in_flight,
-            "args": dict(settings.args),
-            "rules": dict(rules),
-        }
-        environment = {
-            k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-        }
-        environment.setdefault("PYTHONUNBUFFERED", "1")
-        # A killed engine leaves sockets and files behind. They go with a folder of its own; its path is short, because
-        # a socket's may have 107 bytes. What torch compiled is to outlive it, where torch would have put it anyway.
-        shared = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
-        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(shared))
-        self._temporary = Path(tempfile.mkdtemp(prefix="vllm-"))
-        environment["TMPDIR"] = str(self._temporary)
-        environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # an allowed host could point to any other
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno()), orjson.dumps(options).decode()],
-            stdin=subprocess.DEVNULL,
-            stdout=log_write,
-            stderr=log_write,
-            pass_fds=(theirs.fileno(),),
-            env=environment,
-            start_new_session=True,  # one group to kill, and a terminal's Ctrl-C is the daemon's alone
-        )
-        theirs.close()
-        os.close(log_write)
-        self._socket.setblocking(False)
-        os.set_blocking(self._log_read, False)
+        self._poll = select.epoll()
+        self._poll.register(self._replicas[0].fileno(), select.EPOLLIN)
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def info(self) -> EngineInfo | None:
+        return self._info
+
+    @property
+    def stats(self) -> EngineStats:
+        stats = [replica.stats for replica in self._replicas]
+        names = [field.name for field in dataclasses.fields(EngineStats)]
+        sums = {name: sum(getattr(one, name) for one in stats) for name in names}
+        return EngineStats(**sums | {"kv_cache_usage": round(sums["kv_cache_usage"] / len(stats), 4)})
+
+    @property
+    def phase(self) -> str:
+        loading = [(number, one.phase) for number, one in enumerate(self._replicas, 1) if one.phase]
+        if not loading or len(self._replicas) == 1:
+            return loading[0][1] if loading else ""
+        number, phase = loading[0]
+        return f"replica {number} of {len(self._replicas)}: {phase}"
 
     def fileno(self) -> int | None:
-        return self._socket.fileno()
+        return self._poll.fileno()
 
     def room(self) -> int:
-        if self.info is None or self._bytes >= self._budget or self._died:
+        if self._info is None or self._died:
             return 0
-        return max(0, self.info.in_flight - len(self._sizes))
+        if sum(replica.bytes for replica in self._replicas) >= self._settings.in_flight_bytes:
+            return 0
+        return max(0, self._info.in_flight - sum(replica.in_flight for replica in self._replicas))
 
     def send(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            self._sizes[request.ticket] = len(request.line)
-            self._bytes += len(request.line)
-        self._outbound.extend(memoryview(frame) for frame in wire.requests(requests))
-        self._flush()
+        at = 0
+        for number, count in runs([replica.in_flight for replica in self._replicas], len(requests)):
+            self._replicas[number].send(requests[at : at + count])
+            at += count
 
     def receive(self) -> list[Outcome]:
-        self._read_log()
-        self._flush()
-        outcomes: list[Outcome] = []
-        open_ended = self._read_frames(outcomes)
-        if outcomes:
-            return outcomes
-        if self._died is None and not (open_ended and self._process.poll() is None):
-            self._died = self._post_mortem()
         if self._died:
+            raise self._died
+        outcomes: list[Outcome] = []
+        for number, replica in enumerate(self._replicas, 1):
+            try:
+                outcomes += replica.receive()
+            except EngineDied as died:
+                which = f" (replica {number} of {len(self._replicas)})" if len(self._replicas) > 1 else ""
+                self._died = EngineDied(died.reason + which, died.log)
+        if self._died is None:
+            self._grow()
+        elif not outcomes:
             raise self._died
         return outcomes
 
     def evidence(self) -> Evidence:
-        return Evidence(self._process.pid, str(self._temporary), tuple(self._tail))
+        return self._quietest().evidence()
+
+    def quiet_for(self) -> float:
+        quietest = self._quietest()
+        return time.monotonic() - quietest.progress_at if quietest.in_flight else 0.0
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._killed = time.monotonic()
-        self._socket.close()
+        for replica in self._replicas:
+            replica.kill()
 
     def gone(self) -> bool:
-        self._process.poll()
-        self._read_log()
-        alive = [p.pid for p in psutil.process_iter() if _group(p.pid) == self._process.pid and not _has_ended(p)]
-        if alive:
-            if not self._told and time.monotonic() - self._killed > _GONE_WITHIN:
-                self._told = True
-                self._log.error(
-                    "engine processes %s survive SIGKILL; they may hold GPU memory until the host restarts",
-                    alive,
-                    extra=tell(Message.ENGINE_STUCK),
-                )
-            return False
-        with suppress(OSError):
-            os.close(self._log_read)
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        return True
+        gone = [replica.gone() for replica in self._replicas]
+        if all(gone):
+            self._poll.close()
+        return all(gone)
 
     # -- inside
 
-    def _flush(self) -> None:
-        with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
-            while self._outbound:
-                sent = self._socket.send(self._outbound[0])
-                if sent == len(self._outbound[0]):
-                    self._outbound.popleft()
-                else:
-                    self._outbound[0] = self._outbound[0][sent:]
+    def _quietest(self) -> Replica:
+        """Return the replica that has had requests for longest without a sign of progress on them."""
+        return min(self._replicas, key=lambda one: (not one.in_flight, one.progress_at))
 
-    def _read_frames(self, outcomes: list[Outcome]) -> bool:
-        """Read what has arrived, at most a few MiB; False when the worker's end is closed."""
-        for _ in range(8):
-            try:
-                data = self._socket.recv(_READ)
-            except BlockingIOError:
-                return True
-            except OSError:
-                return False
-            if not data:
-                return False
-            for kind, payload in self._inbound.feed(data):
-                self._take(kind, payload, outcomes)
-        return True
-
-    def _take(self, kind: wire.Kind, payload: bytes, outcomes: list[Outcome]) -> None:
-        if kind is wire.Kind.OUTCOMES:
-            for outcome in wire.read_outcomes(payload):
-                self._bytes -= self._sizes.pop(outcome.ticket, 0)
-                outcomes.append(outcome)
-            return
-        value: dict[str, Any] = orjson.loads(payload)
-        if kind is wire.Kind.PHASE:
-            self.phase = value["phase"]
-        elif kind is wire.Kind.STATS:
-            self.stats = EngineStats(**value)
-        elif kind is wire.Kind.READY:
-            value["gpus"] = tuple(value["gpus"])
-            self.info = EngineInfo(**value, load_seconds=round(time.monotonic() - self._started, 1))
-            self.phase = ""
-
-    def _read_log(self) -> None:
-        data = b""
-        with suppress(BlockingIOError, OSError):
-            while piece := os.read(self._log_read, _READ):
-                data += piece
-                if len(data) >= _READ:
-                    break
-        if not data:
-            return
-        *lines, self._partial_log = re.split(rb"[\r\n]", self._partial_log + data)
-        for raw in lines:
-            line = without_input(_CONTROL.sub("", raw.decode(errors="replace")).rstrip())
-            if line:
-                self._tail.append(line)
-                self._log.info("vllm: %s", line)
-
-    def _post_mortem(self) -> EngineDied:
-        # Its last words may still be on their way; the pipe closes when the last process of its group is gone.
-        deadline = time.monotonic() + 0.5
-        while time.monotonic() < deadline and select.select([self._log_read], [], [], 0.05)[0]:
-            before = len(self._tail)
-            self._read_log()
-            if len(self._tail) == before:
-                break
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
-        code = self._process.poll()
-        if code == EXIT_CONFIG:
-            raise ConfigError(self._tail[-1] if self._tail else "vLLM does not accept [engine.args]")
-        if code is None:
-            reason = "the worker closed its connection"
-        elif code < 0:
-            reason = f"the worker was killed by {signal.Signals(-code).name}"
-        else:
-            words = last_words(self._tail)
-            reason = f"the worker ended with exit status {code}{f': {words}' if words else ''}"
-        return EngineDied(reason, tuple(self._tail))
-
-
-def last_words(log: Sequence[str]) -> str:
-    """Return the last exception in the log of a process that ended, or "". One that only points at another is none."""
-    for at in range(len(log) - 1, -1, -1):
-        found = _EXCEPTION.search(log[at])
-        if found and not _POINTS_AT_ANOTHER.search(found[0]):
-            lines = 3 if "ValidationError" in found[0] else 1  # what pydantic found wrong stands below its own line
-            return " ".join([found[0], *(line.strip() for line in list(log)[at + 1 : at + lines])])[:_WORDS_LIMIT]
-    return ""
-
-
-def _has_ended(process: psutil.Process) -> bool:
-    """Say whether a process is only waiting to be reaped, which PID 1 of many a container never does.
-
-    It holds nothing any more, unless one of its threads is still in a driver.
-    """
-    with suppress(psutil.NoSuchProcess):
-        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
-    return True
-
-
-def _group(pid: int) -> int | None:
-    with suppress(ProcessLookupError):
-        return os.getpgid(pid)
-    return None
+    def _grow(self) -> None:
+        """Start the other replicas, once the first has said where; note when all are ready."""
+        if not self._all_started and (places := self._replicas[0].places):
+            self._all_started = True
+            for number, gpus in enumerate(places[1:], 2):
+                self._replicas.append(Replica(self._settings, self._rules, self._number, (number, gpus)))
+                self._poll.register(self._replicas[-1].fileno(), select.EPOLLIN)
+        if self._info is None and self._all_started:
+            infos = [replica.info for replica in self._replicas if replica.info]
+            if len(infos) == len(self._replicas):
+                replicas = sum(info.replicas for info in infos)
+                self._info = dataclasses.replace(
+                    infos[0],
+                    settings=infos[0].settings | ({"data_parallel_size": replicas} if replicas > 1 else {}),
+                    in_flight=sum(info.in_flight for info in infos),
+                    max_seqs=sum(info.max_seqs for info in infos),
+                    load_seconds=max(info.load_seconds for info in infos),
+                    replicas=replicas,
+                )

@@ -56,6 +56,9 @@ class NullEngine:
         self.stats = EngineStats(waiting=len(self._waiting), output_tokens=self.stats.output_tokens + len(answers))
         return answers
 
+    def quiet_for(self) -> float:
+        return 0.0
+
     def evidence(self) -> Evidence:
         return Evidence()
 

@@ -75,6 +75,9 @@ class EngineSlot:
     def evidence(self) -> Evidence:
         return self._engine.evidence() if self._engine else Evidence()
 
+    def quiet_for(self) -> float:
+        return self._engine.quiet_for() if self._engine else 0.0
+
     def fileno(self) -> int | None:
         return self._engine.fileno() if self._engine else None
 

@@ -12,6 +12,7 @@ import gc
 import inspect
 import io
 import logging
+import os
 import sys
 import traceback
 from argparse import Namespace
@@ -45,7 +46,7 @@ except ImportError:
     safe_apply_chat_template = None
 
 from inbox_daemon import batch, nvml
-from inbox_daemon.engine import counters, graphs, replicas, tokens
+from inbox_daemon.engine import counters, graphs, outputs, placement, tokens
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
 
@@ -73,6 +74,30 @@ class VllmHost:
         self._extra: tuple[Any, ...] = (_NoTracker(),) if takes_tracker else ()
 
     @classmethod
+    def places(cls, options: Mapping[str, Any]) -> list[str]:
+        """Return the GPUs of each replica that this host is to have, as CUDA_VISIBLE_DEVICES names them, or "".
+
+        Exits with 78 where the settings ask for more GPUs than there are.
+        """
+        settings = _normal(options["args"])
+        visible: list[str] = []
+        if current_platform.is_cuda_alike():
+            named = os.environ.get(placement.VISIBLE, "")
+            visible = named.split(",") if named else [str(at) for at in range(current_platform.device_count())]
+        several = len(visible) > 1
+        memory = [current_platform.get_device_total_memory(at) for at in range(len(visible))] if several else []
+        weights = placement.weights_of(options["model"], settings.get("revision")) if several else None
+        try:
+            places = placement.share_out(placement.count(weights, memory, settings), visible, settings)
+        except ValueError as error:
+            print(f"[engine.args] data_parallel_size: {error}", file=sys.stderr)
+            raise SystemExit(EXIT_CONFIG) from error
+        if len(places) > 1 and places[0]:
+            print(f"inbox-daemon: {len(places)} replicas of the model, on GPUs {' | '.join(places)}")
+            os.environ[placement.VISIBLE] = places[0]
+        return places
+
+    @classmethod
     @asynccontextmanager
     async def load(cls, options: Mapping[str, Any]) -> AsyncIterator[VllmHost]:
         """Build vLLM's engine client; the context's end shuts it down.
@@ -80,7 +105,10 @@ class VllmHost:
         LLM_CLASS makes vLLM choose its offline defaults for the GPU at hand; OPENAI_BATCH_RUNNER would mean
         max_num_seqs 128 on any GPU.
         """
-        args = parse(options["model"], _defaults(options["model"], options["args"]) | options["args"])
+        settings = _normal(options["args"])
+        if placement.are_ours(settings):
+            settings.pop("data_parallel_size", None)
+        args = parse(options["model"], _defaults(settings) | settings)
         vars(args).update(options["rules"])  # not as flags: releases before 0.32 do not have all of them
         runner.validate_run_batch_args(args)
         if hasattr(runner, "ignore_admission_limits"):
@@ -99,7 +127,8 @@ class VllmHost:
         """Return what `records.EngineInfo` holds, less the load time."""
         scheduler, cache, model = self._config.scheduler_config, self._config.cache_config, self._config.model_config
         parallel = self._config.parallel_config
-        max_seqs = scheduler.max_num_seqs * parallel.data_parallel_size
+        replicas = parallel.data_parallel_size  # 1, but where vLLM makes them itself
+        max_seqs = scheduler.max_num_seqs * replicas
         settings = {
             "max_num_seqs": scheduler.max_num_seqs,
             "max_num_batched_tokens": scheduler.max_num_batched_tokens,
@@ -122,6 +151,7 @@ class VllmHost:
             "max_seqs": max_seqs,
             "settings": settings,
             "gpus": nvml.names(),
+            "replicas": replicas,
         }
 
     @property
@@ -148,19 +178,19 @@ class VllmHost:
         try:
             typed = runner.BatchRequestInput.model_validate(parsed)
         except ValidationError as error:
-            return self._refused(request, parsed, 400, "invalid_request", _first_problem(error))
+            return self._refused(request, parsed, 400, "invalid_request", outputs.first_problem(error))
         except Exception as error:  # vLLM's own validators raise what they like, and pydantic lets it through
             known = type(error).__module__.startswith("vllm")
             sentence = str(error) if known else f"body: vLLM cannot read it ({type(error).__name__}: {error})"
             return self._refused(request, parsed, 400, "invalid_request", sentence)
         response = await _response(handler, typed.body)
-        if isinstance(response, runner.ChatCompletionResponse) and not _aborted(response):
-            return _answered(request, parsed["custom_id"], response)
+        if isinstance(response, runner.ChatCompletionResponse) and not outputs.aborted(response):
+            return outputs.answered(request, parsed["custom_id"], response)
         output = await runner.run_request(_said(response), typed, *self._extra)
         body = output.response.body if output.response else None
-        if output.error is None and body is not None and not _aborted(body):
-            return _answered(request, parsed["custom_id"], body)
-        status, code, sentence = _why(output)
+        if output.error is None and body is not None and not outputs.aborted(body):
+            return outputs.answered(request, parsed["custom_id"], body)
+        status, code, sentence = outputs.why(output)
         if status >= 500:
             # An engine that is dying blames its requests first. Wait until it would be known to be dead.
             await asyncio.sleep(_SURE_AFTER)
@@ -183,22 +213,17 @@ class VllmHost:
         return Outcome(request.ticket, batch.error_line(request.id, fault, request.number, status), is_error=True)
 
 
-def _defaults(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _normal(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.replace("-", "_"): value for key, value in settings.items()}
+
+
+def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that this host and our way of feeding the engine make better than vLLM's own defaults."""
-    settings = {key.replace("-", "_"): value for key, value in settings.items()}
     chosen: dict[str, Any] = {"scheduling_policy": "priority"}  # so that `Request.turn` decides who waits
-    gpus = current_platform.device_count() if current_platform.is_cuda_alike() else 0
-    if gpus:
+    if current_platform.is_cuda_alike():
         seats = settings.get("max_num_seqs") or EngineArgs.get_batch_defaults(1)[1][UsageContext.LLM_CLASS]
         if sizes := graphs.sizes(int(seats), settings):
             chosen["cudagraph_capture_sizes"] = sizes
-    memory = [current_platform.get_device_total_memory(number) for number in range(gpus)]
-    weights = replicas.weights_of(model, settings.get("revision")) if gpus > 1 else None
-    wanted = replicas.count(weights, memory, settings)
-    if wanted > 1:
-        chosen["data_parallel_size"] = wanted
-    if gpus > 1:
-        print(f"inbox-daemon: {gpus} GPUs; by default {wanted} of them would hold a replica of the model each")
     return chosen
 
 
@@ -253,49 +278,3 @@ def parse(model: str, settings: Mapping[str, Any]) -> Namespace:
 def _served_name(args: Namespace) -> str:
     served = getattr(args, "served_model_name", None)
     return str(served[0] if isinstance(served, list) and served else served or args.model)
-
-
-def _answered(request: Request, custom_id: str, body: Any) -> Outcome:
-    usage = getattr(body, "usage", None)
-    cached = 0
-    if details := getattr(usage, "prompt_tokens_details", None):
-        cached = details.cached_tokens or 0
-    return Outcome(
-        request.ticket,
-        batch.answer_line(request.id, custom_id, _json(body)),
-        input_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-        cached_tokens=cached,
-        output_tokens=getattr(usage, "completion_tokens", 0) or 0,
-    )
-
-
-def _json(body: Any) -> bytes:
-    try:
-        return bytes(body.model_dump_json(), "utf-8")
-    except (ValueError, UnicodeError):  # a lone surrogate in what the model wrote
-        return batch.dumps(body.model_dump(mode="python"))
-
-
-def _aborted(body: Any) -> bool:
-    return any(getattr(choice, "finish_reason", None) == "abort" for choice in getattr(body, "choices", None) or ())
-
-
-def _why(output: Any) -> tuple[int, str, str]:
-    """Return (HTTP status, code, sentence) of an output that is no answer."""
-    error = output.error
-    status = output.response.status_code if output.response else 500
-    if error is None:
-        return 500, "engine_error", "the engine aborted the request"
-    info = getattr(error, "error", error)
-    sentence = getattr(info, "message", None) or str(info)
-    with contextlib.suppress(TypeError, ValueError):
-        status = int(getattr(info, "code", status))
-    return status, "engine_error" if status >= 500 else "invalid_request", sentence
-
-
-def _first_problem(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    first = problems[0]
-    where = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {first['msg']}{more}"

@@ -28,6 +28,7 @@ class Kind(IntEnum):
     PHASE = 3
     READY = 4
     STATS = 5
+    PLACES = 6
 
 
 def frame(kind: Kind, payload: bytes) -> bytes:

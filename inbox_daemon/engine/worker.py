@@ -75,6 +75,9 @@ async def serve(sock: socket.socket, options: dict[str, Any]) -> None:
     await connection.send(wire.message(wire.Kind.PHASE, {"phase": "importing vLLM"}))
     from inbox_daemon.engine.vllm_host import VllmHost
 
+    if not options["places"]:
+        options["places"] = VllmHost.places(options)
+        await connection.send(wire.message(wire.Kind.PLACES, {"places": options["places"]}))
     await connection.send(wire.message(wire.Kind.PHASE, {"phase": "loading the model"}))
     async with VllmHost.load(options) as host:
         await connection.send(wire.message(wire.Kind.READY, host.describe()))

@@ -1,0 +1,57 @@
+"""What vLLM's responses mean as outcomes. Knows their shapes, imports no vllm."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from pydantic import ValidationError
+
+from inbox_daemon import batch
+from inbox_daemon.records import Outcome, Request
+
+
+def answered(request: Request, custom_id: str, body: Any) -> Outcome:
+    usage = getattr(body, "usage", None)
+    cached = 0
+    if details := getattr(usage, "prompt_tokens_details", None):
+        cached = details.cached_tokens or 0
+    return Outcome(
+        request.ticket,
+        batch.answer_line(request.id, custom_id, _json(body)),
+        input_tokens=getattr(usage, "prompt_tokens", 0) or 0,
+        cached_tokens=cached,
+        output_tokens=getattr(usage, "completion_tokens", 0) or 0,
+    )
+
+
+def _json(body: Any) -> bytes:
+    try:
+        return bytes(body.model_dump_json(), "utf-8")
+    except (ValueError, UnicodeError):  # a lone surrogate in what the model wrote
+        return batch.dumps(body.model_dump(mode="python"))
+
+
+def aborted(body: Any) -> bool:
+    return any(getattr(choice, "finish_reason", None) == "abort" for choice in getattr(body, "choices", None) or ())
+
+
+def why(output: Any) -> tuple[int, str, str]:
+    """Return (HTTP status, code, sentence) of an output that is no answer."""
+    error = output.error
+    status = output.response.status_code if output.response else 500
+    if error is None:
+        return 500, "engine_error", "the engine aborted the request"
+    info = getattr(error, "error", error)
+    sentence = getattr(info, "message", None) or str(info)
+    with contextlib.suppress(TypeError, ValueError):
+        status = int(getattr(info, "code", status))
+    return status, "engine_error" if status >= 500 else "invalid_request", sentence
+
+
+def first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: {first['msg']}{more}"

@@ -1,0 +1,102 @@
+"""Where replicas of a model go: how many there are, on which GPUs, and which requests go to which.
+
+Each is an engine with a worker of its own: one worker's event loop feeds about two GPUs. Reads the size of a model's
+weights, imports no vllm, and does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # the name for NVIDIA's GPUs and for AMD's
+# Replicas that are more than copies, or GPUs shared out in a way of its own: vLLM's business.
+_VLLMS = ("data_parallel_", "enable_expert_parallel", "distributed_executor_backend", "headless", "nnodes", "node_rank")
+_PER_REPLICA = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_parallel_size")
+_WEIGHTS_AT_MOST = 0.6  # of what vLLM may take of a GPU; the rest is for the KV cache and for computing
+
+
+def are_ours(args: Mapping[str, Any]) -> bool:
+    """Say whether replicas are engines of their own; if not, `data_parallel_size` is for vLLM to read.
+
+    Args:
+        args: `[engine.args]`.
+    """
+    return not any(key.startswith(_VLLMS) for key in args if key != "data_parallel_size")
+
+
+def count(weights: int | None, memory: Sequence[int], args: Mapping[str, Any]) -> int:
+    """Return how many replicas to run: what `data_parallel_size` says, else one on each GPU that holds the model whole.
+
+    Args:
+        weights: bytes of the model's weights; None: unknown, and one replica is safe.
+        memory: bytes of each visible GPU.
+        args: `[engine.args]`.
+    """
+    if not are_ours(args):
+        return 1
+    if "data_parallel_size" in args:
+        return int(args["data_parallel_size"])
+    if len(memory) < 2 or not weights or any(key in args for key in _PER_REPLICA):
+        return 1
+    usable = min(memory) * float(args.get("gpu_memory_utilization", 0.9))
+    return len(memory) if weights <= _WEIGHTS_AT_MOST * usable else 1
+
+
+def share_out(replicas: int, visible: Sequence[str], args: Mapping[str, Any]) -> list[str]:
+    """Return each replica's GPUs as CUDA_VISIBLE_DEVICES names them; "": nothing to be shared out.
+
+    Args:
+        visible: the names of all GPUs.
+        args: `[engine.args]`.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if replicas < 2 or not visible:
+        return [""] * replicas
+    each = 1
+    for key in _PER_REPLICA:
+        each *= int(args.get(key, 1))
+    if replicas * each > len(visible):
+        raise ValueError(f"{replicas} replicas of {each} GPUs each need {replicas * each} GPUs; {len(visible)} visible")
+    return [",".join(visible[at * each : (at + 1) * each]) for at in range(replicas)]
+
+
+def runs(loads: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """Divide `count` requests, in their order, into runs for replicas: neighbours share prefixes and stay together.
+
+    Args:
+        loads: how many requests each replica has.
+
+    Returns:
+        (replica, length) of each run. Runs go to the replica with least, and are as long as its queue does not notice:
+        a sixteenth of what it has or, where all are to be filled, of what it gets.
+    """
+    have = list(loads)
+    shared: list[tuple[int, int]] = []
+    while count:
+        least = min(range(len(have)), key=have.__getitem__)
+        length = min(count, 1 + max(have[least], count // len(have)) // 16) if len(have) > 1 else count
+        have[least] += length
+        count -= length
+        shared.append((least, length))
+    return shared
+
+
+def weights_of(model: str, revision: str | None = None) -> int | None:
+    """Return the bytes of a model's weights: a folder's, or those of a name on Hugging Face; None where neither tells.
+
+    Asks the hub for the list of files, not for the files; vLLM would ask it next.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
+    with suppress(Exception):  # no network, no such name, a gated model: vLLM will say it better
+        from huggingface_hub import HfApi
+
+        files = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=10).siblings or []
+        return sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors")) or None
+    return None

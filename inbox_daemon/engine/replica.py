@@ -1,0 +1,291 @@
+"""One replica of the model: one worker subprocess that hosts vLLM, reached over its own socket pair.
+
+Owns the worker's process group, its log and the frames still to be sent. Imports no vllm and no torch. However the
+worker ends, it shows as one EngineDied at the next `receive`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+from inbox_daemon.config import EngineSettings
+from inbox_daemon.engine import Evidence, wire
+from inbox_daemon.engine.placement import VISIBLE
+from inbox_daemon.errors import ConfigError, EngineDied
+from inbox_daemon.journal import Message, of_engine, tell
+from inbox_daemon.privacy import without_input
+from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
+
+log = logging.getLogger("inbox_daemon.engine")
+
+_LOG_TAIL = 40  # lines kept for the error that a death raises
+_READ = 1 << 20
+_GONE_WITHIN = 20.0  # seconds; a process in an uninterruptible driver call may take longer, or for ever
+EXIT_CONFIG = 78
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_EXCEPTION = re.compile(r"\b(?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
+_POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above")
+_WORDS_LIMIT = 400
+
+
+class Replica:
+    """Args:
+
+    rules: what requests may ask of the host, as vLLM's own arguments (`policy.for_vllm`).
+    number: of the engine that it is a replica of, since the daemon's start, for the log.
+    place: its own number (from 2) and its GPUs, as CUDA_VISIBLE_DEVICES names them; the first one has none, and
+        finds out how many there are to be.
+
+    Attributes:
+        places: what the first one has found: the GPUs of each replica, its own first.
+        progress_at: when it last did anything for its requests, in monotonic seconds.
+    """
+
+    def __init__(
+        self, settings: EngineSettings, rules: Mapping[str, Any], number: int, place: tuple[int, str] | None = None
+    ) -> None:
+        self._log = of_engine(log, number)
+        self._name = f"vllm, replica {place[0]}" if place else "vllm"
+        self.places: list[str] = []
+        self.progress_at = time.monotonic()
+        self.info: EngineInfo | None = None
+        self.stats = EngineStats()
+        self.phase = "starting"
+        self._sizes: dict[int, int] = {}  # ticket -> bytes of its line, of what is in flight
+        self.bytes = 0  # of what is in flight
+        self._died: EngineDied | None = None
+        self._killed = 0.0
+        self._told = False
+        self._started = time.monotonic()
+        self._tail: deque[str] = deque(maxlen=_LOG_TAIL)
+        self._partial_log = b""
+        self._inbound = wire.Inbound()
+        self._outbound: deque[memoryview] = deque()
+        self._socket, theirs = socket.socketpair()
+        self._log_read, log_write = os.pipe2(os.O_CLOEXEC)
+        options = {
+            "model": settings.model,
+            "in_flight": settings.in_flight,
+            "args": dict(settings.args),
+            "rules": dict(rules),
+            "places": [] if place is None else [place[1]],
+        }
+        environment = {
+            k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        }
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+        # A killed engine leaves sockets and files behind. They go with a folder of its own; its path is short, because
+        # a socket's may have 107 bytes. What torch compiled is to outlive it, where torch would have put it anyway.
+        shared = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
+        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(shared))
+        self._temporary = Path(tempfile.mkdtemp(prefix="vllm-"))
+        environment["TMPDIR"] = str(self._temporary)
+        if place is not None:
+            _give(environment, *place)
+        environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # an allowed host could point to any other
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno()), orjson.dumps(options).decode()],
+            stdin=subprocess.DEVNULL,
+            stdout=log_write,
+            stderr=log_write,
+            pass_fds=(theirs.fileno(),),
+            env=environment,
+            start_new_session=True,  # one group to kill, and a terminal's Ctrl-C is the daemon's alone
+        )
+        theirs.close()
+        os.close(log_write)
+        self._socket.setblocking(False)
+        os.set_blocking(self._log_read, False)
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._sizes)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, requests: Sequence[Request]) -> None:
+        if not self._sizes:
+            self.progress_at = time.monotonic()
+        for request in requests:
+            self._sizes[request.ticket] = len(request.line)
+            self.bytes += len(request.line)
+        self._outbound.extend(memoryview(frame) for frame in wire.requests(requests))
+        self._flush()
+
+    def receive(self) -> list[Outcome]:
+        self._read_log()
+        self._flush()
+        outcomes: list[Outcome] = []
+        open_ended = self._read_frames(outcomes)
+        if outcomes:
+            return outcomes
+        if self._died is None and not (open_ended and self._process.poll() is None):
+            self._died = self._post_mortem()
+        if self._died:
+            raise self._died
+        return outcomes
+
+    def evidence(self) -> Evidence:
+        return Evidence(self._process.pid, str(self._temporary), tuple(self._tail))
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._killed = time.monotonic()
+        self._socket.close()
+
+    def gone(self) -> bool:
+        self._process.poll()
+        self._read_log()
+        alive = [p.pid for p in psutil.process_iter() if _group(p.pid) == self._process.pid and not _has_ended(p)]
+        if alive:
+            if not self._told and time.monotonic() - self._killed > _GONE_WITHIN:
+                self._told = True
+                self._log.error(
+                    "engine processes %s survive SIGKILL; they may hold GPU memory until the host restarts",
+                    alive,
+                    extra=tell(Message.ENGINE_STUCK),
+                )
+            return False
+        with suppress(OSError):
+            os.close(self._log_read)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        return True
+
+    # -- inside
+
+    def _flush(self) -> None:
+        with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            while self._outbound:
+                sent = self._socket.send(self._outbound[0])
+                if sent == len(self._outbound[0]):
+                    self._outbound.popleft()
+                else:
+                    self._outbound[0] = self._outbound[0][sent:]
+
+    def _read_frames(self, outcomes: list[Outcome]) -> bool:
+        """Read what has arrived, at most a few MiB; False when the worker's end is closed."""
+        for _ in range(8):
+            try:
+                data = self._socket.recv(_READ)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            for kind, payload in self._inbound.feed(data):
+                self._take(kind, payload, outcomes)
+        return True
+
+    def _take(self, kind: wire.Kind, payload: bytes, outcomes: list[Outcome]) -> None:
+        if kind is wire.Kind.OUTCOMES:
+            self.progress_at = time.monotonic()
+            for outcome in wire.read_outcomes(payload):
+                self.bytes -= self._sizes.pop(outcome.ticket, 0)
+                outcomes.append(outcome)
+            return
+        value: dict[str, Any] = orjson.loads(payload)
+        if kind is wire.Kind.PHASE:
+            self.phase = value["phase"]
+        elif kind is wire.Kind.PLACES:
+            self.places = value["places"]
+        elif kind is wire.Kind.STATS:
+            before, self.stats = self.stats, EngineStats(**value)
+            if (self.stats.input_tokens, self.stats.output_tokens) != (before.input_tokens, before.output_tokens):
+                self.progress_at = time.monotonic()
+        elif kind is wire.Kind.READY:
+            value["gpus"] = tuple(value["gpus"])
+            self.info = EngineInfo(**value, load_seconds=round(time.monotonic() - self._started, 1))
+            self.phase = ""
+
+    def _read_log(self) -> None:
+        data = b""
+        with suppress(BlockingIOError, OSError):
+            while piece := os.read(self._log_read, _READ):
+                data += piece
+                if len(data) >= _READ:
+                    break
+        if not data:
+            return
+        *lines, self._partial_log = re.split(rb"[\r\n]", self._partial_log + data)
+        for raw in lines:
+            line = without_input(_CONTROL.sub("", raw.decode(errors="replace")).rstrip())
+            if line:
+                self._tail.append(line)
+                self._log.info("%s: %s", self._name, line)
+
+    def _post_mortem(self) -> EngineDied:
+        # Its last words may still be on their way; the pipe closes when the last process of its group is gone.
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline and select.select([self._log_read], [], [], 0.05)[0]:
+            before = len(self._tail)
+            self._read_log()
+            if len(self._tail) == before:
+                break
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        code = self._process.poll()
+        if code == EXIT_CONFIG:
+            raise ConfigError(self._tail[-1] if self._tail else "vLLM does not accept [engine.args]")
+        if code is None:
+            reason = "the worker closed its connection"
+        elif code < 0:
+            reason = f"the worker was killed by {signal.Signals(-code).name}"
+        else:
+            words = last_words(self._tail)
+            reason = f"the worker ended with exit status {code}{f': {words}' if words else ''}"
+        return EngineDied(reason, tuple(self._tail))
+
+
+def _give(environment: dict[str, str], number: int, gpus: str) -> None:
+    """Put a replica onto its GPUs, with a compile cache of its own, as vLLM gives each of its data-parallel ranks."""
+    if gpus:
+        environment[VISIBLE] = gpus
+    home = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    environment["VLLM_CACHE_ROOT"] = f"{environment.get('VLLM_CACHE_ROOT') or home / 'vllm'}/replica-{number}"
+
+
+def last_words(log: Sequence[str]) -> str:
+    """Return the last exception in the log of a process that ended, or "". One that only points at another is none."""
+    for at in range(len(log) - 1, -1, -1):
+        found = _EXCEPTION.search(log[at])
+        if found and not _POINTS_AT_ANOTHER.search(found[0]):
+            lines = 3 if "ValidationError" in found[0] else 1  # what pydantic found wrong stands below its own line
+            return " ".join([found[0], *(line.strip() for line in list(log)[at + 1 : at + lines])])[:_WORDS_LIMIT]
+    return ""
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Say whether a process is only waiting to be reaped, which PID 1 of many a container never does.
+
+    It holds nothing any more, unless one of its threads is still in a driver.
+    """
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    return True
+
+
+def _group(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid)
+    return None

@@ -1,0 +1,79 @@
+"""How many replicas of a model there are, on which GPUs, and which requests go to which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inbox_daemon.engine.placement import count, runs, share_out, weights_of
+
+GB = 1_000_000_000
+H100 = 80 * GB
+
+
+@pytest.mark.parametrize(
+    ("weights", "memory", "args", "expected"),
+    [
+        (8 * GB, [H100, H100], {}, 2),
+        (8 * GB, [H100], {}, 1),
+        (8 * GB, [], {}, 1),
+        (60 * GB, [H100, H100], {}, 1),  # it fits, and leaves nothing to compute with
+        (30 * GB, [H100, 24 * GB], {}, 1),  # the smaller GPU decides
+        (30 * GB, [H100, H100], {"gpu_memory_utilization": 0.5}, 1),
+        (None, [H100, H100], {}, 1),
+        (8 * GB, [H100, H100], {"tensor_parallel_size": 2}, 1),
+        (8 * GB, [H100, H100], {"data_parallel_size": 1}, 1),
+        (None, [], {"data_parallel_size": 3}, 3),
+        (8 * GB, [H100, H100], {"data_parallel_size": 2, "enable_expert_parallel": True}, 1),  # vLLM's own
+    ],
+)
+def test_each_gpu_that_holds_the_model_with_room_to_compute_gets_a_replica(
+    weights: int | None, memory: list[int], args: dict[str, Any], expected: int
+) -> None:
+    assert count(weights, memory, args) == expected
+
+
+def test_a_folders_weights_are_its_safetensors(tmp_path: Path) -> None:
+    assert weights_of(str(tmp_path)) is None
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "tokenizer.json"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    assert weights_of(str(tmp_path)) == 2000
+
+
+@pytest.mark.parametrize(
+    ("replicas", "visible", "args", "expected"),
+    [
+        (1, ["0", "1"], {}, [""]),
+        (2, ["0", "1"], {}, ["0", "1"]),
+        (2, ["3", "5", "6", "7"], {"tensor_parallel_size": 2}, ["3,5", "6,7"]),
+        (2, [], {}, ["", ""]),  # a host without GPUs
+    ],
+)
+def test_each_replica_has_gpus_of_its_own(
+    replicas: int, visible: list[str], args: dict[str, Any], expected: list[str]
+) -> None:
+    assert share_out(replicas, visible, args) == expected
+
+
+def test_more_gpus_than_there_are_is_an_error_with_both_numbers() -> None:
+    with pytest.raises(ValueError, match="2 replicas of 4 GPUs each need 8 GPUs; 4 visible"):
+        share_out(2, ["0", "1", "2", "3"], {"tensor_parallel_size": 4})
+
+
+@pytest.mark.parametrize(
+    ("loads", "count"), [([0], 7), ([0, 0], 3), ([0, 0], 2048), ([900, 1000], 300), ([5] * 8, 4096)]
+)
+def test_replicas_get_equal_shares_in_runs_of_neighbours(loads: list[int], count: int) -> None:
+    shared = runs(loads, count)
+    assert sum(length for _, length in shared) == count
+    have = list(loads)
+    for replica, length in shared:
+        have[replica] += length
+    assert max(have) - min(have) <= 1 + max(have) // 8
+    assert len(shared) <= 40 * len(loads)
+
+
+def test_a_full_replica_gets_nothing_while_another_has_room() -> None:
+    assert {replica for replica, _ in runs([1000, 10], 100)} == {1}
