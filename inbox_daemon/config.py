@@ -94,6 +94,7 @@ class EngineSettings:
     in_flight_bytes: int = setting(256 * MIB, least=MIB)
     preload: bool = setting(False)
     idle_unload: float = setting(0.0, least=0)
+    spare_worker: bool = setting(True)
     load_timeout: float = setting(1800.0, least=1)
     stall_after: float = setting(600.0, least=1)
     stall_after_answers: float = setting(300.0, least=1)

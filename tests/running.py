@@ -35,7 +35,12 @@ enforce_eager = true
 max_model_len = 2048
 """
 
-VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+VLLM_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "INBOX_DAEMON_ENGINE__SPARE_WORKER": "false",  # 8 s of two cores for each daemon; the tests of it say true
+}
 
 
 def eventually(predicate: Callable[[], T], within: float = 30.0, what: str = "") -> T:

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,12 @@ TWO_REPLICAS = {"INBOX_DAEMON_ENGINE__ARGS": "{data_parallel_size = 2}"}
 
 
 def workers(daemon: Daemon) -> list[psutil.Process]:
-    return [one for one in daemon.family() if "inbox_daemon.engine.worker" in " ".join(one.cmdline())]
+    """The workers that live, spares among them."""
+    found = []
+    for one in daemon.family():
+        with suppress(psutil.NoSuchProcess):  # a zombie has no command line
+            found += [one] if "inbox_daemon.engine.worker" in one.cmdline() else []
+    return found
 
 
 def test_replicas_share_the_work_and_where_one_ends_all_that_was_in_flight_runs_again(
@@ -134,6 +140,27 @@ def test_a_replica_that_hangs_while_another_works_is_found(start_frail: Callable
     eventually(lambda: "engine died: a replica that has requests made no progress for" in running.text(), 60)
     assert running.status("b")["request_counts"]["completed"] > 400  # by the other one, meanwhile
     assert running.finished("b", 120)["request_counts"] == {"total": 3000, "completed": 3000, "failed": 0}
+
+
+def test_after_a_death_a_worker_that_has_imported_already_is_at_hand_for_the_next(
+    start_frail: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    running = start_frail(INBOX_DAEMON_ENGINE__SPARE_WORKER="true", TMPDIR=str(tmp_path))
+
+    def survives_a_death(name: str) -> list[psutil.Process]:
+        running.drop(f"{name}.jsonl", jsonl([request(name, "say it; once: exit 1")]))
+        assert running.finished(name, 60)["request_counts"]["completed"] == 1
+        return eventually(lambda: found if len(found := workers(running)) == 2 else None, 30, "engine and spare")
+
+    first = survives_a_death("first")
+    (engine,) = [one for one in survives_a_death("second") if one in first]  # it was the spare
+    (spare,) = [one for one in workers(running) if one != engine]
+    spare.kill()
+    eventually(lambda: workers(running) == [engine], 10)
+    assert spare not in survives_a_death("third")  # one that has died is no loss
+    left = workers(running)
+    running.stop()
+    assert not list(tmp_path.glob("vllm-*")) and not any(one.is_running() for one in left)
 
 
 # The parent of whoever loses his own, as PID 1 of a container often is: it waits for its one child and for nobody else.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from inbox_daemon.daemon import Daemon
 from inbox_daemon.engine import Engine
 from inbox_daemon.engine.local import LocalEngine
 from inbox_daemon.engine.null import NullEngine
+from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError
 from inbox_daemon.notify import Notifier
 
@@ -39,11 +41,11 @@ def settings(given: argparse.Namespace) -> Config:
     return read
 
 
-def engine_of(read: Config, number: int) -> Engine:
+def engine_of(read: Config, workers: Workers, number: int) -> Engine:
     """Start the engine that these settings name; `number` tells it from others of this process, in the log."""
     if read.engine.kind == "null":
         return NullEngine(read.engine)
-    return LocalEngine(read.engine, policy.for_vllm(read.requests), number)
+    return LocalEngine(workers, read.engine, policy.for_vllm(read.requests), number)
 
 
 def go(given: argparse.Namespace) -> int:
@@ -55,8 +57,9 @@ def go(given: argparse.Namespace) -> int:
     notifier = Notifier(os.environ)
     journal.set_up(read.daemon.log_level)
     _allow_many_files()
-    daemon = Daemon(read, lambda number: engine_of(read, number), notifier, drain=given.drain)
-    return daemon.run(reread=lambda: settings(given))
+    with closing(Workers(read.engine.spare_worker)) as workers:
+        daemon = Daemon(read, partial(engine_of, read, workers), notifier, drain=given.drain)
+        return daemon.run(reread=lambda: settings(given))
 
 
 def _allow_many_files() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from inbox_daemon.cli import measure, show
 from inbox_daemon.cli.climb import Trial, axes, climb, winner
 from inbox_daemon.cli.run import engine_of, settings
 from inbox_daemon.config import Config
+from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError
 from inbox_daemon.records import Request
 from inbox_daemon.spool.reading import rules_of
@@ -113,7 +115,8 @@ class Tuning:
         read = replace(self._read, engine=replace(self._read.engine, args=args))
         best = winner(self.trials)
         seconds = best.seconds if best else 0.0
-        return measure.through(lambda: engine_of(read, 1), changed, self._requests, seconds, self._deadline)
+        make = partial(engine_of, read, Workers(spares=False), 1)
+        return measure.through(make, changed, self._requests, seconds, self._deadline)
 
     def _longest(self) -> float:
         return max((trial.load_seconds + trial.seconds for trial in self.trials), default=0.0)

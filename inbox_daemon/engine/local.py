@@ -16,21 +16,26 @@ from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine import Evidence
 from inbox_daemon.engine.placement import runs
 from inbox_daemon.engine.replica import Replica
+from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import EngineDied
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
+
+_LONG_RUN = 60.0  # seconds
 
 
 class LocalEngine:
     """Args:
 
-    rules: what requests may ask of the host, as vLLM's own arguments (`policy.for_vllm`).
+    workers: gives out worker processes, and is told how many the next engine will need.
+    settings, rules: what to load, and what requests may ask of the host, as vLLM's own arguments (`policy.for_vllm`).
     number: of this engine since the daemon's start, for the log.
     """
 
-    def __init__(self, settings: EngineSettings, rules: Mapping[str, Any], number: int) -> None:
-        self._settings, self._rules, self._number = settings, rules, number
-        self._replicas = [Replica(settings, rules, number)]
+    def __init__(self, workers: Workers, settings: EngineSettings, rules: Mapping[str, Any], number: int) -> None:
+        self._workers, self._settings, self._rules, self._number = workers, settings, rules, number
+        self._replicas = [Replica(workers.take(), settings, rules, number)]
         self._all_started = False
+        self._ready_at = 0.0
         self._info: EngineInfo | None = None
         self._died: EngineDied | None = None
         self._poll = select.epoll()
@@ -83,6 +88,7 @@ class LocalEngine:
                 self._died = EngineDied(died.reason + which, died.log)
         if self._died is None:
             self._grow()
+            self._prepare_for_the_next()
         elif not outcomes:
             raise self._died
         return outcomes
@@ -110,17 +116,24 @@ class LocalEngine:
         """Return the replica that has had requests for longest without a sign of progress on them."""
         return min(self._replicas, key=lambda one: (not one.in_flight, one.progress_at))
 
+    def _prepare_for_the_next(self) -> None:
+        """Have workers at hand for the engine after this one, where it is likely to be needed: not for a short run."""
+        if self._info is not None and (self._number > 1 or time.monotonic() - self._ready_at > _LONG_RUN):
+            self._workers.prepare(len(self._replicas))
+
     def _grow(self) -> None:
         """Start the other replicas, once the first has said where; note when all are ready."""
         if not self._all_started and (places := self._replicas[0].places):
             self._all_started = True
             for number, gpus in enumerate(places[1:], 2):
-                self._replicas.append(Replica(self._settings, self._rules, self._number, (number, gpus)))
+                worker = self._workers.take()
+                self._replicas.append(Replica(worker, self._settings, self._rules, self._number, (number, gpus)))
                 self._poll.register(self._replicas[-1].fileno(), select.EPOLLIN)
         if self._info is None and self._all_started:
             infos = [replica.info for replica in self._replicas if replica.info]
             if len(infos) == len(self._replicas):
                 replicas = sum(info.replicas for info in infos)
+                self._ready_at = time.monotonic()
                 self._info = dataclasses.replace(
                     infos[0],
                     settings=infos[0].settings | ({"data_parallel_size": replicas} if replicas > 1 else {}),

@@ -10,12 +10,8 @@ import logging
 import os
 import re
 import select
-import shutil
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -24,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil
 
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine import Evidence, wire
 from inbox_daemon.engine.placement import VISIBLE
+from inbox_daemon.engine.workers import WorkerProcess
 from inbox_daemon.errors import ConfigError, EngineDied
 from inbox_daemon.journal import Message, of_engine, tell
 from inbox_daemon.privacy import without_input
@@ -49,19 +45,27 @@ _WORDS_LIMIT = 400
 class Replica:
     """Args:
 
-    rules: what requests may ask of the host, as vLLM's own arguments (`policy.for_vllm`).
+    worker: imports vLLM, or has done so, and is told here what to load.
+    settings, rules: what to load, and what requests may ask of the host, as vLLM's own arguments (`policy.for_vllm`).
     number: of the engine that it is a replica of, since the daemon's start, for the log.
     place: its own number (from 2) and its GPUs, as CUDA_VISIBLE_DEVICES names them; the first one has none, and
         finds out how many there are to be.
 
     Attributes:
         places: what the first one has found: the GPUs of each replica, its own first.
+        bytes: of the requests in flight.
         progress_at: when it last did anything for its requests, in monotonic seconds.
     """
 
     def __init__(
-        self, settings: EngineSettings, rules: Mapping[str, Any], number: int, place: tuple[int, str] | None = None
+        self,
+        worker: WorkerProcess,
+        settings: EngineSettings,
+        rules: Mapping[str, Any],
+        number: int,
+        place: tuple[int, str] | None = None,
     ) -> None:
+        self._worker = worker
         self._log = of_engine(log, number)
         self._name = f"vllm, replica {place[0]}" if place else "vllm"
         self.places: list[str] = []
@@ -69,8 +73,8 @@ class Replica:
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.phase = "starting"
+        self.bytes = 0
         self._sizes: dict[int, int] = {}  # ticket -> bytes of its line, of what is in flight
-        self.bytes = 0  # of what is in flight
         self._died: EngineDied | None = None
         self._killed = 0.0
         self._told = False
@@ -79,48 +83,23 @@ class Replica:
         self._partial_log = b""
         self._inbound = wire.Inbound()
         self._outbound: deque[memoryview] = deque()
-        self._socket, theirs = socket.socketpair()
-        self._log_read, log_write = os.pipe2(os.O_CLOEXEC)
         options = {
             "model": settings.model,
             "in_flight": settings.in_flight,
             "args": dict(settings.args),
             "rules": dict(rules),
             "places": [] if place is None else [place[1]],
+            "environment": {} if place is None else _environment(*place),
         }
-        environment = {
-            k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-        }
-        environment.setdefault("PYTHONUNBUFFERED", "1")
-        # A killed engine leaves sockets and files behind. They go with a folder of its own; its path is short, because
-        # a socket's may have 107 bytes. What torch compiled is to outlive it, where torch would have put it anyway.
-        shared = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
-        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(shared))
-        self._temporary = Path(tempfile.mkdtemp(prefix="vllm-"))
-        environment["TMPDIR"] = str(self._temporary)
-        if place is not None:
-            _give(environment, *place)
-        environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # an allowed host could point to any other
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno()), orjson.dumps(options).decode()],
-            stdin=subprocess.DEVNULL,
-            stdout=log_write,
-            stderr=log_write,
-            pass_fds=(theirs.fileno(),),
-            env=environment,
-            start_new_session=True,  # one group to kill, and a terminal's Ctrl-C is the daemon's alone
-        )
-        theirs.close()
-        os.close(log_write)
-        self._socket.setblocking(False)
-        os.set_blocking(self._log_read, False)
+        self._outbound.append(memoryview(wire.message(wire.Kind.LOAD, options)))
+        self._flush()
 
     @property
     def in_flight(self) -> int:
         return len(self._sizes)
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._worker.socket.fileno()
 
     def send(self, requests: Sequence[Request]) -> None:
         if not self._sizes:
@@ -138,26 +117,22 @@ class Replica:
         open_ended = self._read_frames(outcomes)
         if outcomes:
             return outcomes
-        if self._died is None and not (open_ended and self._process.poll() is None):
+        if self._died is None and not (open_ended and self._worker.process.poll() is None):
             self._died = self._post_mortem()
         if self._died:
             raise self._died
         return outcomes
 
     def evidence(self) -> Evidence:
-        return Evidence(self._process.pid, str(self._temporary), tuple(self._tail))
+        return Evidence(self._worker.process.pid, str(self._worker.folder), tuple(self._tail))
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self._worker.kill()
         self._killed = time.monotonic()
-        self._socket.close()
 
     def gone(self) -> bool:
-        self._process.poll()
         self._read_log()
-        alive = [p.pid for p in psutil.process_iter() if _group(p.pid) == self._process.pid and not _has_ended(p)]
-        if alive:
+        if alive := self._worker.survivors():
             if not self._told and time.monotonic() - self._killed > _GONE_WITHIN:
                 self._told = True
                 self._log.error(
@@ -166,9 +141,7 @@ class Replica:
                     extra=tell(Message.ENGINE_STUCK),
                 )
             return False
-        with suppress(OSError):
-            os.close(self._log_read)
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._worker.clear()
         return True
 
     # -- inside
@@ -176,7 +149,7 @@ class Replica:
     def _flush(self) -> None:
         with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             while self._outbound:
-                sent = self._socket.send(self._outbound[0])
+                sent = self._worker.socket.send(self._outbound[0])
                 if sent == len(self._outbound[0]):
                     self._outbound.popleft()
                 else:
@@ -186,7 +159,7 @@ class Replica:
         """Read what has arrived, at most a few MiB; False when the worker's end is closed."""
         for _ in range(8):
             try:
-                data = self._socket.recv(_READ)
+                data = self._worker.socket.recv(_READ)
             except BlockingIOError:
                 return True
             except OSError:
@@ -221,7 +194,7 @@ class Replica:
     def _read_log(self) -> None:
         data = b""
         with suppress(BlockingIOError, OSError):
-            while piece := os.read(self._log_read, _READ):
+            while piece := os.read(self._worker.log, _READ):
                 data += piece
                 if len(data) >= _READ:
                     break
@@ -237,14 +210,14 @@ class Replica:
     def _post_mortem(self) -> EngineDied:
         # Its last words may still be on their way; the pipe closes when the last process of its group is gone.
         deadline = time.monotonic() + 0.5
-        while time.monotonic() < deadline and select.select([self._log_read], [], [], 0.05)[0]:
+        while time.monotonic() < deadline and select.select([self._worker.log], [], [], 0.05)[0]:
             before = len(self._tail)
             self._read_log()
             if len(self._tail) == before:
                 break
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
-        code = self._process.poll()
+            self._worker.process.wait(0.5)
+        code = self._worker.process.poll()
         if code == EXIT_CONFIG:
             raise ConfigError(self._tail[-1] if self._tail else "vLLM does not accept [engine.args]")
         if code is None:
@@ -257,12 +230,11 @@ class Replica:
         return EngineDied(reason, tuple(self._tail))
 
 
-def _give(environment: dict[str, str], number: int, gpus: str) -> None:
-    """Put a replica onto its GPUs, with a compile cache of its own, as vLLM gives each of its data-parallel ranks."""
-    if gpus:
-        environment[VISIBLE] = gpus
-    home = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    environment["VLLM_CACHE_ROOT"] = f"{environment.get('VLLM_CACHE_ROOT') or home / 'vllm'}/replica-{number}"
+def _environment(number: int, gpus: str) -> dict[str, str]:
+    """Return what puts a replica onto its GPUs, with a compile cache of its own as vLLM's data-parallel ranks have."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = os.environ.get("VLLM_CACHE_ROOT") or home / "vllm"
+    return {"VLLM_CACHE_ROOT": f"{root}/replica-{number}"} | ({VISIBLE: gpus} if gpus else {})
 
 
 def last_words(log: Sequence[str]) -> str:
@@ -273,19 +245,3 @@ def last_words(log: Sequence[str]) -> str:
             lines = 3 if "ValidationError" in found[0] else 1  # what pydantic found wrong stands below its own line
             return " ".join([found[0], *(line.strip() for line in list(log)[at + 1 : at + lines])])[:_WORDS_LIMIT]
     return ""
-
-
-def _has_ended(process: psutil.Process) -> bool:
-    """Say whether a process is only waiting to be reaped, which PID 1 of many a container never does.
-
-    It holds nothing any more, unless one of its threads is still in a driver.
-    """
-    with suppress(psutil.NoSuchProcess):
-        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
-    return True
-
-
-def _group(pid: int) -> int | None:
-    with suppress(ProcessLookupError):
-        return os.getpgid(pid)
-    return None

@@ -24,11 +24,12 @@ TARGET = 1 << 20  # bytes in a frame of many records, about
 
 class Kind(IntEnum):
     REQUESTS = 1  # daemon to worker
-    OUTCOMES = 2  # worker to daemon, as the rest
+    OUTCOMES = 2
     PHASE = 3
     READY = 4
     STATS = 5
     PLACES = 6
+    LOAD = 7  # daemon to worker, once, before anything else
 
 
 def frame(kind: Kind, payload: bytes) -> bytes:

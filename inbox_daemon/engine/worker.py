@@ -44,6 +44,12 @@ class Connection:
             end(0)
         return list(self._inbound.feed(data))
 
+    async def told(self) -> Any:
+        """Wait for the first frame, which says what to load and comes alone."""
+        while not (frames := await self.receive()):
+            pass
+        return orjson.loads(frames[0][1])
+
     async def send(self, frame: bytes) -> None:
         async with self._lock:
             await asyncio.get_running_loop().sock_sendall(self._sock, frame)
@@ -70,11 +76,13 @@ def end(status: int) -> None:
     os._exit(status)
 
 
-async def serve(sock: socket.socket, options: dict[str, Any]) -> None:
+async def serve(sock: socket.socket) -> None:
     connection = Connection(sock)
     await connection.send(wire.message(wire.Kind.PHASE, {"phase": "importing vLLM"}))
     from inbox_daemon.engine.vllm_host import VllmHost
 
+    options = await connection.told()
+    os.environ.update(options["environment"])
     if not options["places"]:
         options["places"] = VllmHost.places(options)
         await connection.send(wire.message(wire.Kind.PLACES, {"places": options["places"]}))
@@ -126,12 +134,11 @@ def main() -> None:
     lifeline.show_stacks_when_asked()
     os.environ[lifeline.MARK] = str(os.getpid())
     sock = socket.socket(fileno=int(sys.argv[1]))
-    options = orjson.loads(sys.argv[2])
     started = time.monotonic()
     try:
         import uvloop
 
-        uvloop.run(serve(sock, options))
+        uvloop.run(serve(sock))
     except SystemExit as leaving:
         end(leaving.code if isinstance(leaving.code, int) else 1)
     except BaseException as error:

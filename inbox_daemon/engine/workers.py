@@ -1,0 +1,124 @@
+"""Worker processes, before they are told what to load: started, ended, and kept at hand for the next engine.
+
+Importing vLLM is half of a start where the model's graphs are compiled already, and needs neither GPU nor settings. So
+for each replica that is ready, another worker imports it and waits. It costs 0.6 GB of memory and no GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+
+class WorkerProcess:
+    """A worker with its own socket pair, log and folder for what it leaves behind.
+
+    Attributes:
+        socket: our end, not blocking.
+        log: the descriptor of what it and its children print, not blocking.
+        folder: its TMPDIR.
+    """
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.log, log_write = os.pipe2(os.O_CLOEXEC)
+        environment = {
+            k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        }
+        environment.setdefault("PYTHONUNBUFFERED", "1")
+        # A killed engine leaves sockets and files behind. They go with a folder of its own; its path is short, because
+        # a socket's may have 107 bytes. What torch compiled is to outlive it, where torch would have put it anyway.
+        shared = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
+        environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(shared))
+        self.folder = Path(tempfile.mkdtemp(prefix="vllm-"))
+        environment["TMPDIR"] = str(self.folder)
+        environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # an allowed host could point to any other
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=log_write,
+            stderr=log_write,
+            pass_fds=(theirs.fileno(),),
+            env=environment,
+            start_new_session=True,  # one group to kill, and a terminal's Ctrl-C is the daemon's alone
+        )
+        theirs.close()
+        os.close(log_write)
+        self.socket.setblocking(False)
+        os.set_blocking(self.log, False)
+
+    def kill(self) -> None:
+        """End it and all that it started; does not wait for that."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.socket.close()
+
+    def survivors(self) -> list[int]:
+        """Return the processes of its group that have not ended, it among them."""
+        self.process.poll()
+        group = self.process.pid
+        return [one.pid for one in psutil.process_iter() if _group(one.pid) == group and not _has_ended(one)]
+
+    def clear(self) -> None:
+        """Let go of its log and of what it left behind; once nothing of it survives."""
+        with suppress(OSError):
+            os.close(self.log)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Workers:
+    """Gives workers out, the one at hand first.
+
+    Args:
+        spares: whether any are kept at hand.
+    """
+
+    def __init__(self, spares: bool) -> None:
+        self._keeps_spares = spares
+        self._spares: list[WorkerProcess] = []
+
+    def take(self) -> WorkerProcess:
+        while self._spares:
+            spare = self._spares.pop()
+            if spare.process.poll() is None:
+                return spare
+            spare.kill()
+            spare.clear()
+        return WorkerProcess()
+
+    def prepare(self, count: int) -> None:
+        """Have so many at hand, where any are to be."""
+        if self._keeps_spares:
+            self._spares += [WorkerProcess() for _ in range(count - len(self._spares))]
+
+    def close(self) -> None:
+        for spare in self._spares:
+            spare.kill()
+            spare.process.wait()
+            spare.clear()
+        self._spares.clear()
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Say whether a process is only waiting to be reaped, which PID 1 of many a container never does.
+
+    It holds nothing any more, unless one of its threads is still in a driver.
+    """
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+    return True
+
+
+def _group(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getpgid(pid)
+    return None
