@@ -138,7 +138,7 @@ def test_a_replica_that_hangs_while_another_works_is_found(start_frail: Callable
     running = start_frail(**TWO_REPLICAS)
     running.drop("b.jsonl", jsonl(asked))
     eventually(lambda: "engine died: a replica that has requests made no progress for" in running.text(), 60)
-    assert running.status("b")["request_counts"]["completed"] > 400  # by the other one, meanwhile
+    assert running.status("b")["request_counts"]["completed"] > 40  # by the other one, meanwhile
     assert running.finished("b", 120)["request_counts"] == {"total": 3000, "completed": 3000, "failed": 0}
 
 

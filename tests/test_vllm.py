@@ -222,6 +222,26 @@ def test_stopped_it_leaves_no_process_of_vllm(daemon: Daemon) -> None:
     assert engines.left() == []
 
 
+def test_two_replicas_answer_one_batch_and_the_death_of_one_loses_nothing(
+    start_daemon: Start, tiny_model: Path, tmp_path: Path
+) -> None:
+    original = tmp_path / "two.jsonl"
+    original.write_bytes(batch_of(800, max_tokens=32))
+    two = "data_parallel_size = 2\n"
+    daemon = start_daemon(kind="vllm", arguments=["--model", str(tiny_model)], settings=two)
+    daemon.drop(original.name, original.read_bytes())
+    eventually(lambda: daemon.done("two") >= 100, 2 * LOADED, "100 requests done")
+    assert engine_view(daemon)["replicas"] == 2
+    cores = [one for one in daemon.family() if one.name().startswith("VLLM::EngineCor")]
+    assert len(cores) == 2
+    engines = Engines(daemon)
+    cores[0].kill()
+    engines.end_soon()
+    assert daemon.finished("two", 2 * LOADED + 60)["request_counts"] == {"total": 800, "completed": 800, "failed": 0}
+    proven(daemon.outbox("two"), original)
+    assert receipt_of(daemon.outbox("two"))["engine_deaths"] == 1
+
+
 def lay(spool: Path, name: str, requests: bytes) -> None:
     """Put a file into the inbox of a daemon that is not started yet; with --drain there is no time afterwards."""
     (spool / "inbox").mkdir(parents=True)

@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def faults_of(path: Path, read: Config, limit: int = 10_000) -> Faults:
 
 
 def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int) -> None:
-    rules = rules_of(read)
+    unordered = replace(read.inbox, group_prefixes=False, share_answers=False)  # nothing is going to be run
+    rules = rules_of(replace(read, inbox=unordered))
     plain = path.name.endswith(".jsonl")
     with tempfile.TemporaryFile() as copy:  # repeated ids are settled by reading a line again, by its offset
         lines = fd if plain else copy.fileno()

@@ -35,7 +35,7 @@ class LocalEngine:
         self._workers, self._settings, self._rules, self._number = workers, settings, rules, number
         self._replicas = [Replica(workers.take(), settings, rules, number)]
         self._all_started = False
-        self._ready_at = 0.0
+        self._started, self._ready_at = time.monotonic(), 0.0
         self._info: EngineInfo | None = None
         self._died: EngineDied | None = None
         self._poll = select.epoll()
@@ -137,8 +137,8 @@ class LocalEngine:
                 self._info = dataclasses.replace(
                     infos[0],
                     settings=infos[0].settings | ({"data_parallel_size": replicas} if replicas > 1 else {}),
-                    in_flight=sum(info.in_flight for info in infos),
+                    in_flight=self._settings.in_flight or sum(info.in_flight for info in infos),
                     max_seqs=sum(info.max_seqs for info in infos),
-                    load_seconds=max(info.load_seconds for info in infos),
+                    load_seconds=round(self._ready_at - self._started, 1),
                     replicas=replicas,
                 )

@@ -53,8 +53,10 @@ def share_out(replicas: int, visible: Sequence[str], args: Mapping[str, Any]) ->
         args: `[engine.args]`.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: there are not so many, or no replica is asked for.
     """
+    if replicas < 1:
+        raise ValueError(f"{replicas} replicas answer nothing; 1 is the least")
     if replicas < 2 or not visible:
         return [""] * replicas
     each = 1
