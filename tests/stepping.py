@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import orjson
 from crashing import FOR_EVER, TAKES_SPACE, Strike, Tripwire
 
-from inbox_daemon import config, daemon, journal, life
+from inbox_daemon import config, daemon, journal, ledger
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import EngineDied, InboxDaemonError
@@ -147,7 +147,9 @@ class _Child:
             os.dup2(output, 2)
             sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
             signal.alarm(120)
-            daemon._SUSPEND = daemon._ADOPT_EVERY = life._LOOK_EVERY = 0.0
+            for module, name in ((daemon, "_SUSPEND"), (daemon, "_ADOPT_EVERY"), (ledger, "_LOOK_EVERY")):
+                assert hasattr(module, name), name
+                setattr(module, name, 0.0)
             self._wire = Tripwire(self._spool, self._trace, None, lambda number: None, durable=False)
             events = os.open(self._events, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             self._wire.arm()

@@ -91,3 +91,9 @@ def test_only_the_spool_package_changes_the_spool() -> None:
 
 def test_no_module_has_outgrown_its_reader() -> None:
     assert [path for path in MODULES if len(path.read_text().splitlines()) > 320] == []
+
+
+def test_every_script_that_names_its_interpreter_can_be_run_by_name() -> None:
+    scripts = [path for path in (ROOT / "tools").rglob("*") if path.is_file() and path.read_bytes()[:2] == b"#!"]
+    assert len(scripts) > 5
+    assert [path for path in scripts if not path.stat().st_mode & 0o100] == []
