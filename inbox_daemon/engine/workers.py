@@ -24,7 +24,7 @@ class WorkerProcess:
 
     Attributes:
         socket: our end, not blocking.
-        log: the descriptor of what it and its children print, not blocking.
+        log: the descriptor of what it and its children print, not blocking; -1 once it has been let go of.
         folder: its TMPDIR.
     """
 
@@ -69,9 +69,10 @@ class WorkerProcess:
         return [one.pid for one in psutil.process_iter() if _group(one.pid) == group and not _has_ended(one)]
 
     def clear(self) -> None:
-        """Let go of its log and of what it left behind; once nothing of it survives."""
-        with suppress(OSError):
+        """Let go of its log and of what it left behind, once nothing of it survives. Twice is as good as once."""
+        if self.log >= 0:
             os.close(self.log)
+            self.log = -1  # the number will soon be another file's
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
