@@ -482,4 +482,4 @@ def blames_at_once() -> None:
 )
 def test_a_daemon_that_breaks_a_promise_is_found_out(sabotage: Sabotage) -> None:
     with pytest.raises(AssertionError):
-        explored(100, 25, sabotage=sabotage)
+        explored(600, 25, sabotage=sabotage)
