@@ -1,4 +1,4 @@
-"""The worker process: frames in, vLLM, frames out. Started by `local`, one engine's life long.
+"""The worker process: frames in, vLLM, frames out. Started by `workers`, told by `replica` what to load.
 
 Dies with the daemon and with its engine. What an engine that is dying says of its requests is never sent: the process
 ends instead, and the daemon gives the requests to the next one.
