@@ -164,6 +164,7 @@ def test_what_only_vllm_can_refuse_is_an_error_with_its_reason_and_its_line(daem
     assert process(daemon, "inbox_daemon.engine.worker") == worker
 
 
+MANY = 2000  # at 400 a second and more, counted once a second: enough is left when the first are seen to be done
 VICTIMS = {"worker": "inbox_daemon.engine.worker", "core": "VLLM::EngineCore", "vllm-worker": "VLLM::Worker"}
 
 
@@ -173,7 +174,7 @@ def test_kill_9_in_mid_batch_loses_no_counted_answer_and_repeats_none(
 ) -> None:
     name = f"killed-{victim}"
     original = tmp_path / f"{name}.jsonl"
-    original.write_bytes(batch_of(1000, max_tokens=32))
+    original.write_bytes(batch_of(MANY, max_tokens=32))
     folder = daemon.outbox(name)
     engines = Engines(daemon)
     is_daemon = victim == "daemon"
@@ -185,7 +186,7 @@ def test_kill_9_in_mid_batch_loses_no_counted_answer_and_repeats_none(
     eventually(lambda: daemon.done(name) >= 200, 60, "200 requests done")
     counted = daemon.done(name)
     kept = in_parts(folder)
-    assert counted <= len(kept) < 1000
+    assert counted <= len(kept) < MANY
     killed_at = time.time()
     target.kill()
     if is_daemon:
@@ -194,7 +195,7 @@ def test_kill_9_in_mid_batch_loses_no_counted_answer_and_repeats_none(
 
     again = shared.running() if is_daemon else daemon
     status = again.finished(name, LOADED + 60)
-    assert status["request_counts"] == {"total": 1000, "completed": 1000, "failed": 0}
+    assert status["request_counts"] == {"total": MANY, "completed": MANY, "failed": 0}
     assert (folder / "errors.jsonl").read_bytes() == b""
     assert custom_ids(folder / "results.jsonl") == custom_ids(original)
     assert set(kept) <= set(raw(folder / "results.jsonl"))
@@ -211,7 +212,7 @@ def _only_what_was_not_recorded_is_computed_again(daemon: Daemon, folder: Path, 
     """The engine after the kill has read exactly the prompts that it was the first to get an answer for."""
     bodies = [line["response"]["body"] for line in lines(folder / "results.jsonl")]
     later = [body["usage"]["prompt_tokens"] for body in bodies if body["created"] > killed_at]
-    assert 0 < len(later) <= 1000 - counted
+    assert 0 < len(later) <= MANY - counted
     eventually(lambda: engine_view(daemon).get("input_tokens") == sum(later), 10, f"{sum(later)} prompt tokens read")
 
 
