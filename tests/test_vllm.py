@@ -227,18 +227,19 @@ def test_two_replicas_answer_one_batch_and_the_death_of_one_loses_nothing(
     start_daemon: Start, tiny_model: Path, tmp_path: Path
 ) -> None:
     original = tmp_path / "two.jsonl"
-    original.write_bytes(batch_of(800, max_tokens=32))
-    two = "data_parallel_size = 2\n"
-    daemon = start_daemon(kind="vllm", arguments=["--model", str(tiny_model)], settings=two)
+    original.write_bytes(batch_of(MANY, max_tokens=32))
+    two, few = "data_parallel_size = 2\n", {"INBOX_DAEMON_ENGINE__IN_FLIGHT": str(IN_FLIGHT)}
+    daemon = start_daemon(kind="vllm", arguments=["--model", str(tiny_model)], settings=two, environment=few)
     daemon.drop(original.name, original.read_bytes())
-    eventually(lambda: daemon.done("two") >= 100, 2 * LOADED, "100 requests done")
+    eventually(lambda: daemon.done("two") >= 200, 2 * LOADED, "200 requests done")
     assert engine_view(daemon)["replicas"] == 2
     cores = [one for one in daemon.family() if one.name().startswith("VLLM::EngineCor")]
     assert len(cores) == 2
     engines = Engines(daemon)
     cores[0].kill()
     engines.end_soon()
-    assert daemon.finished("two", 2 * LOADED + 60)["request_counts"] == {"total": 800, "completed": 800, "failed": 0}
+    counts = daemon.finished("two", 2 * LOADED + 60)["request_counts"]
+    assert counts == {"total": MANY, "completed": MANY, "failed": 0}
     proven(daemon.outbox("two"), original)
     assert receipt_of(daemon.outbox("two"))["engine_deaths"] == 1
 
