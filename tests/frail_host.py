@@ -29,9 +29,8 @@ CORE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time
 
 
 class VllmHost:
-    def __init__(self, core: subprocess.Popen[bytes], in_flight: int) -> None:
+    def __init__(self, core: subprocess.Popen[bytes]) -> None:
         self._core = core
-        self._in_flight = in_flight
         self._answered = 0
         self._mute = False
 
@@ -48,11 +47,11 @@ class VllmHost:
             first, *others = LOADS.read_text().splitlines() or [""]
             LOADS.write_text("\n".join(others))
             strike(first, core)
-        yield cls(core, options["in_flight"])
+        yield cls(core)
 
     def describe(self) -> dict[str, Any]:
         frail = {"kind": "frail", "version": "0", "model": "frail", "settings": {}, "gpus": []}
-        return frail | {"in_flight": self._in_flight, "max_seqs": self._in_flight}
+        return frail | {"in_flight": 4, "max_seqs": 4}
 
     @property
     def dead(self) -> bool:

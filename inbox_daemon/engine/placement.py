@@ -6,7 +6,8 @@ weights, imports no vllm, and does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,11 @@ def are_ours(args: Mapping[str, Any]) -> bool:
     return not any(key.startswith(_VLLMS) for key in args if key != "data_parallel_size")
 
 
-def count(weights: int | None, memory: Sequence[int], args: Mapping[str, Any]) -> int:
+def count(weights: Callable[[], int | None], memory: Sequence[int], args: Mapping[str, Any]) -> int:
     """Return how many replicas to run: what `data_parallel_size` says, else one on each GPU that holds the model whole.
 
     Args:
-        weights: bytes of the model's weights; None: unknown, and one replica is safe.
+        weights: asked only where it matters for the bytes of the model's weights; None: unknown, and one is safe.
         memory: bytes of each visible GPU.
         args: `[engine.args]`.
     """
@@ -39,10 +40,11 @@ def count(weights: int | None, memory: Sequence[int], args: Mapping[str, Any]) -
         return 1
     if "data_parallel_size" in args:
         return int(args["data_parallel_size"])
-    if len(memory) < 2 or not weights or any(key in args for key in _PER_REPLICA):
+    if len(memory) < 2 or any(key in args for key in _PER_REPLICA):
         return 1
     usable = min(memory) * float(args.get("gpu_memory_utilization", 0.9))
-    return len(memory) if weights <= _WEIGHTS_AT_MOST * usable else 1
+    size = weights()
+    return len(memory) if size and size <= _WEIGHTS_AT_MOST * usable else 1
 
 
 def share_out(replicas: int, visible: Sequence[str], args: Mapping[str, Any]) -> list[str]:
@@ -59,9 +61,7 @@ def share_out(replicas: int, visible: Sequence[str], args: Mapping[str, Any]) ->
         raise ValueError(f"{replicas} replicas answer nothing; 1 is the least")
     if replicas < 2 or not visible:
         return [""] * replicas
-    each = 1
-    for key in _PER_REPLICA:
-        each *= int(args.get(key, 1))
+    each = math.prod(int(args.get(key, 1)) for key in _PER_REPLICA)
     if replicas * each > len(visible):
         raise ValueError(f"{replicas} replicas of {each} GPUs each need {replicas * each} GPUs; {len(visible)} visible")
     return [",".join(visible[at * each : (at + 1) * each]) for at in range(replicas)]

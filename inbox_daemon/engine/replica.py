@@ -75,20 +75,17 @@ class Replica:
         self.phase = "starting"
         self.bytes = 0
         self._sizes: dict[int, int] = {}  # ticket -> bytes of its line, of what is in flight
-        self._died: EngineDied | None = None
         self._killed = 0.0
         self._told = False
-        self._started = time.monotonic()
         self._tail: deque[str] = deque(maxlen=_LOG_TAIL)
         self._partial_log = b""
         self._inbound = wire.Inbound()
         self._outbound: deque[memoryview] = deque()
         options = {
             "model": settings.model,
-            "in_flight": settings.in_flight,
-            "args": dict(settings.args),
+            "args": {key.replace("-", "_"): value for key, value in settings.args.items()},
             "rules": dict(rules),
-            "places": [] if place is None else [place[1]],
+            "first": place is None,
             "environment": {} if place is None else _environment(*place),
         }
         self._outbound.append(memoryview(wire.message(wire.Kind.LOAD, options)))
@@ -117,10 +114,8 @@ class Replica:
         open_ended = self._read_frames(outcomes)
         if outcomes:
             return outcomes
-        if self._died is None and not (open_ended and self._worker.process.poll() is None):
-            self._died = self._post_mortem()
-        if self._died:
-            raise self._died
+        if not open_ended or self._worker.process.poll() is not None:
+            raise self._post_mortem()
         return outcomes
 
     def evidence(self) -> Evidence:
@@ -188,7 +183,7 @@ class Replica:
                 self.progress_at = time.monotonic()
         elif kind is wire.Kind.READY:
             value["gpus"] = tuple(value["gpus"])
-            self.info = EngineInfo(**value, load_seconds=round(time.monotonic() - self._started, 1))
+            self.info = EngineInfo(**value)
             self.phase = ""
 
     def _read_log(self) -> None:

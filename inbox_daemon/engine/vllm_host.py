@@ -18,6 +18,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import orjson
@@ -62,12 +63,11 @@ class _NoTracker:
 
 
 class VllmHost:
-    def __init__(self, client: Any, endpoints: dict[str, Any], args: Namespace, in_flight: int) -> None:
+    def __init__(self, client: Any, endpoints: dict[str, Any], args: Namespace) -> None:
         self._client = client
         self._endpoints = endpoints
         self._config = client.vllm_config
         self._served = _served_name(args)
-        self._in_flight = in_flight
         self._counters = counters.put_into(client)
         self._by_turn = self._config.scheduler_config.policy == "priority"
         takes_tracker = len(inspect.signature(runner.run_request).parameters) > 2
@@ -79,14 +79,14 @@ class VllmHost:
 
         Exits with 78 where the settings ask for more GPUs than there are.
         """
-        settings = _normal(options["args"])
+        settings = options["args"]
         visible: list[str] = []
         if current_platform.is_cuda_alike():
             named = os.environ.get(placement.VISIBLE, "")
             visible = named.split(",") if named else [str(at) for at in range(current_platform.device_count())]
-        several = len(visible) > 1
-        memory = [current_platform.get_device_total_memory(at) for at in range(len(visible))] if several else []
-        weights = placement.weights_of(options["model"], settings.get("revision")) if several else None
+        several = range(len(visible)) if len(visible) > 1 else []
+        memory = [current_platform.get_device_total_memory(at) for at in several]
+        weights = partial(placement.weights_of, options["model"], settings.get("revision"))
         try:
             places = placement.share_out(placement.count(weights, memory, settings), visible, settings)
         except ValueError as error:
@@ -105,7 +105,7 @@ class VllmHost:
         LLM_CLASS makes vLLM choose its offline defaults for the GPU at hand; OPENAI_BATCH_RUNNER would mean
         max_num_seqs 128 on any GPU.
         """
-        settings = _normal(options["args"])
+        settings = dict(options["args"])
         if placement.are_ours(settings):
             settings.pop("data_parallel_size", None)
         args = parse(options["model"], _defaults(settings) | settings)
@@ -121,7 +121,7 @@ class VllmHost:
                 tokens.speed_up(renderer, safe_apply_chat_template)
             _spare_the_collector()
             enable_envs_cache()  # vLLM looks its environment up anew for every token
-            yield cls(client, endpoints, args, options["in_flight"])
+            yield cls(client, endpoints, args)
 
     def describe(self) -> dict[str, Any]:
         """Return what `records.EngineInfo` holds, less the load time."""
@@ -147,7 +147,7 @@ class VllmHost:
             "kind": "vllm",
             "version": vllm.__version__,
             "model": self._served,
-            "in_flight": self._in_flight or max(2 * max_seqs, max_seqs + 512),
+            "in_flight": max(2 * max_seqs, max_seqs + 512),
             "max_seqs": max_seqs,
             "settings": settings,
             "gpus": nvml.names(),
@@ -211,10 +211,6 @@ class VllmHost:
     def _refused(self, request: Request, parsed: Any, status: int, code: str, sentence: str) -> Outcome:
         fault = Fault(code, sentence, custom_id=parsed["custom_id"])
         return Outcome(request.ticket, batch.error_line(request.id, fault, request.number, status), is_error=True)
-
-
-def _normal(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.replace("-", "_"): value for key, value in settings.items()}
 
 
 def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:

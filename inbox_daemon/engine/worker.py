@@ -83,9 +83,8 @@ async def serve(sock: socket.socket) -> None:
 
     options = await connection.told()
     os.environ.update(options["environment"])
-    if not options["places"]:
-        options["places"] = VllmHost.places(options)
-        await connection.send(wire.message(wire.Kind.PLACES, {"places": options["places"]}))
+    if options["first"]:
+        await connection.send(wire.message(wire.Kind.PLACES, {"places": VllmHost.places(options)}))
     await connection.send(wire.message(wire.Kind.PHASE, {"phase": "loading the model"}))
     async with VllmHost.load(options) as host:
         await connection.send(wire.message(wire.Kind.READY, host.describe()))
