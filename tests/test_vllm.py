@@ -232,14 +232,14 @@ def test_two_replicas_answer_one_batch_and_the_death_of_one_loses_nothing(
     daemon = start_daemon(kind="vllm", arguments=["--model", str(tiny_model)], settings=two, environment=few)
     daemon.drop(original.name, original.read_bytes())
     eventually(lambda: daemon.done("two") >= 200, 2 * LOADED, "200 requests done")
-    assert engine_view(daemon)["replicas"] == 2
     cores = [one for one in daemon.family() if one.name().startswith("VLLM::EngineCor")]
     assert len(cores) == 2
     engines = Engines(daemon)
     cores[0].kill()
     engines.end_soon()
-    counts = daemon.finished("two", 2 * LOADED + 60)["request_counts"]
-    assert counts == {"total": MANY, "completed": MANY, "failed": 0}
+    status = daemon.finished("two", 2 * LOADED + 60)
+    assert status["request_counts"] == {"total": MANY, "completed": MANY, "failed": 0}
+    assert status["engine"]["replicas"] == 2
     proven(daemon.outbox("two"), original)
     assert receipt_of(daemon.outbox("two"))["engine_deaths"] == 1
 
