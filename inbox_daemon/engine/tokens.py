@@ -29,12 +29,21 @@ class Gathered:
         self._tokenizer = tokenizer
         self._pending: list[tuple[Mapping[str, Any], Any, asyncio.Future[Any]]] = []
         self._busy = False
+        self._unfinished = 0
+        self._patient: list[asyncio.Future[None]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+
+    async def at_most(self, count: int) -> None:
+        """Wait until no more than `count` prompts lack their tokens; whoever got some goes on before the caller."""
+        while self._unfinished > count:
+            self._patient.append(asyncio.get_running_loop().create_future())
+            await self._patient[-1]
 
     def __call__(self, prompt: Mapping[str, Any], params: Any) -> Awaitable[Any]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
         self._pending.append((prompt, params, done))
+        self._unfinished += 1
         if not self._busy:
             self._busy = True
             loop.call_soon(self._next, loop)  # not before everything that is ready now has asked, too
@@ -56,6 +65,10 @@ class Gathered:
                     done.set_exception(result)
                 else:
                     done.set_result(result)
+            self._unfinished -= len(batch)
+            patient, self._patient = self._patient, []
+            for one in patient:
+                one.set_result(None)
             self._next(loop)
 
         answer.add_done_callback(deliver)
@@ -97,15 +110,16 @@ def on_the_spot(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return computed
 
 
-def speed_up(renderer: Any, apply_template: Callable[..., Any] | None) -> None:
-    """Have a renderer of vLLM gather its prompts, where it is one that can.
+def speed_up(renderer: Any, apply_template: Callable[..., Any] | None) -> Gathered | None:
+    """Have a renderer of vLLM gather its prompts, where it is one that can, and return what gathers them.
 
     Args:
         apply_template: vLLM's own `safe_apply_chat_template`, where this release has it.
     """
     tokenizer = getattr(renderer, "tokenizer", None)
     if not getattr(tokenizer, "is_fast", False) or not hasattr(renderer, "_tokenize_prompt_async"):
-        return
-    renderer._tokenize_prompt_async = Gathered(renderer._tokenize_prompt, renderer.get_tokenizer())
+        return None
+    gathered = renderer._tokenize_prompt_async = Gathered(renderer._tokenize_prompt, renderer.get_tokenizer())
     if apply_template is not None and hasattr(renderer, "_apply_chat_template_async"):
         renderer._apply_chat_template_async = on_the_spot(apply_template)
+    return gathered

@@ -63,8 +63,11 @@ class _NoTracker:
 
 
 class VllmHost:
-    def __init__(self, client: Any, endpoints: dict[str, Any], args: Namespace) -> None:
+    def __init__(
+        self, client: Any, endpoints: dict[str, Any], args: Namespace, gathered: tokens.Gathered | None
+    ) -> None:
         self._client = client
+        self._gathered = gathered
         self._endpoints = endpoints
         self._config = client.vllm_config
         self._served = _served_name(args)
@@ -117,11 +120,11 @@ class VllmHost:
             endpoints = await runner.build_endpoint_registry(client, args)
             for handler in logging.getLogger("vllm").handlers:
                 handler.addFilter(WithoutMessages())  # from here on there are requests to be quoted
-            if renderer := getattr(client, "renderer", None):
-                tokens.speed_up(renderer, safe_apply_chat_template)
+            renderer = getattr(client, "renderer", None)
+            gathered = tokens.speed_up(renderer, safe_apply_chat_template) if renderer else None
             _spare_the_collector()
             enable_envs_cache()  # vLLM looks its environment up anew for every token
-            yield cls(client, endpoints, args)
+            yield cls(client, endpoints, args, gathered)
 
     def describe(self) -> dict[str, Any]:
         """Return what `records.EngineInfo` holds, less the load time."""
@@ -157,6 +160,11 @@ class VllmHost:
     @property
     def dead(self) -> bool:
         return bool(self._client.errored)
+
+    async def caught_up(self, count: int) -> None:
+        """Wait until at most `count` of the requests begun are on their way to the engine and not with it yet."""
+        if self._gathered:
+            await self._gathered.at_most(count)
 
     async def answer(self, request: Request) -> Outcome | None:
         """Compute one request; None when it has no outcome because the engine is dead."""

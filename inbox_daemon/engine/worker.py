@@ -23,7 +23,7 @@ from inbox_daemon.records import Outcome
 _FLUSH_AFTER = 0.02  # seconds an outcome may wait for company in its frame
 _STATS_EVERY = 1.0
 _READ = 1 << 20
-_AT_A_TIME = 64  # requests that are read before the engine gets the first of them; a frame may hold thousands
+_AT_A_TIME = 32  # requests begun before the engine has those before them; a frame may hold thousands
 EXIT_ENGINE_DEAD = 3
 
 
@@ -116,7 +116,8 @@ async def _take(connection: Connection, host: Any) -> None:
                     running.add(task)
                     task.add_done_callback(running.discard)
                     if number % _AT_A_TIME == 0:
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)  # they begin
+                        await host.caught_up(_AT_A_TIME)
 
 
 async def _report(connection: Connection, host: Any) -> None:

@@ -134,12 +134,14 @@ class Bench:
         common = {"workload": workload, "peer": name, "repeat": repeat}
         with self.profiled(peer, f"{workload}-{repeat}"):
             if workload == "small-during-big":
-                self.add(common | self.small_during_big(peer, files))
-                return
-            timed = self.many(peer, files) if workload == "many-files" else [("", peer.answer(files, self.left()))]
+                timed = self.small_during_big(peer, files, common)
+            elif workload == "many-files":
+                timed = self.many(peer, files)
+            else:
+                timed = [("", peer.answer(files, self.left()))]
         for variant, one in timed:
             self.add(common | {"variant": variant, "cold": bool(_compiled() - before)} | asdict(one))
-            if workload != "many-files":
+            if workload in workloads.GENERATORS:
                 self.expected.learn(workload, name, one.start, one.requests / (one.handed or one.steady))
         if name == "daemon":
             peer.prove(files[0])
@@ -163,12 +165,17 @@ class Bench:
         whole = peers.Timed(requests=int(timed.requests * scale), notes=timed.notes, **extrapolated, **tokens)
         return [("once per file", whole)]
 
-    def small_during_big(self, daemon: peers.Daemon, files: list[Path]) -> report.Result:
-        """Seconds from drop to receipt of ten requests, on an idle engine and while a big batch runs."""
+    def small_during_big(
+        self, daemon: peers.Daemon, files: list[Path], common: report.Result
+    ) -> list[tuple[str, peers.Timed]]:
+        """Drop ten requests on an idle engine and while a big batch runs; return how the big one went.
+
+        Their seconds from drop to receipt are told at once.
+        """
         big, *small = files
         count = self.counts["small-during-big"]
         idle = [daemon.answer([file], self.left()).handed for file in small[:TRIES]]
-        daemon.drop([big])
+        dropped = daemon.drop([big])
         daemon.until(lambda: daemon.done(big) >= count // 100, self.left(), "the big batch runs")
         during: list[float | None] = []
         done = 0
@@ -180,9 +187,8 @@ class Bench:
             done = counted
         if not during:
             raise Failed("the big batch was over before the small one; give more --requests small-during-big=N")
-        (daemon.spool / "inbox" / f"{big.stem}.cancel").touch()
-        daemon.receipt(big, self.left())
-        return {"idle": idle, "during": during, "requests": count, "big_done": done}
+        self.add(common | {"idle": idle, "during": during, "requests": count, "big_done": done})
+        return [("the big one", daemon.collect([big], dropped, self.left()))]
 
     # -- inputs
 

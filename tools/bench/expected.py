@@ -13,7 +13,7 @@ RATES = {"candidates": 55.0, "short": 750.0, "documents": 50.0, "many-files": 85
 STARTS = {"run-batch": 85.0, "run-batch-guide": 35.0, "run-batch-1024": 65.0, "llm-chat": 65.0, "daemon": 65.0}
 TINY_RATES = {"candidates": 20.0, "short": 60.0, "documents": 10.0, "many-files": 20.0}
 TINY_START = 45.0
-SMALL_DURING_BIG = 60.0
+SMALL_DURING_BIG = 20.0  # what the small ones add
 AROUND = 5.0  # seconds: settling, writing, checking
 
 
@@ -33,7 +33,7 @@ class Expected:
     def seconds(self, workload: str, peer: str) -> float:
         """Seconds of a row, its first engine being loaded."""
         if workload == "small-during-big":
-            return SMALL_DURING_BIG
+            return self._counts[workload] / self._rates["candidates"] + SMALL_DURING_BIG
         if workload == "many-files" and peer != "daemon":
             return (SAMPLED_FILES - 1) * self._starts[peer] + 2 * AROUND
         computed = 2 if workload == "many-files" else 1  # one file as well as many

@@ -1,7 +1,8 @@
 """The peers that `compare.py` times, each in processes of its own, with the stamps of what they say as clocks.
 
-Two clocks for each. `steady`: from the first request handed to the engine until the last answer is back (the daemon:
-until it is durable). `wall`: everything, the engine's start included. Knows no workloads and compares nothing.
+Three clocks. `steady`: from the first request handed to the engine until the last answer is back (the daemon: until
+it is durable). `filed`: from a file of requests to one of answers. `wall`: everything, the engine's start included.
+Knows no workloads and compares nothing.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ class Timed:
     """One file, or several, through one peer. Seconds and tokens.
 
     Attributes:
-        handed: from handing the work over (drop, call) until its result is there, with the engine warm; None where
-            the peer starts an engine for each file.
+        filed: from the first look at the file until the last answer is written, with the engine warm; None where the
+            peer starts an engine for each file.
+        handed: the same from the drop on, settling included.
     """
 
     requests: int
     start: float
     steady: float
     wall: float
+    filed: float | None = None
     handed: float | None = None
     input_tokens: int = 0
     cached_tokens: int = 0
@@ -129,7 +132,7 @@ class LlmChat:
         said = json.loads(self._child.wait(r"^PEER (\{.*\})", within, since)[1][1])
         handed = said["reading"] + said["call"] + said["writing"]
         tokens = {name: said[name] for name in ("input_tokens", "cached_tokens", "output_tokens")}
-        return Timed(said["answers"], self._start, said["call"], self._start + handed, handed, **tokens)
+        return Timed(said["answers"], self._start, said["call"], self._start + handed, handed, handed, **tokens)
 
     def stop(self) -> None:
         if hasattr(self, "_child"):
@@ -139,8 +142,8 @@ class LlmChat:
 class Daemon:
     """A real `inbox-daemon run` with its default settings and the engine loaded at the start.
 
-    `handed` is from the drop (a rename into the inbox) until the receipt is there, settling included; `steady` from the
-    log's "accepted" to its "N of N done".
+    `handed` is from the drop (a rename into the inbox) until the receipt is there, settling included; `filed` from the
+    log's "claimed" to its "completed", `steady` from "accepted" to "N of N done".
     """
 
     def __init__(self, model: str, args: Mapping[str, Any], work: Path) -> None:
@@ -159,26 +162,28 @@ class Daemon:
         self._start = ready - self._child.began
 
     def answer(self, files: Sequence[Path], within: float) -> Timed:
-        since = len(self._child.lines)
-        dropped = self.drop(files)
+        return self.collect(files, self.drop(files), within)
+
+    def collect(self, files: Sequence[Path], dropped: float, within: float) -> Timed:
+        """Wait for the receipts of files dropped at `dropped`, and time them."""
         receipts = [self.receipt(file, within) for file in files]
         handed = time.monotonic() - dropped
         for file in files:  # what it said may still be in the pipe
-            self._child.wait(rf" {re.escape(file.stem)}: completed: ", within, since)
+            self._child.wait(rf" {re.escape(file.stem)}: completed: ", within)
         requests = sum(receipt["answers"] for receipt in receipts)
         if any(receipt["errors"] for receipt in receipts):
             raise Failed(f"{sum(r['errors'] for r in receipts)} requests ended as errors; {self._child.tail()}")
-        said = self._child.lines[since:]
-        first = next(stamp for stamp, line in said if ": accepted: " in line)
-        last = max(
-            stamp for stamp, line in said if (done := re.search(r": (\d+) of (\d+) done", line)) and done[1] == done[2]
-        )
+        stems = {file.stem for file in files}
+        said = [(stamp, word) for stamp, line in self._child.lines if (word := _word(line, stems))]
+        claimed, accepted = (min(stamp for stamp, word in said if word == one) for one in ("claimed", "accepted"))
+        done, completed = (max(stamp for stamp, word in said if word == one) for one in ("done", "completed"))
         usage = [receipt["usage"] for receipt in receipts]
         return Timed(
             requests,
             self._start,
-            last - first,
+            done - accepted,
             self._start + handed,
+            completed - claimed,
             handed,
             input_tokens=sum(one["input_tokens"] for one in usage),
             cached_tokens=sum(one["input_tokens_details"]["cached_tokens"] for one in usage),
@@ -231,6 +236,14 @@ class Daemon:
     def stop(self) -> None:
         if hasattr(self, "_child"):
             self._child.end(grace=30)
+
+
+def _word(line: str, stems: set[str]) -> str:
+    """Return what a line of the daemon's log says has happened to one of these batches, or ""."""
+    said = re.search(r" (\S+): (claimed|accepted|completed|(\d+) of (\d+) (?=done))", line)
+    if not said or said[1] not in stems:
+        return ""
+    return ("done" if said[3] == said[4] else "") if said[3] else said[2]
 
 
 def _flag(key: str, value: Any) -> list[str]:

@@ -28,6 +28,8 @@ CLOCKS = """\
 Steady: from the first request handed to the engine until the last answer is back. For run-batch, from its first \
 progress bar to its last; for `LLM.chat`, the call; for inbox-daemon, from "accepted" to "N of N done" in its log, by \
 when every answer is fsynced.
+File to file: with the engine warm, from the first look at the file until all answers are in one. For `LLM.chat`, \
+reading, call and writing; for inbox-daemon, from "claimed" to "completed", every answer and the receipt fsynced.
 Whole: the engine's start and everything else until the results lie there. For run-batch, its process; for `LLM.chat`, \
 start, reading, call, writing; for inbox-daemon, start and drop (a rename into the inbox) to receipt, settling included.
 Where `LLM.chat` or inbox-daemon answers several workloads, its one start counts in each row.
@@ -76,8 +78,9 @@ def markdown(told: Result) -> str:
     names = where["gpus"] or [f"no GPU, {where['cpu']}"]
     about = f"{'; '.join(names)}; {where['cores']} cores; " + ", ".join(f"{k} {v}" for k, v in versions.items())
     model = f"{told['model']}, engine arguments {json.dumps(told['args'])}"
-    heading = "| workload | | requests | engine start (s) | steady (s) | requests/s | ratio | whole (s) | ratio | |"
-    lines = [about, "", model, "", heading, "|" + "---|" * 10]
+    clocks = "steady (s) | requests/s | ratio | file to file (s) | ratio | whole (s) | ratio"
+    heading = f"| workload | | requests | engine start (s) | {clocks} | |"
+    lines = [about, "", model, "", heading, "|" + "---|" * 12]
     lines += [_line(group, told["rows"]) for group in _groups(told["rows"])]
     if small := [row for row in told["rows"] if "idle" in row]:
         lines += ["", "| 10 small requests, drop to receipt (s) | each | median |", "|---|---|---|"]
@@ -114,16 +117,16 @@ def _line(group: Sequence[Result], rows: Sequence[Result]) -> str:
     ours = [row for row in rows if row["workload"] == first["workload"] and row["peer"] == "daemon" and "steady" in row]
     ours = [row for row in ours if row["variant"] == ours[-1]["variant"]]  # the files, not the one file beside them
     mine = first["peer"] == "daemon"
-    steady, wall = _median(group, "steady"), _median(group, "wall")
-    ratios = ["", ""]
-    if ours and group[0] is not ours[0]:
-        for at, name in enumerate(("steady", "wall")):
-            us, it = _median(ours, name), _median(group, name)
-            ratios[at] = f"{it / us:.2f}" if us and it else ""
+    clocks = []
+    for clock in ("steady", "filed", "wall"):
+        us, it = _median(ours, clock), _median(group, clock)
+        clocks.append(f"{it:.2f}" if it else "")
+        if clock == "steady":
+            clocks.append(f"{first['requests'] / it:.1f}" if it else "")
+        clocks.append(f"{it / us:.2f}" if us and it and group[0] is not ours[0] else "")
     name = NAMES[first["peer"]] + (f", {first['variant']}" if first["variant"] else "")
-    rate = f"{first['requests'] / steady:.1f}" if steady else ""
     cells = [first["workload"], name, f"{first['requests']:,}", f"{_median(group, 'start'):.1f}"]
-    cells += [f"{steady:.2f}" if steady else "", rate, ratios[0], f"{wall:.1f}", ratios[1], _notes(group, mine)]
+    cells += [*clocks, _notes(group, mine)]
     return "| " + " | ".join(cells) + " |"
 
 
