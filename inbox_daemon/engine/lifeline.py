@@ -1,7 +1,8 @@
 """What every process of vLLM gets from us: it dies with its parent, and shows where its threads are when asked.
 
-Called first thing in the worker, and through vLLM's plugin entry point in every process that vLLM starts there:
-EngineCore and its workers survive the SIGKILL of their host otherwise (vllm#55510).
+Called first thing in the worker, and in every process that vLLM starts there: EngineCore and its workers survive the
+SIGKILL of their host otherwise (vllm#55510). Where vLLM forks, as it does on a GPU, Python calls; where it spawns, as
+on a CPU or once CUDA is in use, vLLM's plugin entry point does, which a fork never reaches: its plugins are loaded.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import faulthandler
 import os
 import signal
 import tempfile
+import threading
 from pathlib import Path
 
 from inbox_daemon.layout import stacks_file
@@ -17,6 +19,35 @@ from inbox_daemon.parent import tie_to_parent
 
 MARK = "INBOX_DAEMON_WORKER"  # set in the worker's environment, inherited by what vLLM starts there
 SHOW_STACKS = signal.SIGUSR2  # nothing in vLLM or torch uses it
+
+
+def begin() -> None:
+    """Do the worker's part, and have Python do that of all it forks.
+
+    To the kernel the parent is the thread that forks. Other threads than the main one may end long before their
+    process, so what they fork is not tied.
+    """
+    by_main_thread = True
+
+    def look_who_forks() -> None:
+        nonlocal by_main_thread
+        by_main_thread = threading.current_thread() is threading.main_thread()
+
+    def take_part() -> None:
+        if by_main_thread:
+            tie_to_parent()
+        show_stacks_when_asked()
+
+    take_part()
+    os.environ[MARK] = str(os.getpid())
+    os.register_at_fork(before=look_who_forks, after_in_child=take_part)
+
+
+def take_part_where_spawned() -> None:
+    """vLLM's plugin entry point: does nothing in any vLLM that is not ours."""
+    if MARK in os.environ and os.environ[MARK] != str(os.getpid()):
+        tie_to_parent()
+        show_stacks_when_asked()
 
 
 def show_stacks_when_asked() -> None:
@@ -27,10 +58,3 @@ def show_stacks_when_asked() -> None:
     """
     path = stacks_file(Path(tempfile.gettempdir()), os.getpid())
     faulthandler.register(SHOW_STACKS, file=path.open("w"), all_threads=True, chain=False)
-
-
-def tie_to_parent_in_worker() -> None:
-    """vLLM's plugin entry point: does nothing in any vLLM that is not ours."""
-    if MARK in os.environ and os.environ[MARK] != str(os.getpid()):
-        tie_to_parent()
-        show_stacks_when_asked()

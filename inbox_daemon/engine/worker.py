@@ -17,7 +17,6 @@ from typing import Any
 import orjson
 
 from inbox_daemon.engine import lifeline, wire
-from inbox_daemon.parent import tie_to_parent
 from inbox_daemon.records import Outcome
 
 _FLUSH_AFTER = 0.02  # seconds an outcome may wait for company in its frame
@@ -130,9 +129,7 @@ async def _report(connection: Connection, host: Any) -> None:
 
 
 def main() -> None:
-    tie_to_parent()
-    lifeline.show_stacks_when_asked()
-    os.environ[lifeline.MARK] = str(os.getpid())
+    lifeline.begin()
     sock = socket.socket(fileno=int(sys.argv[1]))
     started = time.monotonic()
     try:
