@@ -102,6 +102,11 @@ class EngineSettings:
     args: Mapping[str, Any] = field(default_factory=dict)
     null: NullSettings = field(default_factory=NullSettings)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """`args` by their names in Python; users may write them as vLLM's flags have them, with hyphens."""
+        return {name.replace("-", "_"): value for name, value in self.args.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class ResultSettings:
@@ -202,8 +207,8 @@ def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) ->
 def build(tree: Mapping[str, Any], source: str) -> Config:
     """Return the checked settings of a parsed TOML tree. Raises ConfigError."""
     read = typing.cast(Config, _section(Config, tree, "", source))
-    for name, value in read.engine.args.items():
-        if instead := DECIDED_BY_REQUESTS.get(name.replace("-", "_")):
+    for name, value in read.engine.arguments.items():
+        if instead := DECIDED_BY_REQUESTS.get(name):
             raise ConfigError(f"{source}: engine.args.{name} = {value!r} is not decided there: {instead}")
     return read
 

@@ -7,6 +7,7 @@ that is gone: each is an answer with a name, none an exception.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -47,6 +48,18 @@ def present() -> bool:
             if (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text()[:4] == "0x03":
                 return True
     return False
+
+
+def visible(listed: Path = Path("/proc/driver/nvidia/gpus"), named: str | None = None) -> int:
+    """Return how many GPUs CUDA may use here, without asking the driver: never blocks. 0 where nobody says.
+
+    Args:
+        listed: the driver's list of GPUs.
+        named: which of them, as CUDA_VISIBLE_DEVICES names them; None: as it does.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "") if named is None else named
+    there = len(list(listed.glob("*")))
+    return min(there, len(named.split(","))) if named else there
 
 
 def names() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from inbox_daemon.engine.placement import count, runs, share_out, weights_of
+from inbox_daemon.engine.placement import count, likely, runs, share_out, weights_of
 
 GB = 1_000_000_000
 H100 = 80 * GB
@@ -33,6 +33,14 @@ def test_each_gpu_that_holds_the_model_with_room_to_compute_gets_a_replica(
     weights: int | None, memory: list[int], args: dict[str, Any], expected: int
 ) -> None:
     assert count(lambda: weights, memory, args) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "args", "expected"),
+    [(0, {}, 1), (1, {}, 1), (8, {}, 8), (8, {"tensor_parallel_size": 4}, 1), (0, {"data_parallel_size": 2}, 2)],
+)
+def test_before_the_weights_are_known_each_gpu_is_reckoned_with(gpus: int, args: dict[str, Any], expected: int) -> None:
+    assert likely(gpus, args) == expected
 
 
 def test_a_folders_weights_are_its_safetensors(tmp_path: Path) -> None:

@@ -3,9 +3,50 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from typing import Any
 
-from inbox_daemon.engine.workers import WorkerProcess
+import psutil
+import pytest
+
+from inbox_daemon.config import EngineSettings
+from inbox_daemon.engine.local import LocalEngine
+from inbox_daemon.engine.workers import WorkerProcess, Workers
+
+
+def _workers() -> int:
+    return sum("inbox_daemon.engine.worker" in one.cmdline() for one in psutil.Process().children())
+
+
+@pytest.mark.parametrize(
+    ("args", "spares", "expected"),
+    [
+        ({"data-parallel-size": 3}, True, 3),
+        ({"data-parallel-size": 3}, False, 1),  # the others come when the first has said where they go
+        ({"data_parallel_size": 3, "enable_expert_parallel": True}, True, 1),  # vLLM makes them itself
+        ({"tensor_parallel_size": 2}, True, 1),
+    ],
+)
+def test_the_replicas_of_an_engine_import_vllm_side_by_side(args: dict[str, Any], spares: bool, expected: int) -> None:
+    workers = Workers(spares)
+    engine = LocalEngine(workers, EngineSettings(model="none", args=args), {}, 1)
+    try:
+        assert _workers() == expected
+    finally:
+        engine.kill()
+        while not engine.gone():
+            time.sleep(0.01)
+        workers.close()
+    assert _workers() == 0
+
+
+def test_workers_that_are_not_needed_any_more_are_ended() -> None:
+    workers = Workers(spares=True)
+    for wanted in (3, 1, 2, 0):
+        workers.prepare(wanted)
+        assert _workers() == wanted
+    workers.close()
 
 
 def test_a_worker_that_is_cleared_twice_closes_no_file_of_anybody_else(tmp_path: Path) -> None:

@@ -47,6 +47,15 @@ def count(weights: Callable[[], int | None], memory: Sequence[int], args: Mappin
     return len(memory) if size and size <= _WEIGHTS_AT_MOST * usable else 1
 
 
+def likely(gpus: int, args: Mapping[str, Any]) -> int:
+    """Return how many replicas there are to be on so many GPUs if each holds the model whole.
+
+    Args:
+        args: `[engine.args]`.
+    """
+    return count(lambda: 1, [1 << 40] * gpus, args)
+
+
 def share_out(replicas: int, visible: Sequence[str], args: Mapping[str, Any]) -> list[str]:
     """Return each replica's GPUs as CUDA_VISIBLE_DEVICES names them; "": nothing to be shared out.
 

@@ -83,7 +83,7 @@ class Replica:
         self._outbound: deque[memoryview] = deque()
         options = {
             "model": settings.model,
-            "args": {key.replace("-", "_"): value for key, value in settings.args.items()},
+            "args": settings.arguments,
             "rules": dict(rules),
             "first": place is None,
             "environment": {} if place is None else _environment(*place),

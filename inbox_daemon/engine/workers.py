@@ -1,7 +1,8 @@
 """Worker processes, before they are told what to load: started, ended, and kept at hand for the next engine.
 
 Importing vLLM is half of a start where the model's graphs are compiled already, and needs neither GPU nor settings. So
-for each replica that is ready, another worker imports it and waits. It costs 0.6 GB of memory and no GPU.
+the replicas of an engine import it side by side, before it is known what they load; and for each that is ready, another
+worker imports it and waits. It costs 0.6 GB of memory and no GPU.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class WorkerProcess:
 
     def clear(self) -> None:
         """Let go of its log and of what it left behind, once nothing of it survives. Twice is as good as once."""
+        self.process.poll()
         if self.log >= 0:
             os.close(self.log)
             self.log = -1  # the number will soon be another file's
@@ -97,16 +99,23 @@ class Workers:
         return WorkerProcess()
 
     def prepare(self, count: int) -> None:
-        """Have so many at hand, where any are to be."""
+        """Have so many at hand and no more, where any are to be."""
         if self._keeps_spares:
+            count = max(0, count)
             self._spares += [WorkerProcess() for _ in range(count - len(self._spares))]
+            self._end(self._spares[count:])
+            del self._spares[count:]
 
     def close(self) -> None:
-        for spare in self._spares:
+        self._end(self._spares)
+        self._spares.clear()
+
+    @staticmethod
+    def _end(spares: list[WorkerProcess]) -> None:
+        for spare in spares:
             spare.kill()
             spare.process.wait()
             spare.clear()
-        self._spares.clear()
 
 
 def _has_ended(process: psutil.Process) -> bool:
