@@ -18,7 +18,7 @@ from inbox_daemon.engine.lifeline import SHOW_STACKS
 from inbox_daemon.layout import stacks_file
 
 # A worker; its EngineCore, started as vLLM starts it, plugins loaded once a process; and a process of EngineCore's own.
-WORKER = """
+WORKER = r"""
 import multiprocessing, os, signal, sys, threading
 from inbox_daemon.engine import lifeline
 
@@ -32,7 +32,7 @@ def load_plugins():
         lifeline.take_part_where_spawned()
 
 def waits_here(role):
-    print(role, os.getpid(), flush=True)
+    os.write(1, f"{role} {os.getpid()}\n".encode())  # at once: others say theirs
     signal.pause()
 
 def core():
