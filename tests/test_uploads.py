@@ -362,7 +362,7 @@ def test_parts_pulled_away_while_the_batch_runs_miss_nothing_and_neither_do_the_
     start_daemon: Start, sshd: Sshd, tmp_path: Path
 ) -> None:
     daemon = start_daemon(environment=RUNS_A_WHILE | {"INBOX_DAEMON_RESULTS__SEAL_EVERY": "50"})
-    daemon.drop("b.jsonl", batch_of(1000))
+    daemon.drop("b.jsonl", batch_of(3000))
     eventually((daemon.outbox("b") / "parts" / "part-000001.jsonl").exists)
     pulled = tmp_path / "pulled"
     while_running = 0
@@ -377,7 +377,7 @@ def test_parts_pulled_away_while_the_batch_runs_miss_nothing_and_neither_do_the_
     eventually(everything_pulled, what="the batch's end")
     assert while_running >= 2
     assert list((daemon.outbox("b") / "parts").iterdir()) == []
-    expected = [f"r{i}" for i in range(1000)]
+    expected = [f"r{i}" for i in range(3000)]
     by_parts = [custom_id for part in pulled.iterdir() for custom_id in custom_ids(part)]
     assert sorted(by_parts) == sorted(expected)
     sshd.run("rsync", "-a", sshd.at(daemon.outbox("b") / "results.jsonl"), pulled)
