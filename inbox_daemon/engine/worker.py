@@ -22,7 +22,7 @@ from inbox_daemon.records import Outcome
 _FLUSH_AFTER = 0.02  # seconds an outcome may wait for company in its frame
 _STATS_EVERY = 1.0
 _READ = 1 << 20
-_AT_A_TIME = 32  # requests begun before the engine has those before them; a frame may hold thousands
+_AT_A_TIME = 16  # requests begun before the engine has those before them; a frame may hold thousands
 EXIT_ENGINE_DEAD = 3
 
 
