@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -50,16 +50,16 @@ def present() -> bool:
     return False
 
 
-def visible(listed: Path = Path("/proc/driver/nvidia/gpus"), named: str | None = None) -> int:
+def visible(listed: Path = Path("/proc/driver/nvidia/gpus"), environment: Mapping[str, str] = os.environ) -> int:
     """Return how many GPUs CUDA may use here, without asking the driver: never blocks. 0 where nobody says.
 
     Args:
         listed: the driver's list of GPUs.
-        named: which of them, as CUDA_VISIBLE_DEVICES names them; None: as it does.
+        environment: where CUDA_VISIBLE_DEVICES may name some of them, or none.
     """
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "") if named is None else named
     there = len(list(listed.glob("*")))
-    return min(there, len(named.split(","))) if named else there
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    return there if named is None else min(there, len(list(filter(None, named.split(",")))))
 
 
 def names() -> tuple[str, ...]:
