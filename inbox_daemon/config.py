@@ -207,8 +207,8 @@ def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) ->
 def build(tree: Mapping[str, Any], source: str) -> Config:
     """Return the checked settings of a parsed TOML tree. Raises ConfigError."""
     read = typing.cast(Config, _section(Config, tree, "", source))
-    for name, value in read.engine.arguments.items():
-        if instead := DECIDED_BY_REQUESTS.get(name):
+    for name, value in read.engine.args.items():
+        if instead := DECIDED_BY_REQUESTS.get(name.replace("-", "_")):
             raise ConfigError(f"{source}: engine.args.{name} = {value!r} is not decided there: {instead}")
     return read
 
