@@ -5,6 +5,7 @@ An engine start takes 25 to 40 s on two cores, so most tests share one daemon. E
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -206,6 +207,26 @@ def test_kill_9_in_mid_batch_loses_no_counted_answer_and_repeats_none(
     if not is_daemon:
         died = next(line for line in again.text().splitlines() if f"{name}: engine died with " in line)
         assert 0 < int(died.split("engine died with ")[1].split()[0]) <= IN_FLIGHT
+
+
+def test_an_engine_that_vllm_has_forked_as_on_a_gpu_dies_with_a_killed_daemon(
+    start_daemon: Start, tiny_model: Path
+) -> None:
+    """A fork inherits that vLLM's plugins are loaded, so no plugin ties it to its parent."""
+    path = os.pathsep.join([str(ROOT / "tests" / "forking"), os.environ.get("PYTHONPATH", "")])
+    environment = {"INBOX_DAEMON_ENGINE__PRELOAD": "true", "PYTHONPATH": path}
+    daemon = start_daemon(kind="vllm", arguments=["--model", str(tiny_model)], environment=environment)
+    eventually(lambda: engine_view(daemon).get("state") == "ready", LOADED, "engine loaded")
+    worker, core = process(daemon, "engine.worker"), process(daemon, "EngineCore")
+    assert worker and core and _sockets(worker) & _sockets(core), "vLLM has not forked it"
+    engines = Engines(daemon)
+    daemon.kill()
+    engines.end_soon()
+
+
+def _sockets(one: psutil.Process) -> set[str]:
+    opened = {str(path.readlink()) for path in Path(f"/proc/{one.pid}/fd").iterdir()}
+    return {name for name in opened if name.startswith("socket:")}
 
 
 def _only_what_was_not_recorded_is_computed_again(daemon: Daemon, folder: Path, killed_at: float, counted: int) -> None:
