@@ -7,11 +7,10 @@ that is gone: each is an answer with a name, none an exception.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -48,18 +47,6 @@ def present() -> bool:
             if (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text()[:4] == "0x03":
                 return True
     return False
-
-
-def visible(listed: Path = Path("/proc/driver/nvidia/gpus"), environment: Mapping[str, str] = os.environ) -> int:
-    """Return how many GPUs CUDA may use here, without asking the driver: never blocks. 0 where nobody says.
-
-    Args:
-        listed: the driver's list of GPUs.
-        environment: where CUDA_VISIBLE_DEVICES may name some of them, or none.
-    """
-    there = len(list(listed.glob("*")))
-    named = environment.get("CUDA_VISIBLE_DEVICES")
-    return there if named is None else min(there, len(list(filter(None, named.split(",")))))
 
 
 def names() -> tuple[str, ...]:

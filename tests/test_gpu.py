@@ -139,15 +139,6 @@ def test_the_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10, "the child is gone")
 
 
-def test_gpus_are_counted_without_asking_the_driver(tmp_path: Path) -> None:
-    assert nvml.visible(tmp_path / "no driver", {}) == 0
-    for name in ("0000:18:00.0", "0000:2a:00.0", "0000:3a:00.0"):
-        (tmp_path / name).mkdir()
-    assert nvml.visible(tmp_path, {}) == 3
-    for named, count in (("2,0", 2), ("0,1,2,3", 3), ("", 0)):
-        assert nvml.visible(tmp_path, {"CUDA_VISIBLE_DEVICES": named}) == count
-
-
 def test_the_real_nvml_gives_this_host_a_state_with_a_name() -> None:
     one = Sampler(1.0, lambda: True)
     try:

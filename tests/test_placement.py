@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from inbox_daemon.engine.placement import count, likely, runs, share_out, weights_of
+from inbox_daemon.engine.placement import count, likely, runs, share_out, visible, weights_of
 
 GB = 1_000_000_000
 H100 = 80 * GB
@@ -41,6 +41,15 @@ def test_each_gpu_that_holds_the_model_with_room_to_compute_gets_a_replica(
 )
 def test_before_the_weights_are_known_each_gpu_is_reckoned_with(gpus: int, args: dict[str, Any], expected: int) -> None:
     assert likely(gpus, args) == expected
+
+
+def test_gpus_are_counted_without_asking_the_driver(tmp_path: Path) -> None:
+    assert visible(tmp_path / "no driver", {}) == 0
+    for name in ("0000:18:00.0", "0000:2a:00.0", "0000:3a:00.0"):
+        (tmp_path / name).mkdir()
+    assert visible(tmp_path, {}) == 3
+    for named, expected in (("2,0", 2), ("0,1,2,3", 3), ("", 0)):
+        assert visible(tmp_path, {"CUDA_VISIBLE_DEVICES": named}) == expected
 
 
 def test_a_folders_weights_are_its_safetensors(tmp_path: Path) -> None:

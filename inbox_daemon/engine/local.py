@@ -12,10 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inbox_daemon import nvml
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine import Evidence
-from inbox_daemon.engine.placement import likely, runs
+from inbox_daemon.engine.placement import likely, runs, visible
 from inbox_daemon.engine.replica import Replica
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import EngineDied
@@ -35,7 +34,7 @@ class LocalEngine:
     def __init__(self, workers: Workers, settings: EngineSettings, rules: Mapping[str, Any], number: int) -> None:
         self._workers, self._settings, self._rules, self._number = workers, settings, rules, number
         self._replicas = [Replica(workers.take(), settings, rules, number)]
-        workers.prepare(likely(nvml.visible(), settings.arguments) - 1)  # they import side by side
+        workers.prepare(likely(visible(), settings.arguments) - 1)  # they import side by side
         self._all_started = False
         self._started, self._ready_at = time.monotonic(), 0.0
         self._info: EngineInfo | None = None

@@ -1,12 +1,13 @@
 """Where replicas of a model go: how many there are, on which GPUs, and which requests go to which.
 
 Each is an engine with a worker of its own: one worker's event loop feeds about two GPUs. Reads the size of a model's
-weights, imports no vllm, and does nothing.
+weights and the list of GPUs, imports no vllm, and does nothing.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,18 @@ def count(weights: Callable[[], int | None], memory: Sequence[int], args: Mappin
     usable = min(memory) * float(args.get("gpu_memory_utilization", 0.9))
     size = weights()
     return len(memory) if size and size <= _WEIGHTS_AT_MOST * usable else 1
+
+
+def visible(listed: Path = Path("/proc/driver/nvidia/gpus"), environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many of NVIDIA's GPUs CUDA may use, without asking the driver: never blocks. 0 where nobody says.
+
+    Args:
+        listed: the driver's list of GPUs.
+        environment: where some of them may be named, or none.
+    """
+    there = len(list(listed.glob("*")))
+    named = environment.get(VISIBLE)
+    return there if named is None else min(there, len(list(filter(None, named.split(",")))))
 
 
 def likely(gpus: int, args: Mapping[str, Any]) -> int:

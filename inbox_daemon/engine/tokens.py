@@ -28,31 +28,28 @@ class Gathered:
         self._one = one
         self._tokenizer = tokenizer
         self._pending: list[tuple[Mapping[str, Any], Any, asyncio.Future[Any]]] = []
-        self._busy = False
-        self._unfinished = 0
-        self._patient: list[asyncio.Future[None]] = []
+        self._unfinished = 0  # prompts without their tokens; while there are any, the next call is on its way
+        self._delivered = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     async def at_most(self, count: int) -> None:
         """Wait until no more than `count` prompts lack their tokens; whoever got some goes on before the caller."""
         while self._unfinished > count:
-            self._patient.append(asyncio.get_running_loop().create_future())
-            await self._patient[-1]
+            self._delivered.clear()
+            await self._delivered.wait()
 
     def __call__(self, prompt: Mapping[str, Any], params: Any) -> Awaitable[Any]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
         self._pending.append((prompt, params, done))
-        self._unfinished += 1
-        if not self._busy:
-            self._busy = True
+        if not self._unfinished:
             loop.call_soon(self._next, loop)  # not before everything that is ready now has asked, too
+        self._unfinished += 1
         return done
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         batch, self._pending = self._pending[:_MOST], self._pending[_MOST:]
         if not batch:
-            self._busy = False
             return
         asked = [(prompt, params) for prompt, params, _ in batch]
         answer = loop.run_in_executor(self._thread, self._tokenize, asked)
@@ -66,9 +63,7 @@ class Gathered:
                 else:
                     done.set_result(result)
             self._unfinished -= len(batch)
-            patient, self._patient = self._patient, []
-            for one in patient:
-                one.set_result(None)
+            self._delivered.set()
             self._next(loop)
 
         answer.add_done_callback(deliver)

@@ -71,7 +71,7 @@ class WorkerProcess:
 
     def clear(self) -> None:
         """Let go of its log and of what it left behind, once nothing of it survives. Twice is as good as once."""
-        self.process.poll()
+        self.process.poll()  # nobody else may have reaped it
         if self.log >= 0:
             os.close(self.log)
             self.log = -1  # the number will soon be another file's
@@ -94,8 +94,7 @@ class Workers:
             spare = self._spares.pop()
             if spare.process.poll() is None:
                 return spare
-            spare.kill()
-            spare.clear()
+            self._end([spare])
         return WorkerProcess()
 
     def prepare(self, count: int) -> None:
