@@ -98,6 +98,9 @@ class Traffic:
         died_with = "".join(f"\n    {line}" for line in died.log)
         logger = of_engine(log, self._engine.starts)
         logger.error("engine died: %s%s", died.reason, died_with, extra=tell(Message.ENGINE_DIED))
+        if self._engine.failures:
+            told = (self._engine.back_off, self._engine.failures)
+            logger.warning("engine starts again in %.0f s; loads in a row that failed: %d", *told)
         self._turns.clear()
         in_flight: set[int] = set()
         for life in list(self._lives.values()):

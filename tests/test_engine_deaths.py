@@ -6,7 +6,6 @@ count, the daemon's passes are driven one by one (`stepping`). tests/test_vllm.p
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import sys
@@ -191,10 +190,8 @@ def test_deaths_while_loading_wait_longer_each_time_and_count_against_no_batch(
     status = running.finished("b", 120)
     assert (status["request_counts"]["completed"], status["engine_deaths"], status["parked"]) == (20, 0, None)
     assert "still loading after" in running.text() and "(engine.load_timeout)" in running.text()
-    events = re.findall(r"(\d+):(\d+):([\d,]+) \w+ +(engine starting|engine died)", running.text())
-    at = [(int(h) * 3600 + int(m) * 60 + float(s.replace(",", ".")), what) for h, m, s, what in events]
-    waited = [b[0] - a[0] for a, b in itertools.pairwise(at) if (a[1], b[1]) == ("engine died", "engine starting")]
-    assert len(waited) >= 2 and waited[0] >= 0.9 and waited[1] >= 1.9
+    said = re.findall(r"engine starts again in (\d+) s; loads in a row that failed: (\d+)", running.text())
+    assert said[:2] == [("1", "1"), ("2", "2")]
 
 
 class Loading(NullEngine):

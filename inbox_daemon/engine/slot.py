@@ -54,6 +54,11 @@ class EngineSlot:
         return EngineState.BACKING_OFF if self.last_death else EngineState.OFF
 
     @property
+    def back_off(self) -> float:
+        """Seconds from the last death to the next start."""
+        return _BACK_OFF[min(self.failures, len(_BACK_OFF)) - 1] if self.failures else 0.0
+
+    @property
     def phase(self) -> str:
         """What it is doing, for people: empty where the state says it all."""
         if self._ending is not None:
@@ -120,8 +125,7 @@ class EngineSlot:
             self.last_death = EngineDied(reason, died.log)
             self.deaths += 1
             self.failures = 0 if self._was_ready else self.failures + 1
-            if self.failures:
-                self._not_before = now + _BACK_OFF[min(self.failures, len(_BACK_OFF)) - 1]
+            self._not_before = now + self.back_off
             self.end()
             raise self.last_death from died
         if self._engine.info and not self._was_ready:
