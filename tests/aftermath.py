@@ -30,6 +30,7 @@ watch = "poll"
 strict = {strict}
 [results]
 sync_every = 2
+sync_after = 60
 seal_every = 3
 """
 

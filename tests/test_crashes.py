@@ -80,8 +80,7 @@ def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_prom
     record_property("crashes", f"{summary}, {len(problems)} promises broken")
     print(f"{summary}, {len(problems)} promises broken")
     assert problems == []
-    # A status more or less, by the clock, and a kill that was meant for the end of a run comes too late.
-    assert sum(not finding.struck.killed for finding in findings) <= len(findings) / 50
+    assert all(finding.struck.killed for finding in findings)
 
 
 @pytest.mark.parametrize("start", [dropped, refused, rejected, cancelled])

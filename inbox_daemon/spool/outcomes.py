@@ -117,7 +117,7 @@ class Outcomes:
 
     @property
     def part_is_full(self) -> bool:
-        return self._open().size >= _MAX_PART_BYTES
+        return self._writer is not None and self._writer.size >= _MAX_PART_BYTES
 
     def seal(self, published: Published) -> Path | None:
         """Close the open part, show it to users and begin the next; None where there is nothing to show.

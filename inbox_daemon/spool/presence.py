@@ -15,6 +15,7 @@ from inbox_daemon import batch
 from inbox_daemon.layout import Spool
 
 STALE_AFTER = 15.0  # seconds; a daemon that has said nothing for so long is not there, or hangs
+_SAY_EVERY = 1.0  # seconds
 
 
 class Presence:
@@ -30,8 +31,8 @@ class Presence:
                     other.unlink()
 
     def due(self, now: float) -> bool:
-        """Whether the last word is a second old. `now` is monotonic seconds."""
-        return now - self._said_at >= 1.0
+        """Whether the last word is old. `now` is monotonic seconds."""
+        return now - self._said_at >= _SAY_EVERY
 
     def say(self, now: float, view: dict[str, Any]) -> None:
         self._said_at = now
