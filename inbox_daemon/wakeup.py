@@ -7,6 +7,7 @@ cr.yp.to/docs/selfpipe.html).
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -32,6 +33,9 @@ class Wakeup:
 
     def sleep(self, seconds: float, engine: int | None) -> None:
         """Sleep for at most so long, or until there is word, or the engine's descriptor is readable."""
-        select.select([self._read] if engine is None else [self._read, engine], [], [], seconds)
+        waiting = select.poll()  # select(2) takes no descriptor above 1023, and hundreds of batches have more than that
+        for descriptor in (self._read,) if engine is None else (self._read, engine):
+            waiting.register(descriptor, select.POLLIN)
+        waiting.poll(math.ceil(1000 * seconds))
         with contextlib.suppress(BlockingIOError):
             os.read(self._read, 4096)

@@ -131,7 +131,9 @@ def _receive(engine: Engine, deadline: float) -> list[Outcome]:
     if time.monotonic() >= deadline:
         raise TimeoutError("not loaded in the time that was left")
     if (fd := engine.fileno()) is not None:
-        select.select([fd], [], [], _TICK)
+        waiting = select.poll()
+        waiting.register(fd, select.POLLIN)
+        waiting.poll(1000 * _TICK)
     return engine.receive()
 
 

@@ -63,7 +63,7 @@ def go(given: argparse.Namespace) -> int:
 
 
 def _allow_many_files() -> None:
-    """A claimed batch holds three or four files open; the usual soft limit of 1024 is for select(2), not for us."""
+    """A claimed batch holds three or four files open; the usual soft limit of 1024 is for users of select(2)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16384)), hard))
