@@ -16,12 +16,13 @@ from inbox_daemon.engine.slot import EngineSlot
 from inbox_daemon.errors import EngineDied
 from inbox_daemon.journal import Message, of_engine, tell
 from inbox_daemon.life import Life
-from inbox_daemon.records import EngineInfo, place_of, slot_of
+from inbox_daemon.records import EngineInfo, Request, place_of, slot_of
 from inbox_daemon.suspects import Suspects, blames_no_request
 
 log = logging.getLogger(__name__)
 
-_BEFORE_ALL = 1 << 40  # more turns than requests are ever sent
+_BEFORE_ALL = 1 << 33  # more turns than requests are ever sent; times `config.MOST_PRIORITY` it fits into 64 bits
+_AT_ONCE = 8  # requests read before it is asked whether there is room for more
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class Traffic:
         if info is None:
             return
         if self._suspects.narrowing:
-            if not self.in_flight:
+            if self._engine.room() >= info.in_flight:  # it has nothing, whatever batches may have been let go
                 for slot, group in _by_slot(self._suspects.group(self._may_run), key=int).items():
                     self._safely(self._lives[slot], partial(self._send_these, self._lives[slot], group, info))
             return
@@ -81,7 +82,13 @@ class Traffic:
         arrived comes in between what others have waiting there, not behind it. A higher priority comes before all.
         """
         turn = max(self._come_to, self._next_turn.get(life.slot, 0))
-        requests = life.take(count, info, turn - life.queue.priority * _BEFORE_ALL)
+        first = turn - life.queue.priority * _BEFORE_ALL
+        requests: list[Request] = []
+        room = self._engine.room_for_bytes()
+        while len(requests) < count and room > 0:
+            some = life.take(min(_AT_ONCE, count - len(requests)), info, first + len(requests))
+            requests += some
+            room = room - sum(len(one.line) for one in some) if some else 0
         self._next_turn[life.slot] = turn + len(requests)
         self._turns.update({request.ticket: turn + at for at, request in enumerate(requests)})
         self._engine.send(requests)

@@ -6,6 +6,7 @@ count, the daemon's passes are driven one by one (`stepping`). tests/test_vllm.p
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -27,7 +28,7 @@ from inbox_daemon import config, daemon
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.engine.slot import EngineSlot
-from inbox_daemon.errors import EngineDied
+from inbox_daemon.errors import ConfigError, EngineDied
 from inbox_daemon.notify import Notifier
 from inbox_daemon.records import EngineState
 
@@ -230,6 +231,50 @@ def test_the_wait_between_loads_that_fail_grows_to_five_minutes_and_ends_with_on
         assert slot.failures == 0
     finally:
         Loading.lives = False
+
+
+def test_a_worker_that_cannot_be_started_is_a_load_that_failed_and_is_tried_again() -> None:
+    settings, room = EngineSettings(kind="null"), [False, False, True]
+
+    def make(number: int) -> NullEngine:
+        if not room[number - 1]:
+            raise OSError(errno.ENOSPC, "No space left on device", "/tmp/vllm-abc")
+        return NullEngine(settings)
+
+    slot = EngineSlot(make, 0.0)
+    now = 1000.0
+    for waits in (1.0, 2.0):
+        slot.ensure(True, now)
+        with pytest.raises(EngineDied, match=r"cannot be started: .*No space left on device: '/tmp/vllm-abc'"):
+            slot.receive(now)
+        assert (slot.state, slot.back_off) == (EngineState.BACKING_OFF, waits)
+        assert slot.receive(now) == []  # it is said once
+        now += waits
+    slot.ensure(True, now)
+    assert slot.receive(now) == [] and slot.state is EngineState.READY
+
+
+class SaysWhatIsWrong(NullEngine):
+    wrong = False
+
+    def receive(self) -> list[Any]:
+        if self.wrong:
+            raise ConfigError("2 replicas need 2 GPUs; 1 visible")
+        return []
+
+
+def test_settings_that_were_right_once_end_no_daemon_when_a_gpu_is_lost() -> None:
+    engine = SaysWhatIsWrong(EngineSettings(kind="null"))
+    slot = EngineSlot(lambda number: engine, 0.0)
+    slot.ensure(True, 1.0)
+    engine.wrong = True
+    with pytest.raises(ConfigError):
+        slot.receive(1.0)
+    engine.wrong = False
+    assert slot.receive(2.0) == [] and slot.state is EngineState.READY
+    engine.wrong = True
+    with pytest.raises(EngineDied, match="1 visible"):
+        slot.receive(3.0)
 
 
 # -- poison

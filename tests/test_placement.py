@@ -37,7 +37,17 @@ def test_each_gpu_that_holds_the_model_with_room_to_compute_gets_a_replica(
 
 @pytest.mark.parametrize(
     ("gpus", "args", "expected"),
-    [(0, {}, 1), (1, {}, 1), (8, {}, 8), (8, {"tensor_parallel_size": 4}, 1), (0, {"data_parallel_size": 2}, 2)],
+    [
+        (0, {}, 1),
+        (1, {}, 1),
+        (8, {}, 8),
+        (8, {"tensor_parallel_size": 4}, 1),
+        (0, {"data_parallel_size": 2}, 2),
+        (2, {"data_parallel_size": 40}, 2),
+        (0, {"data_parallel_size": "auto"}, 1),  # what is wrong with it, the worker will say
+        (2, {"gpu_memory_utilization": "90%"}, 1),
+        (0, {"data_parallel_size": [2]}, 1),
+    ],
 )
 def test_before_the_weights_are_known_each_gpu_is_reckoned_with(gpus: int, args: dict[str, Any], expected: int) -> None:
     assert likely(gpus, args) == expected
@@ -57,6 +67,23 @@ def test_a_folders_weights_are_its_safetensors(tmp_path: Path) -> None:
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "tokenizer.json"):
         (tmp_path / name).write_bytes(bytes(1000))
     assert weights_of(str(tmp_path)) == 2000
+
+
+def test_where_the_hub_cannot_be_asked_what_was_downloaded_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert weights_of("some/model") is None
+    downloaded = tmp_path / "models--some--model"
+    for folder in ("refs", "blobs", "snapshots/abc"):
+        (downloaded / folder).mkdir(parents=True)
+    (downloaded / "refs" / "main").write_text("abc")
+    (downloaded / "blobs" / "weights").write_bytes(bytes(3000))
+    (downloaded / "snapshots" / "abc" / "model.safetensors").symlink_to("../../blobs/weights")
+    assert weights_of("some/model") == 3000
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,20 @@ def test_workers_that_are_not_needed_any_more_are_ended() -> None:
     for wanted in (3, 1, 2, 0):
         workers.prepare(wanted)
         assert _workers() == wanted
+    workers.close()
+
+
+def test_a_host_without_room_for_a_worker_at_hand_costs_no_engine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers = Workers(spares=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    open_before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    workers.prepare(2)
+    assert "no worker is kept at hand any more: [Errno 2] No such file" in caplog.text
+    with pytest.raises(FileNotFoundError):
+        workers.take()
+    assert set(os.listdir("/proc/self/fd")) == open_before  # noqa: PTH208
     workers.close()
 
 

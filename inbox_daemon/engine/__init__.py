@@ -45,6 +45,9 @@ class Engine(Protocol):
     def room(self) -> int:
         """How many more requests keep its queue full; 0 while it loads."""
 
+    def room_for_bytes(self) -> int:
+        """How many bytes of requests it takes beside those it has; the last request of them may be longer."""
+
     def send(self, requests: Sequence[Request]) -> None:
         """Hand requests over. Never blocks. What was handed over comes back from `receive`, or the engine dies."""
 

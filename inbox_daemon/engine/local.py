@@ -29,18 +29,22 @@ class LocalEngine:
     workers: gives out worker processes, and is told how many the next engine will need.
     settings, rules: what to load, and what requests may ask of the host, as vLLM's own arguments (`policy.for_vllm`).
     number: of this engine since the daemon's start, for the log.
+
+    Raises:
+        OSError: the host has no room for a worker.
     """
 
     def __init__(self, workers: Workers, settings: EngineSettings, rules: Mapping[str, Any], number: int) -> None:
         self._workers, self._settings, self._rules, self._number = workers, settings, rules, number
-        self._replicas = [Replica(workers.take(), settings, rules, number)]
-        workers.prepare(likely(visible(), settings.arguments) - 1)  # they import side by side
+        self._replicas: list[Replica] = []
         self._all_started = False
         self._started, self._ready_at = time.monotonic(), 0.0
         self._info: EngineInfo | None = None
         self._died: EngineDied | None = None
         self._poll = select.epoll()
-        self._poll.register(self._replicas[0].fileno(), select.EPOLLIN)
+        self._awaited: dict[int, int] = {}  # descriptor -> events
+        self._start(None)
+        workers.prepare(likely(visible(), settings.arguments) - 1)  # they import side by side
 
     @property
     def info(self) -> EngineInfo | None:
@@ -65,17 +69,19 @@ class LocalEngine:
         return self._poll.fileno()
 
     def room(self) -> int:
-        if self._info is None or self._died:
-            return 0
-        if sum(replica.bytes for replica in self._replicas) >= self._settings.in_flight_bytes:
+        if self._info is None or self._died or self.room_for_bytes() <= 0:
             return 0
         return max(0, self._info.in_flight - sum(replica.in_flight for replica in self._replicas))
+
+    def room_for_bytes(self) -> int:
+        return self._settings.in_flight_bytes - sum(replica.bytes for replica in self._replicas)
 
     def send(self, requests: Sequence[Request]) -> None:
         at = 0
         for number, count in runs([replica.in_flight for replica in self._replicas], len(requests)):
             self._replicas[number].send(requests[at : at + count])
             at += count
+        self._await()
 
     def receive(self) -> list[Outcome]:
         if self._died:
@@ -90,16 +96,17 @@ class LocalEngine:
         if self._died is None:
             self._grow()
             self._prepare_for_the_next()
+            self._await()
         elif not outcomes:
             raise self._died
         return outcomes
 
     def evidence(self) -> Evidence:
-        return self._quietest().evidence()
+        return min(self._replicas, key=self._quietness).evidence()
 
     def quiet_for(self) -> float:
-        quietest = self._quietest()
-        return time.monotonic() - quietest.progress_at if quietest.in_flight else 0.0
+        now = time.monotonic()
+        return max((now - one.progress_at for one in self._replicas if one.in_flight), default=0.0)
 
     def kill(self) -> None:
         for replica in self._replicas:
@@ -113,9 +120,27 @@ class LocalEngine:
 
     # -- inside
 
-    def _quietest(self) -> Replica:
-        """Return the replica that has had requests for longest without a sign of progress on them."""
-        return min(self._replicas, key=lambda one: (not one.in_flight, one.progress_at))
+    def _quietness(self, one: Replica) -> tuple[bool, float]:
+        """Sort the replica first that is to do something and has shown no progress for longest."""
+        has_nothing_to_do = not one.in_flight if self._info else one.info is not None
+        return has_nothing_to_do, one.progress_at
+
+    def _start(self, place: tuple[int, str] | None) -> None:
+        """Start a replica. Raises OSError where the host has no room for one more process."""
+        worker = self._workers.take()
+        self._replicas.append(Replica(worker, self._settings, self._rules, self._number, place))
+        self._await()
+
+    def _await(self) -> None:
+        """Have `fileno` be readable when a replica has said something, or can take more of what waits for it."""
+        for replica in self._replicas:
+            descriptor = replica.fileno()
+            events = select.EPOLLIN | (select.EPOLLOUT if replica.unsent else 0)
+            if descriptor not in self._awaited:
+                self._poll.register(descriptor, events)
+            elif events != self._awaited[descriptor]:
+                self._poll.modify(descriptor, events)
+            self._awaited[descriptor] = events
 
     def _prepare_for_the_next(self) -> None:
         """Have workers at hand for the engine after this one, where it is likely to be needed: not for a short run."""
@@ -126,10 +151,11 @@ class LocalEngine:
         """Start the other replicas, once the first has said where; note when all are ready."""
         if not self._all_started and (places := self._replicas[0].places):
             self._all_started = True
-            for number, gpus in enumerate(places[1:], 2):
-                worker = self._workers.take()
-                self._replicas.append(Replica(worker, self._settings, self._rules, self._number, (number, gpus)))
-                self._poll.register(self._replicas[-1].fileno(), select.EPOLLIN)
+            try:
+                for place in enumerate(places[1:], 2):
+                    self._start(place)
+            except OSError as error:
+                self._died = EngineDied(f"a worker cannot be started: {error}")
         if self._info is None and self._all_started:
             infos = [replica.info for replica in self._replicas if replica.info]
             if len(infos) == len(self._replicas):

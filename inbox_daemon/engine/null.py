@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import sys
 import time
 from collections.abc import Sequence
 
@@ -39,6 +40,9 @@ class NullEngine:
     def room(self) -> int:
         assert self.info is not None
         return self.info.in_flight - len(self._waiting)
+
+    def room_for_bytes(self) -> int:
+        return sys.maxsize
 
     def send(self, requests: Sequence[Request]) -> None:
         if not self._waiting:

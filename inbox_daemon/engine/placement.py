@@ -61,12 +61,16 @@ def visible(listed: Path = Path("/proc/driver/nvidia/gpus"), environment: Mappin
 
 
 def likely(gpus: int, args: Mapping[str, Any]) -> int:
-    """Return how many replicas there are to be on so many GPUs if each holds the model whole.
+    """Return how many replicas there are to be on so many GPUs if each holds the model whole; 1 where nothing says.
 
     Args:
-        args: `[engine.args]`.
+        args: `[engine.args]`, which vLLM has not looked at yet.
     """
-    return count(lambda: 1, [1 << 40] * gpus, args)
+    try:
+        replicas = count(lambda: 1, [1 << 40] * gpus, args)
+    except (ValueError, TypeError):
+        return 1
+    return min(replicas, gpus) if gpus else replicas
 
 
 def share_out(replicas: int, visible: Sequence[str], args: Mapping[str, Any]) -> list[str]:
@@ -113,14 +117,20 @@ def runs(loads: Sequence[int], count: int) -> list[tuple[int, int]]:
 def weights_of(model: str, revision: str | None = None) -> int | None:
     """Return the bytes of a model's weights: a folder's, or those of a name on Hugging Face; None where neither tells.
 
-    Asks the hub for the list of files, not for the files; vLLM would ask it next.
+    Asks the hub for the list of files, not for the files; vLLM would ask it next. Where the hub cannot be asked, as on
+    a host without a network, what has been downloaded from it tells.
     """
-    folder = Path(model)
-    if folder.is_dir():
-        return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
-    with suppress(Exception):  # no network, no such name, a gated model: vLLM will say it better
-        from huggingface_hub import HfApi
+    if Path(model).is_dir():
+        return _bytes_of(Path(model))
+    from huggingface_hub import HfApi, snapshot_download
 
+    with suppress(Exception):  # no network, no such name, a gated model: vLLM will say it better
         files = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=10).siblings or []
         return sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors")) or None
+    with suppress(Exception):
+        return _bytes_of(Path(snapshot_download(model, revision=revision, local_files_only=True)))
     return None
+
+
+def _bytes_of(folder: Path) -> int | None:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None

@@ -95,16 +95,22 @@ class Replica:
     def in_flight(self) -> int:
         return len(self._sizes)
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something waits until the worker has read what came before it."""
+        return bool(self._outbound)
+
     def fileno(self) -> int:
         return self._worker.socket.fileno()
 
     def send(self, requests: Sequence[Request]) -> None:
+        frames = [memoryview(frame) for frame in wire.requests(requests)]
         if not self._sizes:
             self.progress_at = time.monotonic()
         for request in requests:
             self._sizes[request.ticket] = len(request.line)
             self.bytes += len(request.line)
-        self._outbound.extend(memoryview(frame) for frame in wire.requests(requests))
+        self._outbound.extend(frames)
         self._flush()
 
     def receive(self) -> list[Outcome]:
@@ -205,7 +211,9 @@ class Replica:
     def _post_mortem(self) -> EngineDied:
         # Its last words may still be on their way; the pipe closes when the last process of its group is gone.
         deadline = time.monotonic() + 0.5
-        while time.monotonic() < deadline and select.select([self._worker.log], [], [], 0.05)[0]:
+        more = select.poll()
+        more.register(self._worker.log, select.POLLIN)
+        while time.monotonic() < deadline and more.poll(50):
             before = len(self._tail)
             self._read_log()
             if len(self._tail) == before:

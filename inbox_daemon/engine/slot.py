@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from inbox_daemon.engine import Engine, Evidence
-from inbox_daemon.errors import EngineDied
+from inbox_daemon.errors import ConfigError, EngineDied
 from inbox_daemon.journal import Message, of_engine, tell
 from inbox_daemon.records import EngineInfo, EngineState, EngineStats, Outcome, Request
 
@@ -23,7 +23,7 @@ class EngineSlot:
     """Times are monotonic seconds.
 
     Args:
-        make: starts the engine of this number (1-based).
+        make: starts the engine of this number (1-based). May raise OSError, which counts as a death while loading.
 
     Attributes:
         starts, deaths: in the life of this daemon.
@@ -37,6 +37,7 @@ class EngineSlot:
         self._idle_unload = idle_unload
         self._engine: Engine | None = None
         self._ending: Engine | None = None
+        self._unstarted: EngineDied | None = None  # until `receive` has said so
         self._kill_reason: str | None = None
         self._not_before = 0.0
         self._idle_since: float | None = None
@@ -95,7 +96,10 @@ class EngineSlot:
                 self.starts += 1
                 self._was_ready = False
                 self._say.info("engine starting (%d)", self.starts, extra=tell(Message.ENGINE_STARTING))
-                self._engine = self._make(self.starts)
+                try:
+                    self._engine = self._make(self.starts)
+                except OSError as error:
+                    self._unstarted = EngineDied(f"it cannot be started: {error}")
             return
         if wanted:
             self._idle_since = None
@@ -108,18 +112,17 @@ class EngineSlot:
     def room(self) -> int:
         return self._engine.room() if self._engine and not self._kill_reason else 0
 
+    def room_for_bytes(self) -> int:
+        return self._engine.room_for_bytes() if self._engine else 0
+
     def send(self, requests: Sequence[Request]) -> None:
         if self._engine is not None:
             self._engine.send(requests)
 
     def receive(self, now: float) -> list[Outcome]:
         """Return what has arrived. Raises EngineDied once for each death, however it came about."""
-        if self._engine is None:
-            return []
         try:
-            outcomes = self._engine.receive()
-            if self._kill_reason and not outcomes:
-                raise EngineDied(self._kill_reason)
+            outcomes = self._received()
         except EngineDied as died:
             reason = self._kill_reason or died.reason
             self.last_death = EngineDied(reason, died.log)
@@ -128,10 +131,10 @@ class EngineSlot:
             self._not_before = now + self.back_off
             self.end()
             raise self.last_death from died
-        if self._engine.info and not self._was_ready:
+        if (info := self.info) and not self._was_ready:
             self._was_ready = True
             self.failures = 0
-            self.last_info = info = self._engine.info
+            self.last_info = info
             self.last_death = None
             told = (info.kind, info.version, info.model, info.max_seqs, info.load_seconds)
             self._say.info(
@@ -139,6 +142,21 @@ class EngineSlot:
                 *told,
                 extra=tell(Message.ENGINE_READY),
             )
+        return outcomes
+
+    def _received(self) -> list[Outcome]:
+        if self._unstarted is not None:
+            raise self._unstarted
+        if self._engine is None:
+            return []
+        try:
+            outcomes = self._engine.receive()
+        except ConfigError as wrong:
+            if self.last_info is None:
+                raise
+            raise EngineDied(str(wrong)) from wrong  # it was right once: a GPU is lost, and may come back
+        if self._kill_reason and not outcomes:
+            raise EngineDied(self._kill_reason)
         return outcomes
 
     def kill(self, reason: str) -> None:
@@ -151,7 +169,7 @@ class EngineSlot:
         if self._engine is not None:
             self._engine.kill()
             self._ending, self._engine = self._engine, None
-        self._kill_reason = None
+        self._kill_reason = self._unstarted = None
         self._idle_since = None
 
     @property

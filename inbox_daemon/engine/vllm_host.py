@@ -18,7 +18,6 @@ import traceback
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import orjson
@@ -85,15 +84,21 @@ class VllmHost:
         settings = options["args"]
         visible: list[str] = []
         if current_platform.is_cuda_alike():
+            there = current_platform.device_count()  # CUDA goes by the list up to the first name that it does not know
             named = os.environ.get(placement.VISIBLE, "")
-            visible = named.split(",") if named else [str(at) for at in range(current_platform.device_count())]
+            visible = named.split(",")[:there] if named else [str(at) for at in range(there)]
         several = range(len(visible)) if len(visible) > 1 else []
         memory = [current_platform.get_device_total_memory(at) for at in several]
-        weights = partial(placement.weights_of, options["model"], settings.get("revision"))
+
+        def weights() -> int | None:
+            if (size := placement.weights_of(options["model"], settings.get("revision"))) is None:
+                print(f"inbox-daemon: nothing says how large the weights are; only one of {len(visible)} GPUs is used")
+            return size
+
         try:
             places = placement.share_out(placement.count(weights, memory, settings), visible, settings)
-        except ValueError as error:
-            print(f"[engine.args] data_parallel_size: {error}", file=sys.stderr)
+        except (ValueError, TypeError) as error:
+            print(f"[engine.args] data_parallel_size, or what else says which GPUs: {error}", file=sys.stderr)
             raise SystemExit(EXIT_CONFIG) from error
         if len(places) > 1 and places[0]:
             print(f"inbox-daemon: {len(places)} replicas of the model, on GPUs {' | '.join(places)}")

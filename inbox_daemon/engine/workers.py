@@ -7,6 +7,7 @@ worker imports it and waits. It costs 0.6 GB of memory and no GPU.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -14,10 +15,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
+
+log = logging.getLogger(__name__)
 
 
 class WorkerProcess:
@@ -27,11 +30,12 @@ class WorkerProcess:
         socket: our end, not blocking.
         log: the descriptor of what it and its children print, not blocking; -1 once it has been let go of.
         folder: its TMPDIR.
+
+    Raises:
+        OSError: the host has no room for it: processes, descriptors, or space below the daemon's own TMPDIR.
     """
 
     def __init__(self) -> None:
-        self.socket, theirs = socket.socketpair()
-        self.log, log_write = os.pipe2(os.O_CLOEXEC)
         environment = {
             k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
         }
@@ -40,20 +44,29 @@ class WorkerProcess:
         # a socket's may have 107 bytes. What torch compiled is to outlive it, where torch would have put it anyway.
         shared = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
         environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(shared))
-        self.folder = Path(tempfile.mkdtemp(prefix="vllm-"))
-        environment["TMPDIR"] = str(self.folder)
-        environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # an allowed host could point to any other
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=log_write,
-            stderr=log_write,
-            pass_fds=(theirs.fileno(),),
-            env=environment,
-            start_new_session=True,  # one group to kill, and a terminal's Ctrl-C is the daemon's alone
-        )
-        theirs.close()
-        os.close(log_write)
+        with ExitStack() as undo:
+            self.folder = Path(tempfile.mkdtemp(prefix="vllm-"))
+            undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            environment["TMPDIR"] = str(self.folder)
+            environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # an allowed host could point to any other
+            self.socket, theirs = socket.socketpair()
+            undo.callback(self.socket.close)
+            with theirs:
+                self.log, log_write = os.pipe2(os.O_CLOEXEC)
+                undo.callback(os.close, self.log)
+                try:
+                    self.process = subprocess.Popen(
+                        [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno())],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log_write,
+                        stderr=log_write,
+                        pass_fds=(theirs.fileno(),),
+                        env=environment,
+                        start_new_session=True,  # one group to kill, and a terminal's Ctrl-C is the daemon's alone
+                    )
+                finally:
+                    os.close(log_write)
+            undo.pop_all()
         self.socket.setblocking(False)
         os.set_blocking(self.log, False)
 
@@ -101,7 +114,12 @@ class Workers:
         """Have so many at hand and no more, where any are to be."""
         if self._keeps_spares:
             count = max(0, count)
-            self._spares += [WorkerProcess() for _ in range(count - len(self._spares))]
+            try:
+                while len(self._spares) < count:
+                    self._spares.append(WorkerProcess())
+            except OSError as error:  # an engine can do without, and may be doing well
+                self._keeps_spares = False
+                log.warning("no worker is kept at hand any more: %s", error)
             self._end(self._spares[count:])
             del self._spares[count:]
 
