@@ -24,6 +24,7 @@ DEFAULT_PATH = Path("/etc/inbox-daemon/config.toml")
 ENV_PREFIX = "INBOX_DAEMON_"
 
 MIB, GIB = 1 << 20, 1 << 30
+MOST_PRIORITY = 10**9 - 1  # nine digits, in a control file, too
 
 
 def setting(
@@ -259,6 +260,8 @@ def _checked(spec: dataclasses.Field[Any], kind: Any, value: Any, dotted: str, s
         of = typing.get_args(kind)[1]
         if of in (str, int) and not all(type(v) is of for v in value.values()):
             raise ConfigError(f"{wrong}a table of {'names' if of is str else 'whole numbers'}")
+        if of is int and any(abs(number) > MOST_PRIORITY for number in value.values()):
+            raise ConfigError(f"{wrong}a table of whole numbers of at most nine digits")
         return types.MappingProxyType(dict(value))
     if type(value) is not kind:
         raise ConfigError(wrong + {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind])

@@ -47,6 +47,7 @@ def test_every_setting_in_the_example_has_a_reason() -> None:
         ("[engine]\nkind = 'sglang'", ["engine.kind", "'sglang'", "vllm, null"]),
         ("[engine]\nin_flight = 2.5", ["engine.in_flight", "2.5", "a whole number"]),
         ("engine = 3", ["engine = 3", "table"]),
+        ("[inbox.priorities]\na = 1000000000", ["inbox.priorities", "1000000000", "at most nine digits"]),
         ("[models.aliases]\na = 1", ["models.aliases", "table of names"]),
         (
             "[requests]\nallowed_media_domains = 'a.org'",

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inbox_daemon import config
 from inbox_daemon.models import Models, UnknownModel, look_up, table, translate_ollama
+from inbox_daemon.spool.reading import rules_of
 
 ROWS = [(family, tag) for family, known in table().families.items() for tag in known.tags]
 SERVED = "Qwen/Qwen3-8B"
@@ -168,6 +170,12 @@ def test_translating_ends_in_a_name_that_stays_or_in_a_refusal(name: str, suffix
         return
     assert "/" in translated or translated.startswith("~")
     assert translate_ollama(translated) == translated
+
+
+@pytest.mark.parametrize("key", ["served_model_name", "served-model-name"])
+def test_the_name_that_vllm_serves_is_accepted_however_its_setting_is_written(key: str) -> None:
+    rules = rules_of(config.build({"engine": {"model": "Qwen/Qwen3-4B", "args": {key: "judge"}}}, "test"))
+    assert rules.model_fault("judge") is None and rules.model_fault("Qwen/Qwen3-4B") is None
 
 
 def test_a_request_without_a_model_or_with_the_served_one_is_accepted() -> None:

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
+from inbox_daemon.config import MOST_PRIORITY
 from inbox_daemon.dispatch import Queue, share
+from inbox_daemon.engine import wire
 from inbox_daemon.layout import Published, Spool
+from inbox_daemon.records import Request
 from inbox_daemon.spool import published
+from inbox_daemon.traffic import _BEFORE_ALL
 
 SLOW = {"INBOX_DAEMON_ENGINE__NULL__RATE": "300", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "4000"}
 
@@ -67,6 +71,14 @@ def test_priority_is_set_by_a_file_a_pattern_or_the_command_and_is_seen(start_da
     daemon.kill()
     again = start_daemon(settings='[inbox.priorities]\n"urgent-*" = 7\n', environment=SLOW)
     eventually(lambda: again.status("b").get("in_flight") and again.status("b")["priority"] == 12, 60)
+
+
+@pytest.mark.parametrize("priority", [MOST_PRIORITY, -MOST_PRIORITY])
+def test_a_turn_of_any_priority_that_can_be_set_fits_into_a_frame(priority: int) -> None:
+    for before in (0, _BEFORE_ALL):
+        asked = Request(1, "id", 1, b"{}", before - priority * _BEFORE_ALL)
+        (frame,) = wire.requests([asked])
+        assert list(wire.read_requests(frame[5:])) == [asked]
 
 
 # -- within a batch

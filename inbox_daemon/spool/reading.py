@@ -48,7 +48,7 @@ class Rules:
 def rules_of(config: Config) -> Rules:
     """Return the rules that these settings make. Without a model's name to hold them against, all names pass."""
     engine, models = config.engine, config.models
-    served = engine.args.get("served_model_name") or engine.model
+    served = engine.arguments.get("served_model_name") or engine.model
     if isinstance(served, list):
         served = served[0]
     names = Models(served, dict(models.aliases) | {engine.model: served}, models.translate_ollama)
