@@ -128,9 +128,9 @@ class Life:
 
     def _run(self) -> Iterator[bool]:
         accepted = self.ledger.accepted
-        assert accepted is not None
+        assert accepted is not None and self._twins is not None
         self.ledger.state = BatchStatus.IN_PROGRESS
-        self._read_control()
+        self.read_control()
         if accepted.refused:
             reason = f"{accepted.faults} faulty lines and inbox.strict: nothing of this file was run"
             yield from self._close("batch_refused", reason)
@@ -141,9 +141,10 @@ class Life:
                 self.ledger.tell_soon()
             self.ledger.look_for_room(time.monotonic())
             self.queue.held = self._cancelled or self.ledger.paused or self.parked or self.ledger.lacking > 0
-            if self._cancelled and self.queue.in_flight == 0:
+            owed = self._twins.pass_on(time.monotonic())
+            if self._cancelled and self.queue.in_flight == 0 and not owed:
                 yield from self._close("batch_cancelled", "the batch was cancelled before this request was run")
-            yield WAITING
+            yield BUSY if owed else WAITING
 
     def _finish(self) -> Iterator[bool]:
         ledger, now = self.ledger, time.monotonic
@@ -182,18 +183,16 @@ class Life:
 
     def _close(self, code: str, message: str) -> Iterator[bool]:
         """Give every request that has no outcome this error: the one door by which a batch ends early."""
+        left = iter(list(self.queue.remaining()))
+        while chunk := [self._error(place, code, message) for place in itertools.islice(left, _CLOSE_CHUNK)]:
+            self.ledger.append(chunk, time.monotonic())
+            yield BUSY
+
+    def _error(self, place: int, code: str, message: str) -> Outcome:
         assert self._source is not None
-        chunk: list[Outcome] = []
-        for place in list(self.queue.remaining()):
-            custom_id = orjson.loads(self._source.line(place)).get("custom_id")
-            fault = Fault(code, message, custom_id=custom_id)
-            line = batch.error_line(batch.request_id(self.work.id, place), fault, self._source.number(place))
-            chunk.append(Outcome(ticket(self.slot, place), line, is_error=True))
-            if len(chunk) >= _CLOSE_CHUNK:
-                self.ledger.append(chunk, time.monotonic())
-                chunk = []
-                yield BUSY
-        self.ledger.append(chunk, time.monotonic())
+        fault = Fault(code, message, custom_id=orjson.loads(self._source.line(place)).get("custom_id"))
+        line = batch.error_line(batch.request_id(self.work.id, place), fault, self._source.number(place))
+        return Outcome(ticket(self.slot, place), line, is_error=True)
 
     # -- requests out, outcomes in
 
@@ -247,7 +246,7 @@ class Life:
         if deaths >= max_deaths:
             reason = f"the engine died {deaths} times within an hour on this batch, last: {died.reason}"
             ledger.park(reason, now)
-            self._read_control()
+            self.read_control()
             ledger.log.error("%s: parked: %s", self.name, reason, extra=tell(Message.BATCH_PARKED))
 
     def convict(self, place: int, died: EngineDied) -> None:
@@ -257,9 +256,7 @@ class Life:
         custom_id = orjson.loads(self._source.line(place))["custom_id"]
         words = [line for line in died.log if "Error" in line or "error" in line][-3:] or list(died.log[-3:])
         message = f"this request, alone in the engine, ended it: {died.reason}. Its last words: {' | '.join(words)}"
-        fault = Fault("engine_crash", message, custom_id=custom_id)
-        line = batch.error_line(batch.request_id(self.work.id, place), fault, number)
-        self._twins.record([Outcome(ticket(self.slot, place), line, is_error=True)], time.monotonic())
+        self._twins.record([self._error(place, "engine_crash", message)], time.monotonic())
         log, fields = self.ledger.log, tell(Message.REQUEST_ERROR, INBOX_LINE=number, INBOX_REQUEST=custom_id)
         log.error("%s: line %d kills the engine; it gets an error, the others go on", self.name, number, extra=fields)
 
@@ -268,10 +265,10 @@ class Life:
     def control(self, verb: str) -> None:
         """Take note that a control file has been carried out."""
         self.ledger.history.note(verb, time.time())
-        self._read_control()
+        self.read_control()
         self.ledger.log.info("%s: %s", self.name, verb)
 
-    def _read_control(self) -> None:
+    def read_control(self) -> None:
         """The state is which files exist; this is its copy in memory."""
         self._cancelled = self.work.cancel.exists()
         self.ledger.paused = self.work.pause.exists()

@@ -6,8 +6,9 @@ Owns what one outcome means for the others. Which requests are the same was foun
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
 
 import orjson
 
@@ -16,7 +17,7 @@ from inbox_daemon.ledger import Ledger
 from inbox_daemon.records import Outcome, place_of, ticket
 from inbox_daemon.spool.ingest import Input
 
-_TURN = 500  # places looked at between two pauses
+_TURN = 500  # places looked at, or answers copied, between two pauses
 
 
 class Twins:
@@ -24,12 +25,10 @@ class Twins:
 
     def __init__(self, ledger: Ledger, source: Input, slot: int) -> None:
         self._ledger, self._source, self._slot = ledger, source, slot
+        self._owed: deque[tuple[Outcome, Iterator[int]]] = deque()  # outcomes, and whose they are as well
 
     def join(self) -> Generator[None, None, None]:
-        """Have each request that is the same as an earlier one wait for that one's outcome, or give it at once.
-
-        The latter after a crash between the two. Yields now and then.
-        """
+        """Have each request that is the same as an earlier one wait for that one's outcome. Yields now and then."""
         queue, index = self._ledger.queue, self._source.index
         joined = bytearray(len(queue))
         for place in range(len(queue)) if index.twins else ():
@@ -37,28 +36,33 @@ class Twins:
             for twin in twins:
                 joined[twin] = 1
             left = [twin for twin in twins if not queue.is_done(twin)]
-            if left and queue.is_done(place):
-                first = Outcome(ticket(self._slot, place), self._ledger.outcomes.line(place))
-                self._ledger.append(list(self._copies(first, left)), time.monotonic())
             for twin in left:
-                if not queue.is_done(twin):
-                    queue.follow(twin)
+                queue.follow(twin)
+            if left and queue.is_done(place):  # after a crash between the two
+                first = Outcome(ticket(self._slot, place), self._ledger.outcomes.line(place))
+                self._owed.append((first, iter(left)))
             if place % _TURN == 0:
                 yield
 
     def record(self, outcomes: Sequence[Outcome], now: float) -> None:
-        """Record outcomes, and for whom else each is the outcome. `now` is monotonic seconds."""
+        """Record outcomes; for whom else each is the outcome, `pass_on` records. `now` is monotonic seconds."""
+        self._ledger.append(outcomes, now)
         if self._source.index.twins:
             twins_of = self._source.index.twins_of
-            outcomes = [
-                one
-                for outcome in outcomes
-                for one in (outcome, *self._copies(outcome, twins_of(place_of(outcome.ticket))))
-            ]
-        self._ledger.append(outcomes, now)
+            self._owed += [(outcome, twins_of(place_of(outcome.ticket))) for outcome in outcomes]
 
-    def _copies(self, outcome: Outcome, twins: Iterable[int]) -> Iterator[Outcome]:
-        for twin in twins:
+    def pass_on(self, now: float) -> bool:
+        """Record some of what is owed; say whether there is more. One outcome may be that of millions."""
+        if self._owed:
+            self._ledger.append(list(islice(self._copies(), _TURN)), now)
+        return bool(self._owed)
+
+    def _copies(self) -> Iterator[Outcome]:
+        while self._owed:
+            outcome, twins = self._owed[0]
+            if (twin := next(twins, None)) is None:
+                self._owed.popleft()
+                continue
             custom_id = orjson.loads(self._source.line(twin))["custom_id"]
             id = batch.request_id(self._ledger.work.id, twin)
             line = batch.copied_line(outcome.line, id, custom_id, self._source.number(twin))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
+from inbox_daemon import config, daemon
 from inbox_daemon.config import MOST_PRIORITY
 from inbox_daemon.dispatch import Queue, share
 from inbox_daemon.engine import wire
+from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.records import Request
+from inbox_daemon.ledger import Ledger
+from inbox_daemon.notify import Notifier
+from inbox_daemon.records import Outcome, Request
 from inbox_daemon.spool import published
 from inbox_daemon.traffic import _BEFORE_ALL
 
@@ -125,6 +131,31 @@ def test_a_daemon_killed_among_repeated_requests_answers_each_once(start_daemon:
     again = start_daemon(environment=slow)
     again.finished("b")
     assert custom_ids(again.outbox("b") / "results.jsonl") == [one["custom_id"] for one in asked]
+
+
+def test_an_answer_that_is_that_of_thousands_is_passed_on_in_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appended: list[int] = []
+    append = Ledger.append
+
+    def counted(ledger: Ledger, outcomes: Sequence[Outcome], now: float) -> bool:
+        appended.append(len(outcomes))
+        return append(ledger, outcomes, now)
+
+    monkeypatch.setattr(Ledger, "append", counted)
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "b.jsonl").write_bytes(jsonl([request(f"r{n:04}", "say the same", **SAME) for n in range(3000)]))
+    engine = {"kind": "null", "in_flight": 4}
+    read = config.build({"spool": str(tmp_path), "engine": engine, "inbox": {"settle": 0.0, "watch": "poll"}}, "test")
+    one = daemon.Daemon(read, lambda number: NullEngine(read.engine), Notifier({}), drain=True)
+    now = time.monotonic()
+    while not (tmp_path / "outbox" / "b" / "receipt.json").exists():
+        now += 1.0
+        one.step(now)
+    one._shut_down()
+    assert sum(appended) == 3000 and max(appended) <= 1000
 
 
 def test_a_cancelled_batch_closes_those_that_waited_for_anothers_answer(start_daemon: Callable[..., Daemon]) -> None:
