@@ -165,6 +165,7 @@ class Config:
 
 # What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.
 RELOADABLE = ("inbox", "results", "daemon", "models", "alerts")
+AT_START = ("inbox.watch", "daemon.gpu_every")  # not these of them
 
 # vLLM's arguments that [requests] decides, so that what a request may ask of the host has one answer; and two that
 # would break a promise.

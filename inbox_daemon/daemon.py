@@ -14,22 +14,24 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from enum import IntEnum
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from inbox_daemon import journal, status
-from inbox_daemon.config import RELOADABLE, Config
+from inbox_daemon.config import AT_START, RELOADABLE, Config
 from inbox_daemon.engine import Engine
 from inbox_daemon.engine.slot import EngineSlot
+from inbox_daemon.entrance import Entrance
 from inbox_daemon.errors import ConfigError, SpoolError
 from inbox_daemon.intake import Intake
 from inbox_daemon.journal import Message, of_batch, tell
-from inbox_daemon.layout import Spool, shown
+from inbox_daemon.layout import Spool
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.life import Life
 from inbox_daemon.metrics import Metrics
 from inbox_daemon.notify import Notifier
 from inbox_daemon.oversight import Oversight
-from inbox_daemon.spool import claim, control, space
+from inbox_daemon.spool import claim, space
 from inbox_daemon.spool.presence import Presence
 from inbox_daemon.spool.reading import rules_of
 from inbox_daemon.traffic import Traffic
@@ -39,7 +41,6 @@ log = logging.getLogger(__name__)
 
 TICK = 0.5  # seconds at most between two looks at everything
 _SLICE = 0.05  # seconds of long steps (reading, merging) in one pass of the loop
-_ADOPT_EVERY = 5.0
 _SUSPEND = 10.0  # seconds until a batch whose files failed is tried again
 _POLL_ENGINE = 0.005  # seconds between looks at an engine that has no descriptor to wait on
 _DRAIN_GIVES_UP = 3  # engines in a row that could not be loaded
@@ -73,11 +74,8 @@ class Daemon:
         self._traffic = Traffic(self._engine, self._lives, self._safely)
         self._oversight = Oversight(config, self.spool, self._engine, self._traffic, self._lives, self._safely)
         self._slots = itertools.count(1)
-        self._suspended: dict[str, float] = {}  # batch id -> when it is tried again
-        self._arrived: deque[Path] = deque()  # settled, and not claimed for want of a slot
-        self._waiting: dict[str, str] = {}
-        self._refused = False  # the disk refused one of these; the next scan tries again
-        self._adopt_at = 0.0
+        self._entrance = Entrance(self.spool, lambda: self.config, self._intake, self._lives, self._begin, self._safely)
+        self._last = 0  # the slot whose batch had the last step
         self._some_errors = False
         self._busy = False
         self._stop_by: float | None = None
@@ -97,14 +95,14 @@ class Daemon:
                 self.step(time.monotonic())
         finally:
             self._shut_down()
-        if self._drain and (self._lives or self._waiting):
+        if self._drain and (self._lives or self._entrance.waiting):
             return Exit.FAILURE
         return Exit.SOME_ERRORS if self._drain and self._some_errors else Exit.OK
 
     def step(self, now: float) -> None:
         """One pass: what has arrived, what is next for each batch, requests out, outcomes in, and is all well?"""
-        self._adopt(now)  # before new files: what somebody left is older, and they take all the room there is
-        self._receive_files(now)
+        if not self._stopping:
+            self._entrance.look(now)
         self._advance(now)
         self._engine.ensure(self._engine_is_wanted(), now)
         if not self._stopping:
@@ -113,86 +111,22 @@ class Daemon:
         self._judge(now)
         self._tell(now)
 
-    def _receive_files(self, now: float) -> None:
-        if self._stopping:
-            return
-        try:
-            arrivals = self._intake.look(now)
-        except OSError as error:
-            log.error("inbox cannot be read: %s; trying again", space.told(error))
-            return
-        if arrivals is not None:
-            self._arrived, self._waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
-            for path, name, verb in arrivals.controls:
-                self._control(path, name, verb)
-        while self._arrived and len(self._lives) < self.config.inbox.max_claimed:
-            self._take(self._arrived.popleft())
-
-    def _control(self, path: Path, name: str, verb: str) -> None:
-        named = next((life for life in self._lives.values() if life.name == name), None)
-        if named is not None:  # where half of it fails, the batch is let go and reads from the files what it is now
-            self._safely(named, partial(self._carry_out, path, name, verb, named))
-            return
-        try:
-            self._carry_out(path, name, verb, None)
-        except (OSError, SpoolError) as error:
-            self._waits(path, f"cannot be carried out: {space.told(error)}")
-
-    def _carry_out(self, path: Path, name: str, verb: str, named: Life | None) -> None:
-        if refusal := control.obey(self.spool, path, name, verb, named):
-            log.warning("%s thrown away: %s", shown(path.name), refusal)
-
-    def _take(self, path: Path) -> None:
-        try:
-            if self._intake.unchanged(path) and self._has_room_for(path) and (held := claim.claim(self.spool, path)):
-                self._begin(held)
-        except (OSError, SpoolError) as error:
-            self._waits(path, f"cannot be claimed: {space.told(error)}")
-
-    def _waits(self, path: Path, why: str) -> None:
-        """Leave a file in the inbox that the disk refuses to give us; the next scan tries again."""
-        self._waiting[path.name] = why
-        self._refused = True
-        self._intake.complain(path.name, why)
-
-    def _has_room_for(self, path: Path) -> bool:
-        """Leave a file in the inbox while its copy would fill the disk; it is looked at again with the next scan."""
-        try:
-            size = path.lstat().st_size
-        except FileNotFoundError:
-            return False
-        if size > self.config.inbox.max_file_bytes:
-            return True  # none of it will be copied
-        if lacking := space.lacking(self.spool.work, size + self.config.results.keep_free):
-            self._waiting[path.name] = f"waiting for disk space: {1 + lacking // 1_000_000} MB more needed"
-            self._intake.complain(path.name, "waits for disk space")
-        return not lacking
-
-    def _adopt(self, now: float) -> None:
-        if now < self._adopt_at or self._stopping:
-            return
-        self._adopt_at = now + _ADOPT_EVERY
-        self._suspended = {id: until for id, until in self._suspended.items() if until > now}
-        ours = {life.work.id for life in self._lives.values()} | self._suspended.keys()
-        room = self.config.inbox.max_claimed - len(self._lives)
-        try:
-            for held in itertools.islice(claim.adopt(self.spool, ours), max(0, room)):
-                self._begin(held)
-        except OSError as error:
-            log.error("work cannot be read: %s; trying again", space.told(error))
-
     def _advance(self, now: float) -> None:
-        """Give every batch its next steps, for a slice of time together, and what is due by the clock."""
+        """Give batches their next steps in turn, for a slice of time together, and each what is due by the clock."""
         deadline = time.monotonic() + _SLICE
-        busy = [] if self._stopping else list(self._lives.values())
-        while busy and time.monotonic() < deadline:
-            busy = [life for life in busy if self._safely(life, life.step)]
-        self._busy = bool(busy)
+        turns = deque(sorted([] if self._stopping else self._lives.values(), key=lambda life: life.slot <= self._last))
+        while turns and time.monotonic() < deadline:
+            life = turns.popleft()
+            self._last = life.slot
+            if self._safely(life, life.step):
+                turns.append(life)
+        self._busy = bool(turns) or self._entrance.has_more_to_do
         for life in list(self._lives.values()):
             self._safely(life, partial(life.ledger.tick, now, len(self._lives)))
             if life.over:
                 self._some_errors |= life.had_errors
                 self._lives.pop(life.slot, None)
+                self._entrance.a_slot_is_free(now)
 
     def _judge(self, now: float) -> None:
         if self._oversight.look(now, self._engine_is_wanted()):
@@ -202,14 +136,16 @@ class Daemon:
         for life in self._lives.values():
             life.ledger.engine = self._oversight.engine
         if self._presence.due(now):
-            ours = {"waiting": dict(self._waiting), "batches": len(self._lives), "log": journal.recent()}
+            ours = {"waiting": dict(self._entrance.waiting), "batches": len(self._lives), "log": journal.recent()}
             said = self._oversight.said(now) | ours
             self._presence.say(now, said)
             self._metrics.say(now, said, [life.ledger.told for life in self._lives.values() if life.ledger.told])
         queues = [life.queue for life in self._lives.values()]
         requests = (sum(queue.done for queue in queues), sum(map(len, queues)))
         alerts = [alert.name for alert in self._oversight.raised]
-        self._notify.status(status.summary(len(queues), requests, len(self._suspended), self._oversight.engine, alerts))
+        self._notify.status(
+            status.summary(len(queues), requests, len(self._entrance.suspended), self._oversight.engine, alerts)
+        )
 
     # -- batches
 
@@ -239,7 +175,7 @@ class Daemon:
 
     def _suspend(self, id: str, name: str, error: Exception) -> None:
         """Have a batch adopted again, from its files, some seconds later."""
-        self._suspended[id] = time.monotonic() + _SUSPEND
+        self._entrance.suspended[id] = time.monotonic() + _SUSPEND
         adapter, fields = of_batch(log, name), tell(Message.BATCH_SUSPENDED)
         if isinstance(error, OSError | SpoolError):
             adapter.error("%s: suspended for %.0f s: %s", name, _SUSPEND, space.told(error), extra=fields)
@@ -255,7 +191,9 @@ class Daemon:
 
     def _wait(self) -> None:
         """Sleep until there is something to do, at most a tick."""
-        seconds = 0.0 if self._busy else min(TICK, self._intake.due_in(time.monotonic()))
+        seconds = 0.0 if self._busy else TICK
+        if not self._stopping:
+            seconds = min(seconds, self._intake.due_in(time.monotonic()))
         engine = self._engine.fileno()
         if engine is None and self._traffic.in_flight:
             seconds = min(seconds, _POLL_ENGINE)
@@ -282,13 +220,16 @@ class Daemon:
             log.error("configuration not reloaded, the old one stays: %s", error)
             return
         changed = {f.name for f in fields(Config) if getattr(fresh, f.name) != getattr(self.config, f.name)}
+        waits = {name for name in AT_START if attrgetter(name)(fresh) != attrgetter(name)(self.config)}
         self.config = replace(self.config, **{name: getattr(fresh, name) for name in changed & set(RELOADABLE)})
         self._intake.settings = self.config.inbox
         self._oversight.configure(self.config)
-        for life in self._lives.values():
+        for life in list(self._lives.values()):
             life.ledger.results = self.config.results
             life.ledger.log_every = self.config.daemon.log_every
-        for name in sorted(changed - set(RELOADABLE)):
+            self._safely(life, life.read_control)  # for its priority
+        logging.getLogger("inbox_daemon").setLevel(self.config.daemon.log_level.upper())
+        for name in sorted((changed - set(RELOADABLE)) | waits):
             log.warning("configuration: a change of %s takes effect at the next start", name)
         log.info("configuration reloaded: %s", ", ".join(sorted(changed & set(RELOADABLE))) or "nothing changed")
 
@@ -299,7 +240,7 @@ class Daemon:
     def _done(self, now: float) -> bool:
         if self._stop_by is not None:
             return self._traffic.in_flight == 0 or now >= self._stop_by
-        if not self._drain or self._intake.arriving or self._arrived or self._suspended or self._refused:
+        if not self._drain or not self._entrance.is_done:
             return False
         hopeless = self._engine.failures >= _DRAIN_GIVES_UP
         return hopeless or all(life.parked for life in self._lives.values())

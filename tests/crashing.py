@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from inbox_daemon import cli, daemon, ledger
+from inbox_daemon import cli, daemon, entrance, ledger
 from inbox_daemon.spool import presence
 
 SYNCS = frozenset({"fsync", "fdatasync"})
@@ -160,9 +160,9 @@ def _live(
         sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
         signal.setitimer(signal.ITIMER_REAL, within)
         gc.disable()  # nobody but the daemon itself closes its files
-        daemon._SUSPEND = daemon._ADOPT_EVERY = _AGAIN_AFTER
+        daemon._SUSPEND = entrance._ADOPT_EVERY = _AGAIN_AFTER
         # Nothing by the clock, so that two runs are alike: a pass takes as long as there is work, views follow changes.
-        daemon._SLICE = ledger._STATUS_EVERY = presence._SAY_EVERY = math.inf
+        daemon._SLICE = entrance._SLICE = ledger._STATUS_EVERY = presence._SAY_EVERY = math.inf
         if sabotage:
             sabotage()
         wire.arm()

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"twins"},
     {"life"},
     {"traffic"},
-    {"oversight"},
+    {"oversight", "entrance"},
     {"daemon"},
     {"cli"},
     {"__main__"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import gzip
 import os
+import re
 import shutil
 import signal
 import sys
@@ -316,6 +317,41 @@ def test_two_daemons_on_one_spool_run_each_file_once_and_adopt_each_others_orpha
         second.finished(f"f{i}")
         assert custom_ids(second.outbox(f"f{i}") / "results.jsonl") == [f"f{i}-{j}" for j in range(20)]
     assert len(list((tmp_path / "spool" / "outbox").iterdir())) == 40
+
+
+def test_batches_that_another_daemon_has_left_come_before_new_files_however_few_may_be_in_work(
+    start_daemon: Start,
+) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "1"})
+    for n in range(4):
+        daemon.drop(f"old-{n}.jsonl", batch_of(20))
+    eventually(lambda: daemon.text().count(": accepted") == 4)
+    daemon.kill()
+    for n in range(6):
+        daemon.drop(f"new-{n}.jsonl", batch_of(20))
+    again = start_daemon(arguments=["--drain"], ready=False, environment={"INBOX_DAEMON_INBOX__MAX_CLAIMED": "2"})
+    assert again.ended() == 0
+    entered = re.findall(r" (old|new)-\d: (?:resumed|claimed)", again.text())
+    assert entered == ["old"] * 4 + ["new"] * 6
+    assert list((again.spool / "work").iterdir()) == []
+
+
+def test_a_reload_reaches_batches_in_work_and_says_what_waits_for_the_next_start(
+    start_daemon: Start, tmp_path: Path
+) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "1"})
+    daemon.drop("urgent.jsonl", batch_of(20))
+    eventually(lambda: daemon.status("urgent").get("status") == "in_progress")
+    config = tmp_path / "daemon-0.toml"
+    settings = config.read_text().replace("[inbox]", '[inbox]\nwatch = "poll"')
+    config.write_text(f'{settings}[inbox.priorities]\n"urgent*" = 7\n[daemon]\nlog_level = "warning"\n')
+    daemon.signal(signal.SIGHUP)
+    eventually(lambda: daemon.status("urgent").get("priority") == 7)
+    assert "a change of inbox.watch takes effect at the next start" in daemon.text()
+    said = daemon.text()
+    (daemon.inbox / "urgent.pause").touch()
+    eventually(lambda: daemon.status("urgent").get("paused"))
+    assert daemon.text() == said  # that it is paused would be an information
 
 
 def test_drain_ends_when_nothing_is_left_and_says_whether_requests_failed(start_daemon: Start, tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""What comes in: batches that nobody holds any more, files that have settled, control files.
+
+Claims, and hands on what it holds. Never decides whether a file has settled (`intake`), and runs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from inbox_daemon.config import Config
+from inbox_daemon.errors import SpoolError
+from inbox_daemon.intake import Intake
+from inbox_daemon.layout import Spool, shown
+from inbox_daemon.life import Life
+from inbox_daemon.spool import claim, control, space
+
+log = logging.getLogger(__name__)
+
+_ADOPT_EVERY = 5.0  # seconds
+_SLICE = 0.05  # seconds of claiming in one pass of the loop; each claim syncs
+
+
+class Entrance:
+    """Args:
+
+    config: asked anew each time, since SIGHUP replaces it.
+    lives: the batches in work.
+    begin: takes what has been claimed.
+    safely: does something for one batch, whose failing costs that batch alone.
+
+    Attributes:
+        waiting: why a file is still in the inbox, by its name.
+        suspended: batches, by id, that are not to be adopted before that time.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        config: Callable[[], Config],
+        intake: Intake,
+        lives: Mapping[int, Life],
+        begin: Callable[[claim.Held], None],
+        safely: Callable[[Life, Callable[[], object]], bool],
+    ) -> None:
+        self._spool, self._config, self._intake = spool, config, intake
+        self._lives, self._begin, self._safely = lives, begin, safely
+        self.waiting: dict[str, str] = {}
+        self.suspended: dict[str, float] = {}
+        self._arrived: deque[Path] = deque()  # settled, and not claimed for want of a slot
+        self._refused = False  # the disk refused one of these; the next scan tries again
+        self._adopt_at = 0.0
+        self._left_behind = False  # batches that nobody holds, for want of a slot; they come before new files
+
+    @property
+    def has_more_to_do(self) -> bool:
+        """Whether there is something that it can take at once."""
+        return bool(self._arrived) and self._has_a_slot and not self._left_behind
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is on its way in, or waits for what may change by itself."""
+        on_the_way = self._intake.arriving or self._arrived or self._left_behind or self.suspended
+        return not on_the_way and not self._refused
+
+    def look(self, now: float) -> None:
+        """Take what there is room for. `now` is monotonic seconds, here and below."""
+        self._adopt(now)  # before new files: what somebody left is older, and they take all the room there is
+        try:
+            arrivals = self._intake.look(now)
+        except OSError as error:
+            log.error("inbox cannot be read: %s; trying again", space.told(error))
+            return
+        if arrivals is not None:
+            self._arrived, self.waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
+            for path, name, verb in arrivals.controls:
+                self._control(path, name, verb)
+        deadline = time.monotonic() + _SLICE
+        while self.has_more_to_do and time.monotonic() < deadline:
+            self._take(self._arrived.popleft())
+
+    def a_slot_is_free(self, now: float) -> None:
+        """A batch is over: whatever has been waiting for a slot longest has it."""
+        if self._left_behind:
+            self._adopt_at = now
+
+    @property
+    def _has_a_slot(self) -> bool:
+        return len(self._lives) < self._config().inbox.max_claimed
+
+    def _adopt(self, now: float) -> None:
+        if now < self._adopt_at:
+            return
+        self._adopt_at = now + _ADOPT_EVERY
+        self._left_behind = False
+        self.suspended = {id: until for id, until in self.suspended.items() if until > now}
+        ours = {life.work.id for life in self._lives.values()} | self.suspended.keys()
+        try:
+            for held in claim.adopt(self._spool, ours):
+                if not self._has_a_slot:
+                    held.release()
+                    self._left_behind = True
+                    break
+                self._begin(held)
+        except OSError as error:
+            log.error("work cannot be read: %s; trying again", space.told(error))
+
+    # -- control files
+
+    def _control(self, path: Path, name: str, verb: str) -> None:
+        named = next((life for life in self._lives.values() if life.name == name), None)
+        if named is not None:  # where half of it fails, the batch is let go and reads from the files what it is now
+            self._safely(named, partial(self._carry_out, path, name, verb, named))
+            return
+        try:
+            self._carry_out(path, name, verb, None)
+        except (OSError, SpoolError) as error:
+            self._waits(path, f"cannot be carried out: {space.told(error)}")
+
+    def _carry_out(self, path: Path, name: str, verb: str, named: Life | None) -> None:
+        if refusal := control.obey(self._spool, path, name, verb, named):
+            log.warning("%s thrown away: %s", shown(path.name), refusal)
+
+    # -- files
+
+    def _take(self, path: Path) -> None:
+        try:
+            if self._intake.unchanged(path) and self._has_room_for(path) and (held := claim.claim(self._spool, path)):
+                self._begin(held)
+        except (OSError, SpoolError) as error:
+            self._waits(path, f"cannot be claimed: {space.told(error)}")
+
+    def _waits(self, path: Path, why: str) -> None:
+        """Leave a file in the inbox that the disk refuses to give us; the next scan tries again."""
+        self.waiting[path.name] = why
+        self._refused = True
+        self._intake.complain(path.name, why)
+
+    def _has_room_for(self, path: Path) -> bool:
+        """Leave a file in the inbox while its copy would fill the disk; it is looked at again with the next scan."""
+        try:
+            size = path.lstat().st_size
+        except FileNotFoundError:
+            return False
+        config = self._config()
+        if size > config.inbox.max_file_bytes:
+            return True  # none of it will be copied
+        if lacking := space.lacking(self._spool.work, size + config.results.keep_free):
+            self.waiting[path.name] = f"waiting for disk space: {1 + lacking // 1_000_000} MB more needed"
+            self._intake.complain(path.name, "waits for disk space")
+        return not lacking
