@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.run import settings
-from inbox_daemon.layout import Spool, batch_name
+from inbox_daemon.layout import Spool, batch_name, shown
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import published
 
@@ -70,12 +71,16 @@ def _one(spool: Spool, name: str, as_json: bool) -> int:
 
 
 def _missing(spool: Spool, name: str) -> int:
-    for file, why in published.waiting(spool).items():
-        if batch_name(file) == name:
-            show.say(f"{name}: in the inbox, not taken yet: {why}")
-            return 0
+    if why := _waits_for(spool, name):
+        show.say(f"{name}: in the inbox, not taken yet: {why}")
+        return 0
     show.errors.print(f"inbox-daemon: no batch called {name} in {spool.outbox}", markup=False)
     return NOT_FOUND
+
+
+def _waits_for(spool: Spool, name: str) -> str | None:
+    """Return why the file of this batch is not taken yet; None where no daemon says."""
+    return next((why for file, why in published.waiting(spool).items() if batch_name(file) == name), None)
 
 
 def _all(spool: Spool) -> RenderableType:
@@ -107,8 +112,8 @@ def watch(spool: Spool, name: str) -> int:
         while True:
             status = published.status(spool, name)
             if status is None:
-                text: RenderableType = f"{name}: not taken yet"
-                line = f"{name}: not taken yet"
+                line = f"{name}: not taken yet{_because(spool, name)}"
+                text: RenderableType = Text(shown(line))
             else:
                 text = Group(
                     show.batches([status]), f"engine {show.engine(status['engine'])}" if status["engine"] else ""
@@ -123,6 +128,13 @@ def watch(spool: Spool, name: str) -> int:
             if status is not None and ended:
                 return _exit_status(status)
             time.sleep(_REPAINT)
+
+
+def _because(spool: Spool, name: str) -> str:
+    if why := _waits_for(spool, name):
+        return f": {why}"
+    alive = any(daemon["alive"] for daemon in published.daemons(spool))
+    return "" if alive else ": no daemon runs on this spool: systemctl status inbox-daemon"
 
 
 def _exit_status(status: dict[str, Any]) -> int:

@@ -12,24 +12,38 @@ from contextlib import suppress
 from pathlib import Path
 
 from inbox_daemon.layout import SUFFIXES, Spool, batch_name, numbered
-from inbox_daemon.spool import files, published
+from inbox_daemon.spool import files, whole
 
 
 def drop(spool: Spool, path: Path) -> str:
-    """Copy a batch file in under a name that neither inbox nor outbox has; return the batch's name. Raises OSError."""
+    """Copy a batch file in, and say that it is complete, under a name that neither inbox nor outbox has.
+
+    Return the batch's name. Raises OSError.
+    """
     suffix = next(s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(s))
     hidden = spool.inbox / f".{time.time_ns()}{suffix}"
     try:
         shutil.copyfile(path, hidden)
         for attempt in itertools.count(1):
             name = numbered(batch_name(path.name), attempt)
-            if not published.status(spool, name) and not in_inbox(spool, name):
-                with suppress(FileExistsError):
-                    files.link(hidden, spool.inbox / f"{name}{suffix}")
-                    return name
+            target = spool.inbox / f"{name}{suffix}"
+            if (spool.outbox / name).exists() or in_inbox(spool, name) or whole.sidecars_of(target):
+                continue
+            with suppress(FileExistsError):
+                files.link(hidden, target)
+                _say_complete(target)
+                return name
         raise AssertionError("unreachable")
     finally:
         files.remove(hidden)
+
+
+def _say_complete(dropped: Path) -> None:
+    """Drop NAME.jsonl.done: after the file, since it would be believed of another one that came under the name."""
+    done = dropped.with_name(f"{dropped.name}.done")
+    done.touch()
+    if not dropped.exists():  # claimed already, and nobody will take this one along
+        files.remove(done)
 
 
 def drop_control(spool: Spool, name: str, verb: str, content: str = "") -> Path:

@@ -1,0 +1,99 @@
+"""The verbs of the command line that hand work over and ask for it, as their users type them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import Daemon, batch_of, eventually
+
+from inbox_daemon.layout import Spool
+from inbox_daemon.spool import drop, published
+
+Start = Callable[..., Daemon]
+Answer = tuple[int, str]
+REQUIRED = {"INBOX_DAEMON_INBOX__REQUIRE_SIDECAR": "true"}
+
+
+def run(spool: Path, *arguments: object) -> Answer:
+    """Return a verb's exit status and all that it printed."""
+    command = [sys.executable, "-m", "inbox_daemon", *map(str, arguments), "--spool", str(spool)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stdout + done.stderr
+
+
+def file(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def empty_spool(root: Path) -> Spool:
+    spool = Spool(root)
+    for folder in (spool.inbox, spool.outbox, spool.daemons):
+        folder.mkdir(parents=True)
+    return spool
+
+
+def test_a_file_whose_last_line_is_cut_is_run_when_it_is_submitted(start_daemon: Start, tmp_path: Path) -> None:
+    daemon = start_daemon()
+    status, said = run(daemon.spool, "submit", file(tmp_path / "b.jsonl", batch_of(3) + b'{"custom_id":'), "--wait")
+    assert "1 of 4 lines are faulty; the others run" in said
+    assert (status, daemon.status("b")["request_counts"]) == (3, {"total": 4, "completed": 3, "failed": 1})
+    assert list(daemon.inbox.iterdir()) == []
+
+
+def test_what_is_submitted_needs_no_sidecar_of_its_senders(start_daemon: Start, tmp_path: Path) -> None:
+    daemon = start_daemon(environment=REQUIRED)
+    assert run(daemon.spool, "submit", file(tmp_path / "b.jsonl", batch_of(3)), "--wait")[0] == 0
+    assert list(daemon.inbox.iterdir()) == []
+
+
+def test_a_file_that_is_claimed_before_it_is_said_to_be_complete_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    touch = Path.touch
+
+    def claimed(path: Path) -> None:
+        path.with_suffix("").unlink()
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", claimed)
+    assert drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1))) == "b"
+    assert list(spool.inbox.iterdir()) == []
+
+
+@pytest.mark.parametrize("taken", ["outbox/b/", "inbox/b.jsonl.gz", "inbox/b.jsonl.sha256"])
+def test_what_is_submitted_takes_no_name_that_anything_has(taken: str, tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    path = spool.root / taken
+    if taken.endswith("/"):
+        path.mkdir()
+    else:
+        path.touch()
+    assert drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1))) == "b.2"
+    assert {path.name for path in spool.inbox.glob("b.2*")} == {"b.2.jsonl", "b.2.jsonl.done"}
+
+
+def first_line_of_watching(spool: Path, name: str) -> str:
+    command = [sys.executable, "-m", "inbox_daemon", "status", name, "--watch", "--spool", str(spool)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        line = watching.stdout.readline()
+        watching.kill()
+    return line
+
+
+def test_who_waits_is_told_why_the_file_is_not_taken(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=REQUIRED)
+    daemon.drop("b.jsonl", batch_of(3))
+    eventually(lambda: published.waiting(Spool(daemon.spool)))
+    assert "b: not taken yet: waiting for its sidecar" in first_line_of_watching(daemon.spool, "b")
+
+
+def test_who_waits_is_told_that_no_daemon_runs(tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    assert "b: not taken yet: no daemon runs on this spool" in first_line_of_watching(spool.root, "b")
