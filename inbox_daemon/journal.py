@@ -13,6 +13,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import MutableMapping
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
@@ -87,10 +88,18 @@ class _Printable(logging.Filter):
         return True
 
 
+def _stderr_is_the_journal() -> bool:
+    """Say so by the variable's device and inode, as systemd.exec(5) asks for: it is inherited, stderr may not be."""
+    with suppress(OSError):
+        there = os.fstat(2)
+        return os.environ.get("JOURNAL_STREAM") == f"{there.st_dev}:{there.st_ino}"
+    return False
+
+
 def set_up(level: str) -> None:
     """Send the project's log to the right place. To be called once."""
     handler: logging.Handler
-    if "JOURNAL_STREAM" in os.environ:
+    if _stderr_is_the_journal():
         try:
             from systemd.journal import JournalHandler
 

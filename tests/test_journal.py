@@ -10,17 +10,19 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from running import ROOT, SETTINGS, jsonl, request
+from running import ROOT, SETTINGS, Daemon, jsonl, request
 
 from inbox_daemon.errorlog import ONE_BY_ONE
 from inbox_daemon.journal import Message
 from inbox_daemon.privacy import WithoutMessages, cause, without_input
 
+Start = Callable[..., Daemon]
 CATALOG = ROOT / "systemd" / "inbox-daemon.catalog"
 JOURNALD = Path("/lib/systemd/systemd-journald")
 
@@ -92,6 +94,11 @@ def test_an_exception_that_vllm_logs_keeps_its_place_and_loses_its_message() -> 
     assert "ValueError (" in said.getvalue() and "Zaphod" not in said.getvalue()
 
 
+def test_a_daemon_started_by_hand_speaks_to_its_terminal_whatever_it_inherits(start_daemon: Start) -> None:
+    daemon = start_daemon(environment={"JOURNAL_STREAM": "8:12345"})
+    assert re.search(r"^\d{4}-.* INFO +ready: ", daemon.text(), re.MULTILINE)
+
+
 # A journald of its own, in namespaces of its own: what the daemon sends is read back with journalctl.
 _WITH_JOURNALD = """
 set -eu
@@ -100,7 +107,7 @@ mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/journal
 /lib/systemd/systemd-journald &
 until [ -S /run/systemd/journal/socket ]; do sleep 0.05; done
-export JOURNAL_STREAM=1:1
+export JOURNAL_STREAM=$(stat --dereference --format=%d:%i /proc/self/fd/2)
 for spool in well stuck; do
     "$1" -m inbox_daemon run --drain --spool "$2/$spool" --config "$2/$spool.toml" && status=0 || status=$?
     echo $status >"$2/$spool.status"
