@@ -204,15 +204,17 @@ def shown(text: str) -> str:
 def batch_name(filename: str) -> str:
     """Return the name in the outbox for a dropped file: its stem, with what no folder name should carry replaced.
 
-    Control characters, slashes and bytes that are not UTF-8 become ``_``, a leading dot too; long names are cut.
+    Control characters, slashes and bytes that are not UTF-8 become ``_``, a leading dot too; long names are cut. A
+    file in the inbox that is called after a batch gives that batch's name again.
     """
     stem = filename
     for suffix in sorted(SUFFIXES, key=len, reverse=True):
         if filename.endswith(suffix):
             stem = filename.removesuffix(suffix)
             break
-    stem = re.sub(r"^\.", "_", shown(stem).replace("/", "_")).strip() or "batch"
-    return stem.encode()[:_NAME_LIMIT].decode(errors="ignore")
+    stem = shown(stem).replace("/", "_").strip()
+    stem = stem.encode()[:_NAME_LIMIT].decode(errors="ignore").strip()
+    return re.sub(r"^\.", "_", stem) or "batch"
 
 
 def numbered(name: str, attempt: int) -> str:
