@@ -11,7 +11,7 @@ import pytest
 from running import Daemon, batch_of, eventually, jsonl, lines, request
 
 from inbox_daemon.layout import Spool
-from inbox_daemon.spool import published
+from inbox_daemon.spool import alertlog, published
 
 Start = Callable[..., Daemon]
 
@@ -26,6 +26,18 @@ def said(daemon: Daemon) -> dict[str, Any]:
 
 def raised(daemon: Daemon) -> list[str]:
     return [alert["name"] for alert in said(daemon).get("alerts", [])]
+
+
+def test_a_line_that_a_full_disk_cut_short_spoils_no_later_one(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    alertlog.append(spool, {"alert": "DiskHigh", "state": "raised"})
+    with spool.alerts.open("ab") as file:
+        file.write(b'{"alert":"DiskWillFill","sta')
+    for state in ("cleared", "raised"):
+        alertlog.append(spool, {"alert": "DiskHigh", "state": state})
+    first, torn, *later = spool.alerts.read_bytes().splitlines()
+    assert torn == b'{"alert":"DiskWillFill","sta'
+    assert [orjson.loads(line)["state"] for line in (first, *later)] == ["raised", "cleared", "raised"]
 
 
 def test_an_engine_that_hangs_is_an_alert_and_leaves_an_autopsy_without_prompts(start_daemon: Start) -> None:

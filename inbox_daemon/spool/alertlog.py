@@ -5,6 +5,7 @@ For people and programs that look later. Bounded: a full file becomes alerts.jso
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import Any
 
@@ -21,5 +22,6 @@ def append(spool: Spool, said: dict[str, Any]) -> None:
         if spool.alerts.stat().st_size >= _FULL:
             files.move(spool.alerts, spool.alerts.with_name(f"{spool.alerts.name}.1"))
     with files.Writer(spool.alerts, fresh=False) as writer:
-        writer.write(batch.dumps(said) + b"\n")
+        torn = writer.size and os.pread(writer.fd, 1, writer.size - 1) != b"\n"  # a full disk cut the last line short
+        writer.write((b"\n" if torn else b"") + batch.dumps(said) + b"\n")
         writer.sync()
