@@ -11,6 +11,7 @@ from inbox_daemon.records import Host
 from inbox_daemon.spool import space
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_OURS = Path("/proc/self/cgroup")
 
 
 def look(spool: Path) -> Host:
@@ -23,14 +24,14 @@ def _memory() -> float:
     """Return the used share (0 to 1) of what this process's cgroup may take, or of the host's without a limit."""
     whole = psutil.virtual_memory()
     with suppress(OSError, ValueError, StopIteration):
-        line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        line = next(line for line in _OURS.read_text().splitlines() if line.startswith("0::"))
         group = _CGROUPS / line.removeprefix("0::").strip("/")
         for folder in [group, *group.parents]:
-            if folder == _CGROUPS:
-                break  # the root of all has no limit
-            limit = (folder / "memory.max").read_text().strip()
+            limit = (folder / "memory.max").read_text().strip()  # a host's root has none, a container's has the limit
             if limit != "max" and int(limit) < whole.total:
                 return _taken(folder) / max(1, int(limit))
+            if folder == _CGROUPS:
+                break
     return 1 - whole.available / whole.total
 
 
