@@ -97,3 +97,14 @@ def test_who_waits_is_told_why_the_file_is_not_taken(start_daemon: Start) -> Non
 def test_who_waits_is_told_that_no_daemon_runs(tmp_path: Path) -> None:
     spool = empty_spool(tmp_path / "spool")
     assert "b: not taken yet: no daemon runs on this spool" in first_line_of_watching(spool.root, "b")
+
+
+def test_a_link_is_checked_and_submitted_as_what_it_leads_to(tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(file(tmp_path / "target.jsonl", batch_of(2)))
+    status, said = run(spool.root, "check", link)
+    assert (status, said) == (0, f"{link}: 2 of 2 requests can run\n")
+    assert run(spool.root, "submit", link)[0] == 0
+    assert (spool.inbox / "link.jsonl").read_bytes() == batch_of(2)
+    assert not (spool.inbox / "link.jsonl").is_symlink()

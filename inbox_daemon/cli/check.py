@@ -46,7 +46,7 @@ def faults_of(path: Path, read: Config, limit: int = 10_000) -> Faults:
     faults = Faults()
     path.stat()
     try:
-        fd = source.open_regular(path)
+        fd = source.open_regular(path, follow=True)
     except Rejected as rejected:
         return Faults(fatal=str(rejected))
     try:

@@ -1,6 +1,6 @@
 """Reading what users dropped: plain, gzip or zstd, block by block, in bounded memory whatever the file claims to be.
 
-Opens only regular files, follows no links, and never writes.
+Opens only regular files, follows no links in the inbox, and never writes.
 """
 
 from __future__ import annotations
@@ -71,10 +71,15 @@ class _Gzip:
         return out
 
 
-def open_regular(path: Path) -> int:
-    """Open a dropped file for reading. Raises Rejected where it is no regular file or may not be read."""
+def open_regular(path: Path, *, follow: bool = False) -> int:
+    """Open a dropped file for reading. Raises Rejected where it is no regular file or may not be read.
+
+    Args:
+        follow: whether it may be a link to one: not in the inbox, where it could lead to what its owner may not read.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
     except OSError as error:
         reason = f"{shown(path.name)}: cannot be opened ({error.strerror})"
         raise Rejected("unreadable", f"{reason}; chmod g+r it and drop it again") from error
