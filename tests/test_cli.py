@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from running import Daemon, batch_of, eventually
 
+from inbox_daemon import cli
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import drop, published
 
@@ -108,3 +109,13 @@ def test_a_link_is_checked_and_submitted_as_what_it_leads_to(tmp_path: Path) -> 
     assert run(spool.root, "submit", link)[0] == 0
     assert (spool.inbox / "link.jsonl").read_bytes() == batch_of(2)
     assert not (spool.inbox / "link.jsonl").is_symlink()
+
+
+@pytest.mark.parametrize("number", ["1000001", "-1000001", "10000000000", "1.5", "1_0", "ten"])
+def test_a_priority_that_the_daemon_would_throw_away_is_wrong_usage(
+    number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["priority", "b", number])
+    assert ended.value.code == 2
+    assert f"a whole number from -1,000,000 to 1,000,000, not '{number}'" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import drop, published
 
 NOT_FOUND = 4
+_MOST_PRIORITY = 1_000_000
 _PATIENCE = 30.0  # seconds for the daemon to take the file
 
 _HELP = {
@@ -29,8 +31,15 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
         parser = verbs.add_parser(verb, parents=[shared], help=about, description=about)
         parser.add_argument("name", metavar="NAME")
         if verb == "priority":
-            parser.add_argument("number", metavar="NUMBER", type=int)
+            parser.add_argument("number", metavar="NUMBER", type=_priority)
         parser.set_defaults(go=go)
+
+
+def _priority(text: str) -> int:
+    """Return the number. Raises ArgumentTypeError where the daemon would throw it away."""
+    if not re.fullmatch(r"[+-]?\d+", text, re.ASCII) or not -_MOST_PRIORITY <= int(text) <= _MOST_PRIORITY:
+        raise argparse.ArgumentTypeError(f"a whole number from -{_MOST_PRIORITY:,} to {_MOST_PRIORITY:,}, not {text!r}")
+    return int(text)
 
 
 def go(given: argparse.Namespace) -> int:
