@@ -119,3 +119,11 @@ def test_a_priority_that_the_daemon_would_throw_away_is_wrong_usage(
         cli.main(["priority", "b", number])
     assert ended.value.code == 2
     assert f"a whole number from -1,000,000 to 1,000,000, not '{number}'" in capsys.readouterr().err
+
+
+def test_of_several_batches_the_worst_end_counts(start_daemon: Start, tmp_path: Path) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__MAX_LINES": "3"})
+    failing = file(tmp_path / "failing.jsonl", batch_of(4))
+    faulty = file(tmp_path / "faulty.jsonl", batch_of(2) + b"one\n")
+    assert run(daemon.spool, "submit", failing, faulty, "--wait")[0] == 1
+    assert [daemon.status(name)["status"] for name in ("failing", "faulty")] == ["failed", "completed"]

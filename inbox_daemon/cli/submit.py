@@ -40,4 +40,5 @@ def go(given: argparse.Namespace) -> int:
         show.say(names[-1])
     if not given.wait:
         return 0
-    return max([status.watch(spool, name) for name in names])
+    ends = [status.watch(spool, name) for name in names]
+    return 1 if 1 in ends else max(ends)  # failed is worse than done with errors
