@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import pytest
 from running import Daemon, batch_of, eventually
 
 from inbox_daemon import cli
-from inbox_daemon.layout import Spool
+from inbox_daemon.errors import SpoolError
+from inbox_daemon.layout import Published, Spool
 from inbox_daemon.spool import drop, published
 
 Start = Callable[..., Daemon]
@@ -127,3 +129,13 @@ def test_of_several_batches_the_worst_end_counts(start_daemon: Start, tmp_path: 
     faulty = file(tmp_path / "faulty.jsonl", batch_of(2) + b"one\n")
     assert run(daemon.spool, "submit", failing, faulty, "--wait")[0] == 1
     assert [daemon.status(name)["status"] for name in ("failing", "faulty")] == ["failed", "completed"]
+
+
+@pytest.mark.parametrize(
+    "receipt",
+    [b"", b"{", b"[]", b'{"input":{}}', b'{"input":{"requests":"3","sha256":""},"answers":3,"errors":0,"files":{}}'],
+)
+def test_a_damaged_receipt_proves_nothing_and_is_named(receipt: bytes, tmp_path: Path) -> None:
+    path = file(tmp_path / "receipt.json", receipt)
+    with pytest.raises(SpoolError, match=f"{re.escape(str(path))}: damaged, or no receipt of ours"):
+        published.verify(Published(tmp_path))

@@ -10,12 +10,14 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from inbox_daemon import batch
+from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool, numbered
 from inbox_daemon.spool.presence import STALE_AFTER
 
@@ -88,8 +90,9 @@ def verify(published: Published, original: Path | None = None) -> Proof:
 
     Raises:
         OSError: there is no receipt: the batch has not ended, or this is no outbox folder.
+        SpoolError: it is damaged.
     """
-    receipt = orjson.loads(published.receipt.read_bytes())
+    receipt = _receipt(published.receipt)
     problems: list[str] = []
     places: dict[int, str] = {}
     for name, claimed in receipt["files"].items():
@@ -116,6 +119,21 @@ def verify(published: Published, original: Path | None = None) -> Proof:
     if original is not None and (found := _sha256(original)) != receipt["input"]["sha256"]:
         problems.append(f"{original}: sha256 is {found}, the receipt says {receipt['input']['sha256']}")
     return Proof(receipt, problems)
+
+
+def _receipt(path: Path) -> dict[str, Any]:
+    """Read a receipt that has all that is held against it. Raises OSError, SpoolError."""
+    content = path.read_bytes()
+    try:
+        receipt: dict[str, Any] = orjson.loads(content)
+        for part in receipt["files"].values():
+            itemgetter("lines", "bytes", "sha256")(part)
+        counts = [receipt["input"]["requests"], receipt["answers"], receipt["errors"]]
+        if "sha256" in receipt["input"] and all(isinstance(count, int) for count in counts):
+            return receipt
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise SpoolError(f"{path}: damaged, or no receipt of ours; copy it from the outbox again")
 
 
 def _check_line(line: bytes, name: str, number: int, places: dict[int, str], problems: list[str]) -> None:
