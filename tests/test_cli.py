@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -139,3 +140,13 @@ def test_a_damaged_receipt_proves_nothing_and_is_named(receipt: bytes, tmp_path:
     path = file(tmp_path / "receipt.json", receipt)
     with pytest.raises(SpoolError, match=f"{re.escape(str(path))}: damaged, or no receipt of ours"):
         published.verify(Published(tmp_path))
+
+
+def test_a_reader_who_has_seen_enough_hears_no_complaint(tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "inbox_daemon", "status", "--json", "--spool", str(spool.root)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -6,6 +6,7 @@ Verbs that change something drop a file into the inbox; verbs that show somethin
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -51,17 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status."""
     given = parser().parse_args(arguments)
     try:
-        return int(given.go(given))
+        status = int(given.go(given))
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
         print(f"inbox-daemon: {error}", file=sys.stderr)
         return CONFIG
+    except BrokenPipeError:  # who reads what we print has seen enough
+        if given.verb == "run":
+            raise  # nobody reads what a daemon prints
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # Python, which flushes it once more, is to say nothing
+        return FAILURE
     except (InboxDaemonError, OSError) as error:
         print(f"inbox-daemon: {error}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        return FAILURE
 
 
 __all__ = ["main", "parser"]
