@@ -150,3 +150,27 @@ def test_a_reader_who_has_seen_enough_hears_no_complaint(tmp_path: Path) -> None
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False, timeout=60)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the inbox away")
+def test_what_is_handed_over_is_readable_for_a_daemon_of_another_user_whatever_the_umask(tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    os.chown(spool.inbox, 65534, -1)
+    before = os.umask(0o077)
+    try:
+        drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1)))
+        drop.drop_control(spool, "b", "priority", "10")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in spool.inbox.iterdir()}
+    assert (modes["b.jsonl"], modes["b.priority"]) == (0o640, 0o640)
+
+
+def test_what_is_handed_over_stays_private_where_the_daemon_is_the_same_user(tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    before = os.umask(0o077)
+    try:
+        drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1)))
+    finally:
+        os.umask(before)
+    assert (spool.inbox / "b.jsonl").stat().st_mode & 0o777 == 0o600

@@ -6,6 +6,7 @@ What the command line and the web use. Users need none of it: scp and rsync do.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import time
 from contextlib import suppress
@@ -24,6 +25,7 @@ def drop(spool: Spool, path: Path) -> str:
     hidden = spool.inbox / f".{time.time_ns()}{suffix}"
     try:
         shutil.copyfile(path, hidden)
+        _let_the_daemon_read(hidden)
         for attempt in itertools.count(1):
             name = numbered(batch_name(path.name), attempt)
             target = spool.inbox / f"{name}{suffix}"
@@ -36,6 +38,15 @@ def drop(spool: Spool, path: Path) -> str:
         raise AssertionError("unreachable")
     finally:
         files.remove(hidden)
+
+
+def _let_the_daemon_read(path: Path) -> None:
+    """Make it readable for the group, which the inbox's setgid bit chose, where the daemon is another user.
+
+    Whatever our umask says: with 0077 it would be handed over for nothing.
+    """
+    if path.parent.stat().st_uid != os.geteuid():
+        path.chmod(path.stat().st_mode & 0o777 | 0o040)
 
 
 def _say_complete(dropped: Path) -> None:
@@ -51,6 +62,7 @@ def drop_control(spool: Spool, name: str, verb: str, content: str = "") -> Path:
     path = spool.inbox / f"{name}.{verb}"
     hidden = spool.inbox / f".{path.name}.{time.time_ns()}"
     hidden.write_text(content)
+    _let_the_daemon_read(hidden)
     hidden.rename(path)
     return path
 
