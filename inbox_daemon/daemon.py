@@ -136,7 +136,7 @@ class Daemon:
         for life in self._lives.values():
             life.ledger.engine = self._oversight.engine
         if self._presence.due(now):
-            ours = {"waiting": dict(self._entrance.waiting), "batches": len(self._lives), "log": journal.recent()}
+            ours = {"batches": len(self._lives), "log": journal.recent()} | self._entrance.said()
             said = self._oversight.said(now) | ours
             self._presence.say(now, said)
             self._metrics.say(now, said, [life.ledger.told for life in self._lives.values() if life.ledger.told])

@@ -10,7 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from inbox_daemon.config import Config
 from inbox_daemon.errors import SpoolError
@@ -21,6 +23,8 @@ from inbox_daemon.spool import claim, control, space
 
 log = logging.getLogger(__name__)
 
+_FOR_A_SLOT = "waiting for a batch to end (inbox.max_claimed)"
+_NAMED = 1000  # of the files that wait for a slot; the views are written once a second
 _ADOPT_EVERY = 5.0  # seconds
 _SLICE = 0.05  # seconds of claiming in one pass of the loop; each claim syncs
 
@@ -55,6 +59,11 @@ class Entrance:
         self._refused = False  # the disk refused one of these; the next scan tries again
         self._adopt_at = 0.0
         self._left_behind = False  # batches that nobody holds, for want of a slot; they come before new files
+
+    def said(self) -> dict[str, Any]:
+        """Return what the views are to know: which files wait and why, and how many beside those named wait for a slot."""
+        queued = {shown(path.name): _FOR_A_SLOT for path in islice(self._arrived, _NAMED)}
+        return {"waiting": queued | self.waiting, "waiting_unnamed": max(0, len(self._arrived) - _NAMED)}
 
     @property
     def has_more_to_do(self) -> bool:

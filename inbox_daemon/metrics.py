@@ -166,7 +166,8 @@ def _work(out: _Families, daemon: Mapping[str, Any], batches: Sequence[Mapping[s
     for state in BATCH_STATES:
         out.gauge("batches", "Batches in work, each in one state.", states.count(state), state=state)
     waiting = daemon.get("waiting")
-    out.gauge("inbox_files", "Files in the inbox that wait for something.", None if waiting is None else len(waiting))
+    files = None if waiting is None else len(waiting) + daemon.get("waiting_unnamed", 0)
+    out.gauge("inbox_files", "Files in the inbox that wait for something.", files)
     work = daemon.get("requests") or {}
     for outcome in ("completed", "failed"):
         out.counter("requests", "Requests with a durable outcome, since start.", work.get(outcome), outcome=outcome)

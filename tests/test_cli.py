@@ -13,6 +13,7 @@ import pytest
 from running import Daemon, batch_of, eventually
 
 from inbox_daemon import cli
+from inbox_daemon.cli import show
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.spool import drop, published
@@ -101,6 +102,26 @@ def test_who_waits_is_told_why_the_file_is_not_taken(start_daemon: Start) -> Non
 def test_who_waits_is_told_that_no_daemon_runs(tmp_path: Path) -> None:
     spool = empty_spool(tmp_path / "spool")
     assert "b: not taken yet: no daemon runs on this spool" in first_line_of_watching(spool.root, "b")
+
+
+def test_a_file_that_waits_for_a_slot_says_so(start_daemon: Start) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__MAX_CLAIMED": "1", "INBOX_DAEMON_ENGINE__NULL__RATE": "1"})
+    for name in ("one", "two"):
+        daemon.drop(f"{name}.jsonl", batch_of(100, name))
+        (daemon.inbox / f"{name}.jsonl.done").touch()
+    eventually(lambda: "max_claimed" in "".join(published.waiting(Spool(daemon.spool)).values()))
+    [name] = {"one", "two"} - {daemon.status("one").get("name"), daemon.status("two").get("name")}
+    said = f"{name}: in the inbox, not taken yet: waiting for a batch to end (inbox.max_claimed)\n"
+    assert run(daemon.spool, "status", name) == (0, said)
+
+
+def test_of_many_files_that_wait_for_the_same_some_are_named() -> None:
+    many = dict.fromkeys((f"{number:03d}.jsonl" for number in range(100)), "still settling")
+    with show.console.capture() as said:
+        show.console.print(show.waiting(many | {"zzz.jsonl": "waiting for its sidecar"}))
+    lines = said.get().splitlines()
+    assert len(lines) == 12
+    assert lines[-2:] == ["… and 90 more: still settling", "'zzz.jsonl': waiting for its sidecar"]
 
 
 def test_a_link_is_checked_and_submitted_as_what_it_leads_to(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from inbox_daemon.metrics import batch_state
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
+_WAITING_ALIKE = 10  # files that wait for the same, named
+
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "in_progress": "cyan"}
 
 
@@ -91,7 +93,16 @@ def engine(view: Mapping[str, Any]) -> str:
 
 
 def waiting(files: Mapping[str, str]) -> RenderableType:
-    return Group(*(Text(shown(f"{name!r}: {why}"), style="yellow") for name, why in sorted(files.items())))
+    """The files of the inbox that wait, a line each; of many that wait for the same the first few."""
+    alike: dict[str, list[str]] = {}
+    for name, why in sorted(files.items()):
+        alike.setdefault(why, []).append(name)
+    lines: list[str] = []
+    for why, names in alike.items():
+        lines += [f"{name!r}: {why}" for name in names[:_WAITING_ALIKE]]
+        if len(names) > _WAITING_ALIKE:
+            lines.append(f"… and {len(names) - _WAITING_ALIKE:,} more: {why}")
+    return Group(*(Text(shown(line), style="yellow") for line in lines))
 
 
 def plain(status: Mapping[str, Any]) -> str:
