@@ -61,7 +61,7 @@ class Entrance:
         self._left_behind = False  # batches that nobody holds, for want of a slot; they come before new files
 
     def said(self) -> dict[str, Any]:
-        """Return what the views are to know: which files wait and why, and how many beside those named wait for a slot."""
+        """Return what the views are to know: which files wait, and why, and how many more wait for a slot."""
         queued = {shown(path.name): _FOR_A_SLOT for path in islice(self._arrived, _NAMED)}
         return {"waiting": queued | self.waiting, "waiting_unnamed": max(0, len(self._arrived) - _NAMED)}
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.run import settings
+from inbox_daemon.config import MOST_PRIORITY
 from inbox_daemon.layout import Spool, batch_name
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import drop, published
 
 NOT_FOUND = 4
-_MOST_PRIORITY = 1_000_000
 _PATIENCE = 30.0  # seconds for the daemon to take the file
 
 _HELP = {
@@ -37,8 +37,8 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def _priority(text: str) -> int:
     """Return the number. Raises ArgumentTypeError where the daemon would throw it away."""
-    if not re.fullmatch(r"[+-]?\d+", text, re.ASCII) or not -_MOST_PRIORITY <= int(text) <= _MOST_PRIORITY:
-        raise argparse.ArgumentTypeError(f"a whole number from -{_MOST_PRIORITY:,} to {_MOST_PRIORITY:,}, not {text!r}")
+    if not re.fullmatch(r"[+-]?\d+", text, re.ASCII) or not -MOST_PRIORITY <= int(text) <= MOST_PRIORITY:
+        raise argparse.ArgumentTypeError(f"a whole number from -{MOST_PRIORITY:,} to {MOST_PRIORITY:,}, not {text!r}")
     return int(text)
 
 
