@@ -156,7 +156,7 @@ class Life:
         ledger.tell(now())
         final = self._final_status()
         receipt = lambda merged: ledger.receipt(final, merged)  # noqa: E731
-        yield from _busily(publish(self.work, ledger.published, ledger.outcomes, self._source, receipt))
+        yield from _busily(publish(self.work, lambda: ledger.published, ledger.outcomes, self._source, receipt))
         ledger.state = final
         ledger.tell(now())
         self._close_files()

@@ -17,7 +17,7 @@ import orjson
 
 from inbox_daemon import batch
 from inbox_daemon.layout import Published, Work
-from inbox_daemon.spool import door, files
+from inbox_daemon.spool import files
 from inbox_daemon.spool.ingest import Input
 from inbox_daemon.spool.outcomes import Outcomes
 
@@ -73,7 +73,7 @@ class _Target:
 
 def publish(
     work: Work,
-    published: Published,
+    folder: Callable[[], Published],
     outcomes: Outcomes,
     source: Input,
     receipt: Callable[[dict[str, Merged]], dict[str, Any]],
@@ -81,6 +81,8 @@ def publish(
     """Merge and move into place; yields after each chunk. Afterwards `receipt.json` exists.
 
     Args:
+        folder: gives the batch's folder in the outbox, there; asked after the merge, which may take minutes in
+            which a user removes the folder and another batch takes its name.
         receipt: makes the receipt from what was merged, by file name.
     """
     files.ensure_dir(work.final)
@@ -98,7 +100,7 @@ def publish(
                     yield
         merged = {target.path.name: target.finish() for target in targets}
     yield
-    door.ensure(published)
+    published = folder()
     for target in targets:
         if merged[target.path.name].lines or target is not retry:
             files.move(target.path, published.dir / target.path.name)

@@ -1,0 +1,77 @@
+"""What users do to inbox and outbox between two passes of the loop, while a batch is in the middle of a long step."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from running import batch_of, custom_ids
+
+from inbox_daemon import config, daemon, ledger
+from inbox_daemon.engine.null import NullEngine
+from inbox_daemon.layout import Published
+from inbox_daemon.notify import Notifier
+from inbox_daemon.spool import publish, published
+
+
+class Passes:
+    """A daemon in this process whose passes are driven one by one."""
+
+    def __init__(self, spool: Path) -> None:
+        inbox = {"settle": 0.0, "settle_unproven": 0.0, "rescan": 0.1, "watch": "poll"}
+        read = config.build({"spool": str(spool), "engine": {"kind": "null"}, "inbox": inbox}, "test")
+        self.inbox, self._outbox = spool / "inbox", spool / "outbox"
+        self.daemon = daemon.Daemon(read, lambda number: NullEngine(read.engine), Notifier({}), drain=False)
+
+    def until(self, holds: Callable[[], object], within: float = 30.0) -> None:
+        deadline = time.monotonic() + within
+        while not holds():
+            assert time.monotonic() < deadline, "it does not come to that"
+            self.daemon.step(time.monotonic())
+
+    def drop(self, name: str, content: bytes) -> None:
+        (self.inbox / ".arriving").write_bytes(content)
+        (self.inbox / ".arriving").rename(self.inbox / name)
+        self.daemon._intake._hint()  # as the watch does
+
+    def folder(self, name: str) -> Path:
+        return self._outbox / name
+
+    def status(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(orjson.loads((self.folder(name) / "status.json").read_bytes()))
+        except FileNotFoundError:
+            return {}
+
+    def is_now(self, name: str, status: str) -> Callable[[], bool]:
+        return lambda: self.status(name).get("status") == status
+
+
+@pytest.fixture
+def passes(tmp_path: Path) -> Iterator[Passes]:
+    driven = Passes(tmp_path / "spool")
+    yield driven
+    driven.daemon._shut_down()
+
+
+def test_a_batch_whose_name_is_taken_while_it_is_merged_gets_another_and_overwrites_nothing(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "_CHUNK", 1)  # a merge of many steps
+    monkeypatch.setattr(daemon, "_SLICE", 0.0005)
+    monkeypatch.setattr(ledger, "_STATUS_EVERY", 60.0)  # a status would have the folder back at once
+    passes.drop("b.jsonl", batch_of(2000, "first"))
+    passes.until(passes.is_now("b", "finalizing"))
+    shutil.rmtree(passes.folder("b"))
+    passes.drop("b.jsonl", batch_of(5, "second"))
+    passes.until(passes.is_now("b", "completed"))
+    passes.until(passes.is_now("b.2", "completed"))
+    for name, prefix, count in (("b", "second", 5), ("b.2", "first", 2000)):
+        assert custom_ids(passes.folder(name) / "results.jsonl") == [f"{prefix}{i}" for i in range(count)]
+        assert published.verify(Published(passes.folder(name))).problems == []
+        assert passes.status(name)["name"] == name
