@@ -32,6 +32,7 @@ _WITHOUT_CHANCE = frozenset({"embeddings", "score", "rerank"})
 
 # What no prompt of a million tokens comes near, counted in the bytes, inside of texts too.
 _MOST_CONTAINERS, _MOST_ITEMS = 250_000, 2_000_000
+_MOST_LEVELS = 254  # of objects and lists within each other: as many as orjson writes; it reads 1,024
 
 MAX_CUSTOM_ID = 512  # characters; OpenAI's limit for metadata values, generous for an identifier
 
@@ -84,7 +85,10 @@ def read_line(
     if problem:
         return Line(None, problem)
     problem = (
-        _problem(request) or _model_problem(request["body"], model_fault) or refusal(request["url"], request["body"])
+        _problem(request)
+        or _model_problem(request["body"], model_fault)
+        or refusal(request["url"], request["body"])
+        or _depth_problem(line, request)
     )
     if problem:
         return Line(custom_id, Fault(problem.code, problem.message, problem.param, custom_id))
@@ -96,6 +100,16 @@ def too_complex(line: bytes) -> bool:
     if len(line) < _MOST_CONTAINERS:
         return False
     return line.count(b"{") + line.count(b"[") > _MOST_CONTAINERS or line.count(b",") > _MOST_ITEMS
+
+
+def _depth_problem(line: bytes, request: dict[str, Any]) -> Fault | None:
+    """Refuse what no recursion over it would survive, ours or vLLM's."""
+    if line.count(b"{") + line.count(b"[") > _MOST_LEVELS:
+        try:
+            orjson.dumps(request)
+        except TypeError:  # what was read from JSON has no other reason
+            return Fault("too_complex", f"the line is nested more than {_MOST_LEVELS} levels deep")
+    return None
 
 
 def too_long(limit: int) -> Fault:

@@ -13,6 +13,8 @@ from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 # The depths, in bytes of text, at which two requests are compared. One byte of a hash each, so a key takes 16 bytes:
 # two texts that differ within the first depths may look alike there, and part again at the next one.
 _DEPTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192, 16384, 32768, 65536)
@@ -39,7 +41,7 @@ def leading(body: Mapping[str, Any]) -> bytes:
 
 def _texts(body: Mapping[str, Any]) -> Iterator[str]:
     if tools := body.get("tools"):
-        yield repr(tools)
+        yield orjson.dumps(tools).decode()
     for message in body["messages"] if isinstance(body.get("messages"), list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, str):

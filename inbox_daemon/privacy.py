@@ -36,7 +36,7 @@ def cause(sentence: str, request: bytes) -> str:
     sentence = without_input(" ".join(sentence.split()))[:_LONGEST]
     try:
         texts = "\n".join(" ".join(text.split()) for text in _texts(orjson.loads(request)))
-    except ValueError:
+    except (ValueError, RecursionError):  # a faulty line may be nested as deeply as it likes
         return ""
     hidden = bytearray(len(sentence))
     for start in range(len(sentence) - _LEAST + 1):

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
+from inbox_daemon import batch
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Spool, Work
@@ -319,14 +320,20 @@ def test_a_line_of_64_mb_costs_that_line(start_daemon: Start) -> None:
     assert peak(daemon) < 100
 
 
+DEEP = b"[" * 1000 + b"]" * 1000
 PIECES = {
     "brackets": (b"[" * 100_000, "invalid_json"),
     "objects": (b'{"a":' * 100_000, "invalid_json"),
     "many": (b"[" + b"{}," * 10 * MB + b"{}]", "too_complex"),
     "strings": (b"[" + b'"ab",' * 6 * MB + b"0]", "too_complex"),
     "keys": (b"{" + b'"a":0,' * 5 * MB + b'"a":0}', "too_complex"),
-    "deep-id": (b'{"custom_id":' + b"[" * 1000 + b"]" * 1000 + b"}", "invalid_custom_id"),
-    "deep": (b'{"custom_id":"a","method":' + b"[" * 1000 + b"]" * 1000 + b"}", "invalid_method"),
+    "deep-id": (b'{"custom_id":' + DEEP + b"}", "invalid_custom_id"),
+    "deep": (b'{"custom_id":"a","method":' + DEEP + b"}", "invalid_method"),
+    "deep-body": (
+        b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"tools":' + DEEP + b"}}",
+        "too_complex",
+    ),
+    "deep-fault": (b'{"custom_id":"a","method":"POST","url":"x","body":' + DEEP + b"}", "invalid_url"),
     "bytes": (b'{"custom_id":"\xff\xfe"}', "invalid_json"),
     "half": (b'{"custom_id":"\\ud800"}', "invalid_json"),
     "nul": (b"\x00" * 1000, "invalid_json"),
@@ -345,6 +352,16 @@ def test_a_line_made_to_hurt_the_parser_costs_that_line(start_daemon: Start) -> 
         assert (name, error["error"]["line"], error["error"]["code"]) == (name, 3, code)
         assert len(error["error"]["message"]) < 400
     assert peak(daemon) < 200
+
+
+@pytest.mark.parametrize("levels", [255, 1000])
+def test_a_line_nested_too_deeply_for_anybody_to_go_through_is_a_fault(levels: int) -> None:
+    [line] = jsonl([request("deep", tools="NESTED")]).splitlines()
+    nested = line.replace(b'"NESTED"', b"[" * levels + b"]" * levels)
+    found = batch.read_line(nested, lambda model: None, lambda url, body: None).fault
+    assert found and (found.code, found.custom_id) == ("too_complex", "deep")
+    wide = line.replace(b'"NESTED"', b"[" + b",".join([b"[[]]"] * levels) + b"]")
+    assert batch.read_line(wide, lambda model: None, lambda url, body: None).fault is None
 
 
 @pytest.mark.slow

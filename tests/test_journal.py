@@ -75,6 +75,10 @@ def test_of_a_request_too_large_to_look_through_nothing_is_repeated() -> None:
     assert cause("no 'Zaphod' here", orjson.dumps(request("r", "x" * 70_000))) == ""
 
 
+def test_of_a_request_nested_too_deeply_to_look_through_nothing_is_repeated() -> None:
+    assert cause("no 'Zaphod' here", b'{"custom_id":"r","body":' + b"[" * 1000 + b"]" * 1000 + b"}") == ""
+
+
 def test_pydantics_quotations_are_cut_from_lines_of_vllm() -> None:
     line = "  Input should be a valid list [type=list_type, input_value='dear diary', input_type=str]"
     assert without_input(line) == "  Input should be a valid list [type=list_type, input_value=…, input_type=str]"

@@ -76,7 +76,7 @@ def test_texts_that_are_equal_down_to_a_depth_have_keys_that_are(common: bytes, 
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=9),
         lambda x: st.lists(x) | st.dictionaries(st.sampled_from(["messages", "content", "text", "input", "tools"]), x),
     )
 )
