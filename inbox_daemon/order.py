@@ -98,21 +98,25 @@ class Prefixes:
             order.extend(piece)
             yield
         known = lambda place: text(place) if self._key(place) else b""  # noqa: E731  others may be long, and are no text
-        as_they_stand, total = _in_common(range(len(order)), known)
-        side_by_side, more = _in_common(order, known)
+        as_they_stand, total = yield from _in_common(range(len(order)), known)
+        side_by_side, more = yield from _in_common(order, known)
         return order if side_by_side - as_they_stand > _WORTH * (total + more) / 2 else array("I")
 
     def _key(self, place: int) -> int:
         return self._high[place] << 64 | self._low[place]
 
 
-def _in_common(order: Sequence[int], text: Callable[[int], bytes]) -> tuple[int, int]:
-    """Return how many bytes neighbours in this order begin with in common, in a sample of them, and all their bytes."""
+def _in_common(order: Sequence[int], text: Callable[[int], bytes]) -> Generator[None, None, tuple[int, int]]:
+    """Return how many bytes neighbours in this order begin with in common, in a sample of them, and all their bytes.
+
+    Yields after each pair: reading the lines that hold their texts may take a tenth of a second.
+    """
     common = total = 0
     for at in range(1, len(order), max(1, len(order) // _LOOKED_AT)):
         one, other = text(order[at - 1]), text(order[at])
         common += _length_in_common(one, other)
         total += len(other)
+        yield
     return common, total
 
 

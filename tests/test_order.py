@@ -60,6 +60,17 @@ def test_a_file_that_is_grouped_already_keeps_its_order() -> None:
     assert not arranged([body(f"{text} Question {question}") for text in documents for question in range(4)])
 
 
+def test_texts_are_compared_a_pair_in_a_step() -> None:
+    prefixes = Prefixes()
+    for number in range(100):
+        prefixes.add(body(f"{number} {words(10)}"))
+    asked: list[int] = []
+    for _ in prefixes.arranged(lambda place: (asked.append(place), b"")[1]):
+        assert len(asked) <= 2
+        asked.clear()
+    assert not asked
+
+
 def test_faulty_lines_have_a_place_in_the_order_too() -> None:
     documents = [words(400) for _ in range(20)]
     bodies: list[dict[str, Any] | None] = [body(f"{text} {n}") for n in range(3) for text in documents]

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,7 @@ def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int) -> None
     plain = path.name.endswith(".jsonl")
     with tempfile.TemporaryFile() as copy:  # repeated ids are settled by reading a line again, by its offset
         lines = fd if plain else copy.fileno()
-        reading = Reading(
-            rules, lambda offset: ingest.read_line(lines, offset, os.fstat(lines).st_size), shown(path.name)
-        )
+        reading = Reading(rules, partial(ingest.read_line, lines), shown(path.name))
         for block in source.blocks(fd, path, rules.inbox.max_file_bytes):
             if not plain:
                 files.write_all(lines, block, Path(tempfile.gettempdir()))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from inbox_daemon.spool import files, source, space, whole
 from inbox_daemon.spool.reading import Found, Index, Reading, Rules
 
 SHOWN_FAULTS = 100  # in status.json; errors.jsonl has them all
-_TURN = 64  # lines checked between two pauses
+_TURN = 0.005  # seconds of checking lines between two pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,11 @@ class Input:
 
     def size(self, place: int) -> int:
         """Return the bytes up to the next request: the line's own, and those of blank lines after it."""
-        offsets = self.index.offsets
-        return (offsets[place + 1] if place + 1 < len(offsets) else self._size) - offsets[place]
+        return self.index.end(place, self._size) - self.index.offsets[place]
 
     def line(self, place: int) -> bytes:
         """Return the request's line as the user wrote it, without its newline."""
-        return read_line(self._fd, self.index.offsets[place], self._size)
+        return read_line(self._fd, self.index.offsets[place], self.index.end(place, self._size))
 
     def start(self, place: int, most: int) -> bytes:
         """Return the first bytes of the request's line, at most so many, however long it is."""
@@ -83,14 +83,18 @@ class Input:
         os.close(self._fd)
 
 
-def read_line(fd: int, offset: int, size: int) -> bytes:
+def read_line(fd: int, offset: int, end: int) -> bytes:
+    """Return the line at `offset`, without its newline; before `end`, the next request's offset, it is over."""
+    pieces: list[bytes] = []
     want = 1 << 12
-    while True:
-        data = os.pread(fd, want, offset)
-        end = data.find(b"\n")
-        if end >= 0 or offset + len(data) >= size:
-            return (data[:end] if end >= 0 else data).rstrip()
+    while offset < end and (piece := os.pread(fd, min(want, end - offset), offset)):
+        line, newline, _ = piece.partition(b"\n")
+        pieces.append(line)
+        if newline:
+            break
+        offset += len(piece)
         want *= 8
+    return b"".join(pieces).rstrip()
 
 
 def ingest(work: Work, rules: Rules, part: files.Writer) -> Generator[bool, None, Accepted]:
@@ -138,7 +142,7 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
     as_dropped, content = hashlib.sha256(), hashlib.sha256()
     copy = files.Writer(work.input, fresh=True)
     name = shown(dropped.name)
-    reading = Reading(rules, lambda offset: read_line(copy.fd, offset, copy.size), name)
+    reading = Reading(rules, partial(read_line, copy.fd), name)
     first: list[dict[str, Any]] = []
 
     def note(faults: list[Found]) -> None:
@@ -185,9 +189,14 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
 
 
 def _in_turns(lines: Iterator[Found | None]) -> Iterator[list[Found]]:
-    """Check the lines in turns that take milliseconds, and yield each turn's faults."""
-    while True:
-        turn = list(islice(lines, _TURN))
-        yield [found for found in turn if found]
-        if len(turn) < _TURN:
-            return
+    """Check the lines in turns of milliseconds, or of one line that takes longer, and yield each turn's faults."""
+    found: list[Found] = []
+    enough = time.monotonic() + _TURN
+    for one in lines:
+        if one:
+            found.append(one)
+        if time.monotonic() >= enough:
+            yield found
+            found = []
+            enough = time.monotonic() + _TURN
+    yield found

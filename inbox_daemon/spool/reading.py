@@ -10,7 +10,7 @@ import sys
 from array import array
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from inbox_daemon.repeats import Repeats
 from inbox_daemon.spool import files
 
 _BOM = b"\xef\xbb\xbf"
+_IDS_KNOWN = 1024  # custom_ids that were read again and are kept: each may stand in a line of megabytes
 
 Found = tuple[int, int, Fault]  # place, line number, fault
 
@@ -81,6 +82,10 @@ class Index:
         self.numbers.append(number)
         if self.twins:
             self.twins.append(0)
+
+    def end(self, place: int, otherwise: int) -> int:
+        """Return where the next request begins; `otherwise` where this is the last one."""
+        return self.offsets[place + 1] if place + 1 < len(self.offsets) else otherwise
 
     def join(self, first: int, place: int) -> None:
         """Note that the request at `place` is the same as the one at `first`."""
@@ -166,16 +171,17 @@ class Reading:
     """The pass over one file, fed block by block.
 
     Args:
-        reread: gives back the line at an offset, to settle whether a custom_id is repeated.
+        reread: gives back the line at an offset, which is over before another one; to settle what is repeated.
         name: of the file, for messages.
     """
 
-    def __init__(self, rules: Rules, reread: Callable[[int], bytes], name: str) -> None:
+    def __init__(self, rules: Rules, reread: Callable[[int, int], bytes], name: str) -> None:
         self.index = Index()
         self.urls: set[str] = set()
         self.faults = 0
         self._rules = rules
-        self._reread = reread
+        self._line = partial(_line_at, self.index, reread)
+        self._id = lru_cache(_IDS_KNOWN)(partial(_id_at, self._line))
         self._name = name
         self._ids = Repeats()
         self._prefixes = order.Prefixes()
@@ -214,7 +220,7 @@ class Reading:
                 self.urls.add(read.url)
         custom_id, fault = read.custom_id, read.fault
         earlier = self._ids.add(place, custom_id)
-        if earlier is not None and custom_id is not None and fault is None and self._same_id(earlier, custom_id):
+        if earlier is not None and custom_id is not None and fault is None and self._id(earlier) == custom_id:
             fault = batch.repeated(custom_id, self.index.numbers[earlier])
         if fault is None and line is not None:
             self._look_for_twin(place, line, read)
@@ -231,7 +237,7 @@ class Reading:
             self.index.order = yield from self._prefixes.arranged(self._leading)
 
     def _leading(self, place: int) -> bytes:
-        request = batch.read_line(self._reread(self.index.offsets[place]), lambda model: None, lambda url, body: None)
+        request = batch.read_line(self._line(place), lambda model: None, lambda url, body: None)
         return order.leading(request.body) if request.body is not None else b""
 
     def _look_for_twin(self, place: int, line: bytes, read: batch.Line) -> None:
@@ -242,10 +248,14 @@ class Reading:
         rest = batch.but_for_its_id(line.rstrip(), read.custom_id)
         first = self._requests.add(place, rest)
         if first is not None:
-            earlier = self._reread(self.index.offsets[first])
+            earlier = self._line(first)
             if batch.but_for_its_id(earlier, orjson.loads(earlier)["custom_id"]) == rest:
                 self.index.join(first, place)
 
-    def _same_id(self, place: int, custom_id: str) -> bool:
-        earlier = orjson.loads(self._reread(self.index.offsets[place]))
-        return bool(earlier["custom_id"] == custom_id)
+
+def _line_at(index: Index, reread: Callable[[int, int], bytes], place: int) -> bytes:
+    return reread(index.offsets[place], index.end(place, sys.maxsize))
+
+
+def _id_at(line: Callable[[int], bytes], place: int) -> Any:
+    return orjson.loads(line(place))["custom_id"]

@@ -1,0 +1,79 @@
+"""One pass over a file with lines of megabytes: in steps that nobody waits for, and reading nothing over and over."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from running import batch_of, jsonl, request
+
+from inbox_daemon.config import Config, InboxSettings
+from inbox_daemon.layout import Work
+from inbox_daemon.spool import files, ingest
+from inbox_daemon.spool.reading import rules_of
+
+LONG = 1_000_000
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes that each pread gave, from now on."""
+    sizes: list[int] = []
+    pread = os.pread
+
+    def counted(fd: int, size: int, offset: int) -> bytes:
+        data = pread(fd, size, offset)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(os, "pread", counted)
+    return sizes
+
+
+def steps_of(folder: Path, content: bytes, **settings: bool) -> tuple[int, Work]:
+    """Take in a file; return in how many steps, and where."""
+    work = Work(folder / "batch_0123456789ab0123456789")
+    work.dropped.mkdir(parents=True)
+    (work.dropped / "x.jsonl").write_bytes(content)
+    rules = rules_of(replace(Config(), inbox=replace(InboxSettings(), **settings)))
+    with files.Writer(work.open_part, fresh=True) as part:
+        return sum(1 for _ in ingest.ingest(work, rules, part)), work
+
+
+def test_a_line_is_read_once_and_nothing_behind_it(tmp_path: Path, read: list[int]) -> None:
+    long = jsonl([request("long", "x" * LONG)])
+    _, work = steps_of(tmp_path, long + long.replace(b'"long"', b'"also"') + batch_of(1), group_prefixes=False)
+    source = ingest.Input(work)
+    read.clear()
+    assert [source.line(place) for place in range(3)] == [
+        *(long.rstrip(), long.replace(b'"long"', b'"also"').rstrip(), batch_of(1).rstrip()),
+    ]
+    assert sum(read) == 2 * len(long) + len(batch_of(1))
+    source.close()
+
+
+def test_blank_lines_behind_a_request_are_no_part_of_it(tmp_path: Path) -> None:
+    _, work = steps_of(tmp_path, batch_of(1) + b"\r\n" * 5000 + batch_of(1, "q").rstrip())
+    source = ingest.Input(work)
+    assert [source.line(0), source.line(1)] == [batch_of(1).rstrip(), batch_of(1, "q").rstrip()]
+    source.close()
+
+
+def test_a_custom_id_repeated_any_number_of_times_costs_its_first_line_one_more_reading(
+    tmp_path: Path, read: list[int]
+) -> None:
+    content = jsonl([request("same", "x" * LONG)] + [request("same", f"say {i}") for i in range(50)])
+    _, work = steps_of(tmp_path, content, group_prefixes=False)
+    assert ingest.load(work).faults == 50
+    assert sum(read) < 2 * LONG
+
+
+def test_lines_that_take_long_to_check_are_checked_one_in_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, _ = steps_of(tmp_path / "few", batch_of(60), group_prefixes=False)
+    monkeypatch.setattr(ingest, "_TURN", 0.0)
+    many, _ = steps_of(tmp_path / "many", batch_of(60), group_prefixes=False)
+    assert few < 60 < many
