@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,22 @@ def test_a_custom_id_repeated_any_number_of_times_costs_its_first_line_one_more_
     _, work = steps_of(tmp_path, content, group_prefixes=False)
     assert ingest.load(work).faults == 50
     assert sum(read) < 2 * LONG
+
+
+def test_the_copy_of_a_long_file_is_flushed_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_AT_ONCE", 2 << 20)
+    flushed = [0]
+    fdatasync = os.fdatasync
+
+    def at_most(fd: int) -> None:
+        if Path(f"/proc/self/fd/{fd}").readlink().name == "input.jsonl":
+            flushed.append(os.fstat(fd).st_size)
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", at_most)
+    _, work = steps_of(tmp_path, jsonl([request(f"r{i}", "x" * LONG) for i in range(6)]))
+    assert flushed[-1] == work.input.stat().st_size
+    assert all(after - before < 4 << 20 for before, after in pairwise(flushed))
 
 
 def test_lines_that_take_long_to_check_are_checked_one_in_a_step(

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from inbox_daemon.errors import NotDurable
 
+_AT_ONCE = 64 << 20  # bytes that one flush may have to bring to the disk: it is waited for, as long as it takes
+
 
 def sync(fd: int, path: Path) -> None:
     """Flush a file's data to the disk. Raises NotDurable; the file must then be rebuilt, never flushed again."""
@@ -108,12 +110,15 @@ def truncate(path: Path, size: int) -> None:
 class Writer:
     """A new or continued file that grows by whole writes; `size` counts what was written, durable or not.
 
+    Of a long file what is written is flushed now and then, so that the last flush is no longer than any other.
+
     As a context manager it closes itself at the end, however that comes.
     """
 
     def __init__(self, path: Path, *, fresh: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if fresh else 0)
         self.path = path
+        self._unsynced = 0
         self.fd = os.open(path, flags, 0o644)
         try:
             self.size = os.fstat(self.fd).st_size
@@ -129,11 +134,17 @@ class Writer:
         self.close()
 
     def write(self, data: bytes | memoryview) -> None:
+        """Append it. Raises NotDurable."""
         write_all(self.fd, data, self.path)
         self.size += len(data)
+        self._unsynced += len(data)
+        if self._unsynced >= _AT_ONCE:
+            self.sync()
 
     def sync(self) -> None:
+        """Make all that was written durable. Raises NotDurable."""
         sync(self.fd, self.path)
+        self._unsynced = 0
 
     def close(self) -> None:
         """Close the file; what was not synced before counts for nothing, so neither does what `close` says of it."""

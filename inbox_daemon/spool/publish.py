@@ -98,8 +98,10 @@ def publish(
                 if target.full:
                     target.flush()
                     yield
-        merged = {target.path.name: target.finish() for target in targets}
-    yield
+        merged = {}
+        for target in targets:
+            merged[target.path.name] = target.finish()
+            yield
     published = folder()
     for target in targets:
         if merged[target.path.name].lines or target is not retry:
