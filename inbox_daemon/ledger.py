@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _STATUS_EVERY = 1.0  # seconds
 _LOOK_EVERY = 2.0  # seconds between two looks at the disk's free space
 _TOLD_A_SECOND = 32  # batches' statuses; each is an fsync
+CANCELLED = "batch_cancelled"  # the code of what a batch that was cancelled did not run
 _ENOUGH_TO_JUDGE = 50  # outcomes, before their average size says anything about the rest
 
 
@@ -44,6 +45,7 @@ class Ledger:
     Attributes:
         queue: what is left, in flight and done; empty until the log has been read back.
         state, accepted, paused, parked, rejected, model, engine: what the status says of the batch, beside counts.
+        cancelled: somebody has said so; nothing more of it is run.
     """
 
     def __init__(self, spool: Spool, work: Work, results: ResultSettings, log_every: int, totals: status.Tally) -> None:
@@ -57,6 +59,7 @@ class Ledger:
         self.errors = ErrorLog(lambda: (self.name, self.source, self.log))
         self.state = BatchStatus.VALIDATING
         self.accepted: Accepted | None = None
+        self.cancelled = False
         self.paused = False
         self.parked: str | None = None
         self.lacking = 0  # bytes of disk that must become free before more of it is run
@@ -200,7 +203,7 @@ class Ledger:
     def reject(self, rejected: Rejected) -> None:
         """Note durably, before anybody is told, that the file is no batch: with room on the disk it might be one."""
         self.rejected = {"code": rejected.code, "line": None, "message": str(rejected), "param": None}
-        self.state = BatchStatus.FAILED
+        self.state = BatchStatus.CANCELLED if rejected.code == CANCELLED else BatchStatus.FAILED
         if self.history.first("rejected") is None:
             self.history.note("rejected", time.time(), code=rejected.code, reason=str(rejected))
 
@@ -208,6 +211,14 @@ class Ledger:
         """Raise Rejected where the file has been rejected before a restart."""
         if said := self.history.first("rejected"):
             raise Rejected(said["code"], said["reason"])
+
+    def final(self) -> BatchStatus:
+        """Return the status with which the batch ends, once every request has its outcome."""
+        assert self.accepted is not None
+        if self.cancelled:
+            return BatchStatus.CANCELLED
+        nothing_ran = self.accepted.refused or self.accepted.faults == self.accepted.requests
+        return BatchStatus.FAILED if nothing_ran else BatchStatus.COMPLETED
 
     def receipt(self, final: BatchStatus, merged: dict[str, Merged]) -> dict[str, Any]:
         return status.receipt(self._facts(final), merged, time.time())

@@ -7,6 +7,7 @@ Owns the order and what control files and engine deaths mean for it. Touches the
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TypeVar, cast
@@ -18,7 +19,7 @@ from inbox_daemon.dispatch import Queue
 from inbox_daemon.errors import EngineDied, Rejected
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Work
-from inbox_daemon.ledger import Ledger
+from inbox_daemon.ledger import CANCELLED, Ledger
 from inbox_daemon.records import BatchStatus, EngineInfo, Fault, Outcome, Request, ticket
 from inbox_daemon.spool import control, files, ingest
 from inbox_daemon.spool.claim import Held
@@ -50,7 +51,6 @@ class Life:
         self._source: ingest.Input | None = None
         self._twins: Twins | None = None
         self._engine: EngineInfo | None = None
-        self._cancelled = False
         self._begun = time.monotonic()
         self._steps: Generator[bool, None, None] = self._live()
 
@@ -103,15 +103,22 @@ class Life:
         if self.work.accepted.exists():
             self.ledger.accepted = ingest.load(self.work)
         _ = self.ledger.published
+        self.read_control()
         if self.ledger.accepted is None:
             self.ledger.log.info("%s: claimed", self.name, extra=tell(Message.BATCH_CLAIMED))
             with files.Writer(self.work.open_part, fresh=True) as part:
                 reading = ingest.ingest(self.work, self._rules(), part)
-                self.ledger.accepted = yield from _busily(reading, self.ledger.look_for_room)
+                self.ledger.accepted = yield from _busily(reading, self._while_reading)
         if (window := self._rules().inbox.dedupe_window) and self.ledger.history.first("started") is None:
             self.ledger.refuse_resent(window)
         for dropped in list(self.work.dropped.iterdir()):
             files.remove(dropped)
+
+    def _while_reading(self, busy: bool) -> None:
+        if self.ledger.cancelled:
+            raise Rejected(CANCELLED, f"{self.ledger.source}: cancelled while it was read; none of it was run")
+        if not busy:
+            self.ledger.look_for_room(time.monotonic())
 
     def _recover(self) -> Iterator[bool]:
         self._source = ingest.Input(self.work)
@@ -135,15 +142,15 @@ class Life:
             reason = f"{accepted.faults} faulty lines and inbox.strict: nothing of this file was run"
             yield from self._close("batch_refused", reason)
         while self.queue.done < len(self.queue):
-            if self._cancelled and self.ledger.state is not BatchStatus.CANCELLING:
+            if self.ledger.cancelled and self.ledger.state is not BatchStatus.CANCELLING:
                 self.ledger.state = BatchStatus.CANCELLING
                 self.ledger.history.note("cancelling", time.time())
                 self.ledger.tell_soon()
             self.ledger.look_for_room(time.monotonic())
-            self.queue.held = self._cancelled or self.ledger.paused or self.parked or self.ledger.lacking > 0
+            self.queue.held = self.ledger.cancelled or self.ledger.paused or self.parked or self.ledger.lacking > 0
             owed = self._twins.pass_on(time.monotonic())
-            if self._cancelled and self.queue.in_flight == 0 and not owed:
-                yield from self._close("batch_cancelled", "the batch was cancelled before this request was run")
+            if self.ledger.cancelled and self.queue.in_flight == 0 and not owed:
+                yield from self._close(CANCELLED, "the batch was cancelled before this request was run")
             yield BUSY if owed else WAITING
 
     def _finish(self) -> Iterator[bool]:
@@ -154,7 +161,7 @@ class Life:
         ledger.state = BatchStatus.FINALIZING
         ledger.log.info("%s: finalizing: answers and errors are put into the input's order", self.name)
         ledger.tell(now())
-        final = self._final_status()
+        final = ledger.final()
         receipt = lambda merged: ledger.receipt(final, merged)  # noqa: E731
         yield from _busily(publish(self.work, lambda: ledger.published, ledger.outcomes, self._source, receipt))
         ledger.state = final
@@ -165,21 +172,14 @@ class Life:
         ended = tell(Message.BATCH_COMPLETED)
         ledger.log.info("%s: %s: %d answers, %d errors, %.0f s", self.name, final.value, *counts, extra=ended)
 
-    def _final_status(self) -> BatchStatus:
-        accepted = self.ledger.accepted
-        assert accepted is not None
-        if self._cancelled:
-            return BatchStatus.CANCELLED
-        nothing_ran = accepted.refused or accepted.faults == accepted.requests
-        return BatchStatus.FAILED if nothing_ran else BatchStatus.COMPLETED
-
     def _reject(self, rejected: Rejected) -> None:
         ledger = self.ledger
         ledger.reject(rejected)
-        write_receipt(ledger.published, ledger.receipt(BatchStatus.FAILED, {}))
+        write_receipt(ledger.published, ledger.receipt(ledger.state, {}))
         ledger.tell(time.monotonic())
         hand_back(self.work, ledger.published)
-        ledger.log.error("%s: failed: %s", self.name, rejected, extra=tell(Message.BATCH_FAILED))
+        level = logging.ERROR if ledger.state is BatchStatus.FAILED else logging.INFO
+        ledger.log.log(level, "%s: %s: %s", self.name, ledger.state.value, rejected, extra=tell(Message.BATCH_FAILED))
 
     def _close(self, code: str, message: str) -> Iterator[bool]:
         """Give every request that has no outcome this error: the one door by which a batch ends early."""
@@ -270,12 +270,12 @@ class Life:
 
     def read_control(self) -> None:
         """The state is which files exist; this is its copy in memory."""
-        self._cancelled = self.work.cancel.exists()
+        self.ledger.cancelled = self.work.cancel.exists()
         self.ledger.paused = self.work.pause.exists()
         self.queue.priority = control.priority(self.work, self._rules().inbox.priorities, self.name)
         parked = self.work.parked
         self.ledger.parked = orjson.loads(parked.read_bytes())["reason"] if parked.exists() else None
-        self.queue.held |= self._cancelled or self.ledger.paused or self.parked  # at once; `_run` lets it go on
+        self.queue.held |= self.ledger.cancelled or self.ledger.paused or self.parked  # at once; `_run` lets it go on
         self.ledger.tell_soon()
 
     # -- the end of the process
@@ -300,18 +300,17 @@ class Life:
 
 
 def _busily(
-    steps: Generator[object, None, T], waits: Callable[[float], None] = lambda now: None
+    steps: Generator[object, None, T], pausing: Callable[[bool], None] = lambda busy: None
 ) -> Generator[bool, None, T]:
     """Pass a long step's pauses on, as BUSY unless it says False, and its result back.
 
     Args:
-        waits: called where it does say False, with monotonic seconds.
+        pausing: called at each of them; what it raises ends the step.
     """
     while True:
         try:
-            busy = next(steps)
+            busy = next(steps) is not False
         except StopIteration as end:
             return cast(T, end.value)
-        if busy is False:
-            waits(time.monotonic())
-        yield WAITING if busy is False else BUSY
+        pausing(busy)
+        yield BUSY if busy else WAITING

@@ -16,7 +16,7 @@ from inbox_daemon import config, daemon, ledger
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published
 from inbox_daemon.notify import Notifier
-from inbox_daemon.spool import publish, published
+from inbox_daemon.spool import publish, published, space
 
 
 class Passes:
@@ -75,3 +75,35 @@ def test_a_batch_whose_name_is_taken_while_it_is_merged_gets_another_and_overwri
         assert custom_ids(passes.folder(name) / "results.jsonl") == [f"{prefix}{i}" for i in range(count)]
         assert published.verify(Published(passes.folder(name))).problems == []
         assert passes.status(name)["name"] == name
+
+
+def test_a_batch_cancelled_while_its_file_is_read_ends_at_once_and_the_file_comes_back(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for room on the disk, which may be never."""
+    monkeypatch.setattr(space, "lacking", lambda folder, needed: 0 if folder.name == "work" else 10**9)
+    passes.drop("b.jsonl", batch_of(50))
+    passes.until(lambda: passes.status("b").get("waiting_for_disk_bytes"))
+    passes.drop("b.cancel", b"")
+    passes.until(lambda: not passes.daemon._lives)
+    status = passes.status("b")
+    assert (status["status"], [error["code"] for error in status["errors"]["data"]]) == (
+        "cancelled",
+        ["batch_cancelled"],
+    )
+    assert (passes.folder("b") / "b.jsonl").read_bytes() == batch_of(50)
+    assert published.verify(Published(passes.folder("b"))).receipt["status"] == "cancelled"
+    assert not list((passes.inbox.parent / "work").iterdir())
+
+
+def test_a_cancelled_file_stays_cancelled_over_a_restart(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(space, "lacking", lambda folder, needed: 0 if folder.name == "work" else 10**9)
+    passes.drop("b.jsonl", batch_of(50))
+    passes.until(lambda: passes.status("b").get("waiting_for_disk_bytes"))
+    [life] = passes.daemon._lives.values()
+    life.work.cancel.touch()
+    passes.daemon._lives.clear()
+    life.let_go()
+    passes.until(passes.is_now("b", "cancelled"))
+    assert (passes.folder("b") / "b.jsonl").exists()
