@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 from crashing import workers
+from hypothesis import HealthCheck, settings
 from mounts import Mounts
 from running import ROOT, Daemon
+
+# A busy machine makes no example wrong.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture
