@@ -88,8 +88,12 @@ class Daemon:
                 env=os.environ | VLLM_ENVIRONMENT | (environment or {}),
             )
         if ready:
-            eventually(lambda: "ready: " in self.text() or self.process.poll() is not None, 20, "daemon ready")
-            assert self.process.poll() is None, self.text()
+            try:
+                eventually(lambda: "ready: " in self.text() or self.process.poll() is not None, 60, "daemon ready")
+                assert self.process.poll() is None, self.text()
+            except AssertionError:
+                self.kill()  # whoever asked for it has nothing yet to end it by
+                raise
 
     @property
     def inbox(self) -> Path:
