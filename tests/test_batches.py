@@ -25,12 +25,20 @@ else:
 
 Start = Callable[..., Daemon]
 SLOW = {"INBOX_DAEMON_ENGINE__NULL__RATE": "400"}
+# The engine makes up for a pause of the daemon; with this, for no more than so many requests.
+STEADY = SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "50"}
 OFTEN = {"INBOX_DAEMON_RESULTS__SYNC_EVERY": "25", "INBOX_DAEMON_RESULTS__SEAL_EVERY": "50"}
 
 
 def proven(daemon: Daemon, name: str, original: Path | None = None) -> None:
     proof = published.verify(Published(daemon.outbox(name)), original)
     assert proof.problems == []
+
+
+def done_when_resumed(daemon: Daemon, name: str) -> int:
+    """How many requests the daemon found done, by its own words, when it read the batch back."""
+    [line] = [line for line in daemon.text().splitlines() if f"{name}: resumed: " in line]
+    return int(line.split("requests, ")[1].split(" done")[0])
 
 
 def test_answers_come_back_in_the_order_of_the_input(start_daemon: Start) -> None:
@@ -62,18 +70,18 @@ def test_a_file_dropped_while_the_daemon_was_away_is_run(start_daemon: Start, tm
 
 
 def test_parts_are_in_the_outbox_before_the_end_and_together_hold_everything(start_daemon: Start) -> None:
-    daemon = start_daemon(environment=SLOW | OFTEN)
+    daemon = start_daemon(environment=STEADY | OFTEN)
     daemon.drop("b.jsonl", batch_of(600))
-    parts = daemon.outbox("b") / "parts"
-    eventually(lambda: parts.is_dir() and len(list(parts.iterdir())) >= 2)
-    assert daemon.status("b")["status"] == "in_progress"
     daemon.finished("b")
+    log = daemon.text()
+    assert log.index("b: sealed part-000002") < log.index("b: finalizing")
+    parts = daemon.outbox("b") / "parts"
     everything = [line for part in sorted(parts.iterdir()) for line in custom_ids(part)]
     assert sorted(everything) == sorted(f"r{i}" for i in range(600))
 
 
 def test_a_consumer_may_take_parts_away_while_the_batch_runs(start_daemon: Start) -> None:
-    daemon = start_daemon(environment=SLOW | OFTEN)
+    daemon = start_daemon(environment=STEADY | OFTEN)
     daemon.drop("b.jsonl", batch_of(600))
     first = daemon.outbox("b") / "parts" / "part-000001.jsonl"
     eventually(first.exists)
@@ -206,7 +214,7 @@ def test_blank_lines_crlf_a_byte_order_mark_and_a_missing_last_newline_cost_noth
 
 def test_a_small_batch_does_not_wait_for_a_big_one(start_daemon: Start) -> None:
     daemon = start_daemon(environment=SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "100"})
-    daemon.drop("big.jsonl", batch_of(4000))
+    daemon.drop("big.jsonl", batch_of(20_000))
     eventually(lambda: daemon.done("big") > 100)
     daemon.drop("small.jsonl", batch_of(10))
     assert daemon.finished("small")["status"] == "completed"
@@ -214,14 +222,14 @@ def test_a_small_batch_does_not_wait_for_a_big_one(start_daemon: Start) -> None:
 
 
 def test_cancel_keeps_what_has_an_answer_and_gives_the_rest_back(start_daemon: Start) -> None:
-    daemon = start_daemon(environment=SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "50"})
-    daemon.drop("b.jsonl", batch_of(4000))
+    daemon = start_daemon(environment=STEADY)
+    daemon.drop("b.jsonl", batch_of(10_000))
     eventually(lambda: daemon.done("b") > 100)
     (daemon.inbox / "b.cancel").touch()
     counts = daemon.finished("b")["request_counts"]
     assert daemon.status("b")["status"] == "cancelled"
     assert counts["completed"] >= 100
-    assert counts["completed"] + counts["failed"] == 4000
+    assert counts["completed"] + counts["failed"] == 10_000
     errors = lines(daemon.outbox("b") / "errors.jsonl")
     assert {error["error"]["code"] for error in errors} == {"batch_cancelled"}
     assert custom_ids(daemon.outbox("b") / "retry.jsonl") == [error["custom_id"] for error in errors]
@@ -230,19 +238,19 @@ def test_cancel_keeps_what_has_an_answer_and_gives_the_rest_back(start_daemon: S
 
 def test_a_paused_batch_stands_still_until_it_is_resumed_even_over_a_restart(start_daemon: Start) -> None:
     daemon = start_daemon(environment=SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "20"})
-    daemon.drop("b.jsonl", batch_of(1500))
+    daemon.drop("b.jsonl", batch_of(10_000))
     eventually(lambda: daemon.done("b") > 20)
     (daemon.inbox / "b.pause").touch()
     eventually(lambda: daemon.status("b")["paused"] and daemon.status("b")["in_flight"] == 0)
     daemon.kill()
     again = start_daemon()
-    eventually(lambda: again.status("b")["paused"] and "resumed: " in again.text())
-    done = again.done("b")
+    eventually(lambda: again.status("b")["paused"] and "b: resumed: " in again.text())
+    done = done_when_resumed(again, "b")
     again.drop("other.jsonl", batch_of(50))
     again.finished("other")
     assert again.done("b") == done
     (again.inbox / "b.resume").touch()
-    assert again.finished("b")["request_counts"]["completed"] == 1500
+    assert again.finished("b")["request_counts"]["completed"] == 10_000
 
 
 def test_a_control_file_for_no_batch_is_thrown_away(start_daemon: Start) -> None:
@@ -253,52 +261,51 @@ def test_a_control_file_for_no_batch_is_thrown_away(start_daemon: Start) -> None
 
 
 def test_killed_in_mid_batch_it_resumes_with_every_counted_answer(start_daemon: Start) -> None:
-    daemon = start_daemon(environment=SLOW)
-    daemon.drop("b.jsonl", batch_of(1000))
+    daemon = start_daemon(environment=STEADY)
+    daemon.drop("b.jsonl", batch_of(5000))
     eventually(lambda: daemon.done("b") >= 300)
     counted = daemon.done("b")
     daemon.kill()
     again = start_daemon()
-    assert again.finished("b")["request_counts"] == {"total": 1000, "completed": 1000, "failed": 0}
-    assert custom_ids(again.outbox("b") / "results.jsonl") == [f"r{i}" for i in range(1000)]
-    resumed = next(line for line in again.text().splitlines() if "resumed: " in line)
-    assert int(resumed.split("requests, ")[1].split(" done")[0]) >= counted
+    assert again.finished("b")["request_counts"] == {"total": 5000, "completed": 5000, "failed": 0}
+    assert custom_ids(again.outbox("b") / "results.jsonl") == [f"r{i}" for i in range(5000)]
+    assert done_when_resumed(again, "b") >= counted
     proven(again, "b")
 
 
 def test_stopped_in_mid_batch_it_leaves_everything_that_arrived_visible(start_daemon: Start) -> None:
-    daemon = start_daemon(environment=SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "50"})
-    daemon.drop("b.jsonl", batch_of(1000))
+    daemon = start_daemon(environment=STEADY)
+    daemon.drop("b.jsonl", batch_of(5000))
     eventually(lambda: daemon.done("b") >= 200)
     assert daemon.stop() == 0
     parts = daemon.outbox("b") / "parts"
     assert sum(len(lines(part)) for part in parts.iterdir()) == daemon.done("b") >= 200
-    assert start_daemon().finished("b")["request_counts"]["completed"] == 1000
+    assert start_daemon().finished("b")["request_counts"]["completed"] == 5000
 
 
 def test_an_outbox_folder_removed_in_mid_batch_comes_back_with_the_results(start_daemon: Start) -> None:
-    daemon = start_daemon(environment=SLOW)
-    daemon.drop("b.jsonl", batch_of(1000))
+    daemon = start_daemon(environment=STEADY)
+    daemon.drop("b.jsonl", batch_of(3000))
     eventually(lambda: daemon.done("b") >= 100)
     shutil.rmtree(daemon.outbox("b"), ignore_errors=True)
-    assert daemon.finished("b")["request_counts"]["completed"] == 1000
-    assert len(lines(daemon.outbox("b") / "results.jsonl")) == 1000
+    assert daemon.finished("b")["request_counts"]["completed"] == 3000
+    assert len(lines(daemon.outbox("b") / "results.jsonl")) == 3000
 
 
 def test_a_name_taken_after_its_folder_was_removed_does_not_get_two_owners(start_daemon: Start) -> None:
-    daemon = start_daemon(environment=SLOW)
-    daemon.drop("b.jsonl", batch_of(800, "old"))
+    daemon = start_daemon(environment=STEADY)
+    daemon.drop("b.jsonl", batch_of(5000, "old"))
     eventually(lambda: daemon.done("b") >= 100)
     daemon.kill()
     shutil.rmtree(daemon.outbox("b"))
     [old] = (daemon.spool / "work").iterdir()
     lease = os.open(old, os.O_RDONLY)
     fcntl.flock(lease, fcntl.LOCK_EX)  # as a daemon has it that knows nothing yet of what happened
-    again = start_daemon(environment=SLOW)
+    again = start_daemon()
     again.drop("b.jsonl", batch_of(300, "new"))
     eventually(lambda: again.done("b") > 0)
     os.close(lease)
-    for name, prefix, size in (("b", "new", 300), ("b.2", "old", 800)):
+    for name, prefix, size in (("b", "new", 300), ("b.2", "old", 5000)):
         assert again.finished(name)["request_counts"]["completed"] == size
         assert custom_ids(again.outbox(name) / "results.jsonl") == [f"{prefix}{i}" for i in range(size)]
         proven(again, name)
@@ -308,7 +315,9 @@ def test_a_name_taken_after_its_folder_was_removed_does_not_get_two_owners(start
 def test_two_daemons_on_one_spool_run_each_file_once_and_adopt_each_others_orphans(
     start_daemon: Start, tmp_path: Path
 ) -> None:
-    first, second = start_daemon(environment=SLOW), start_daemon(environment=SLOW)
+    # Neither can take all of the files, and neither ends before the other has some.
+    share = {"INBOX_DAEMON_INBOX__MAX_CLAIMED": "20", "INBOX_DAEMON_ENGINE__NULL__RATE": "100"}
+    first, second = start_daemon(environment=share), start_daemon(environment=share)
     for i in range(40):
         first.drop(f"f{i}.jsonl", batch_of(20, f"f{i}-"))
     eventually(lambda: first.text().count(": claimed") and second.text().count(": claimed"))
