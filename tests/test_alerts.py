@@ -43,7 +43,7 @@ def test_a_line_that_a_full_disk_cut_short_spoils_no_later_one(tmp_path: Path) -
 def test_an_engine_that_hangs_is_an_alert_and_leaves_an_autopsy_without_prompts(start_daemon: Start) -> None:
     daemon = start_daemon(environment=HANGS)
     daemon.drop("b.jsonl", jsonl([request(f"r{i}", "a secret prompt") for i in range(120)]))
-    eventually(lambda: raised(daemon) == ["NoProgress"], 20, "the alert in the daemon's own view")
+    eventually(lambda: "NoProgress" in raised(daemon), 20, "the alert in the daemon's own view")
     autopsy = daemon.outbox("b") / "autopsy-1.txt"
     eventually(autopsy.exists, 20, "the autopsy")
     text = autopsy.read_text()
@@ -56,10 +56,9 @@ def test_an_engine_that_hangs_is_an_alert_and_leaves_an_autopsy_without_prompts(
     # With nothing left to do, nothing is stuck any more.
     (daemon.inbox / "b.cancel").touch()
     assert daemon.finished("b")["status"] == "cancelled"
-    eventually(lambda: raised(daemon) == [], 20, "the alert is cleared")
-    first, last = lines(daemon.spool / "alerts.jsonl")[:1] + lines(daemon.spool / "alerts.jsonl")[-1:]
-    assert (first["alert"], first["state"], first["severity"]) == ("NoProgress", "raised", "critical")
-    assert (last["alert"], last["state"]) == ("NoProgress", "cleared")
+    eventually(lambda: "NoProgress" not in raised(daemon), 20, "the alert is cleared")
+    [first, last] = [one for one in lines(daemon.spool / "alerts.jsonl") if one["alert"] == "NoProgress"]
+    assert (first["state"], first["severity"], last["state"]) == ("raised", "critical", "cleared")
     assert last["lasted"] >= 0.0
     assert daemon.text().count("alert: NoProgress: ") == daemon.text().count("alert cleared: NoProgress: ") == 1
 
@@ -74,8 +73,14 @@ def test_the_command_gets_each_alert_as_json_on_its_stdin(start_daemon: Start, t
     daemon = start_daemon(settings=command("sh", "-c", script), environment=HANGS)
     daemon.drop("b.jsonl", batch_of(3))
     eventually(heard.exists, 20, "the command was run")
-    first = eventually(lambda: lines(heard), 20, "an alert")[0]
-    assert (first["alert"], first["state"], first["batch"]) == ("NoProgress", "raised", None)
+
+    def stall() -> dict[str, Any]:
+        whole = heard.read_bytes().rpartition(b"\n")[0].split(b"\n")
+        alerts = [orjson.loads(line) for line in whole if line]
+        return next((one for one in alerts if one["alert"] == "NoProgress"), {})
+
+    first = eventually(stall, 20, "an alert")
+    assert (first["state"], first["batch"]) == ("raised", None)
     assert "no progress" in first["text"]
     eventually(lambda: "ended with 3: no such channel" in daemon.text(), 20, "its failure in the log")
 
@@ -84,7 +89,7 @@ def test_the_command_gets_each_alert_as_json_on_its_stdin(start_daemon: Start, t
 def test_a_command_that_hangs_or_is_missing_holds_nobody_up(start_daemon: Start, words: tuple[str, ...]) -> None:
     daemon = start_daemon(settings=command(*words), environment=HANGS)
     daemon.drop("b.jsonl", batch_of(3))
-    eventually(lambda: said(daemon).get("engine", {}).get("starts", 0) >= 3, 30, "the engine was replaced twice")
+    eventually(lambda: said(daemon).get("engine", {}).get("starts", 0) >= 3, 60, "the engine was replaced twice")
     assert daemon.stop() == 0
 
 

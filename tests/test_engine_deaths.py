@@ -36,7 +36,7 @@ Start = Callable[..., Daemon]
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-STALL_AFTER, LOAD_TIMEOUT = 3, 5  # seconds
+STALL_AFTER, LOAD_TIMEOUT = 6, 20  # seconds; far more than a step of frail_host takes on a busy machine
 
 # Python imports a sitecustomize from its path at every start; this one has the worker find another host.
 FINDS_FRAIL_HOST = f"""
@@ -79,8 +79,8 @@ WAYS = {
     "exit 1": "the worker ended with exit status 1: RuntimeError: as told",
     "killed": "the worker was killed by SIGKILL",
     "core killed": "the worker ended with exit status 3",
-    "core stopped": "requests in flight and no progress for",
-    "silent": "requests in flight and no progress for",
+    "core stopped": "no progress for",
+    "silent": "no progress for",
 }
 
 
@@ -90,7 +90,7 @@ def test_however_an_engine_ends_its_requests_run_again_and_none_is_blamed(start_
         asked[20 * n] = request(f"r{20 * n}", f"say {20 * n}; once: {how}")
     running = start_frail()
     running.drop("b.jsonl", jsonl(asked))
-    eventually(lambda: "engine ready: " in running.text(), 60)
+    eventually(lambda: workers(running), 60)
     engines = Engines(running)
     status = running.finished("b", 180)
     assert status["request_counts"] == {"total": len(asked), "completed": len(asked), "failed": 0}
@@ -122,8 +122,7 @@ def test_replicas_share_the_work_and_where_one_ends_all_that_was_in_flight_runs_
     asked[100] = request("r100", "say 100; once: exit 1")
     running = start_frail(**TWO_REPLICAS)
     running.drop("b.jsonl", jsonl(asked))
-    eventually(lambda: "engine ready: " in running.text(), 60)
-    assert len(workers(running)) == 2
+    eventually(lambda: len(workers(running)) == 2, 60)
     status = running.finished("b", 120)
     assert status["request_counts"] == {"total": 400, "completed": 400, "failed": 0}
     assert (status["engine_deaths"], status["engine"]["replicas"]) == (1, 2)
@@ -133,13 +132,13 @@ def test_replicas_share_the_work_and_where_one_ends_all_that_was_in_flight_runs_
 
 
 def test_a_replica_that_hangs_while_another_works_is_found(start_frail: Callable[..., Daemon]) -> None:
-    asked = [request(f"r{i}", f"say {i}") for i in range(3000)]
+    asked = [request(f"r{i}", f"say {i}") for i in range(2500)]
     asked[20] = request("r20", "say 20; once: core stopped")
     running = start_frail(**TWO_REPLICAS)
     running.drop("b.jsonl", jsonl(asked))
     eventually(lambda: "engine died: a replica that has requests made no progress for" in running.text(), 60)
-    assert running.status("b")["request_counts"]["completed"] > 40  # by the other one, meanwhile
-    assert running.finished("b", 120)["request_counts"] == {"total": 3000, "completed": 3000, "failed": 0}
+    assert running.status("b")["request_counts"]["completed"] > 24  # by the other one, meanwhile
+    assert running.finished("b", 120)["request_counts"] == {"total": 2500, "completed": 2500, "failed": 0}
 
 
 def test_after_a_death_a_worker_that_has_imported_already_is_at_hand_for_the_next(
@@ -184,10 +183,9 @@ def test_an_engine_whose_dead_processes_nobody_reaps_is_replaced(start_frail: Ca
 def test_deaths_while_loading_wait_longer_each_time_and_count_against_no_batch(
     start_frail: Callable[..., Daemon],
 ) -> None:
-    running = start_frail("exit 1", "silent", "core killed")
+    running = start_frail("exit 1", "silent", INBOX_DAEMON_ENGINE__LOAD_TIMEOUT="10")
     running.drop("b.jsonl", jsonl([request(f"r{i}", f"say {i}") for i in range(20)]))
-    eventually(lambda: running.status("b").get("engine", {}).get("state") == "backing_off", 60)
-    assert "as told" in running.status("b")["engine"]["last_death"]
+    eventually(lambda: "as told" in running.status("b").get("engine", {}).get("last_death", ""), 60)
     status = running.finished("b", 120)
     assert (status["request_counts"]["completed"], status["engine_deaths"], status["parked"]) == (20, 0, None)
     assert "still loading after" in running.text() and "(engine.load_timeout)" in running.text()
