@@ -69,10 +69,17 @@ def content_of(name: str) -> bytes:
 
 def drop_durably(daemon: Daemon, name: str) -> None:
     """As a sender does who fears power cuts himself."""
-    for path in (daemon.drop(f"{name}.jsonl", content_of(name)), daemon.inbox):
-        fd = os.open(path, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
+    hidden = daemon.inbox / f".{name}"
+    hidden.write_bytes(content_of(name))
+    _make_durable(hidden)
+    hidden.rename(daemon.inbox / f"{name}.jsonl")
+    _make_durable(daemon.inbox)
+
+
+def _make_durable(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
 
 
 def counts(spool: Path) -> dict[str, int]:
@@ -95,7 +102,7 @@ def cut_often(
     (folder / "sitecustomize.py").write_text(sabotage)
     own = {"PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
     total = sum(BATCHES.values())
-    own["INBOX_DAEMON_ENGINE__NULL__RATE"] = str(total / (3 + times / 2))
+    own["INBOX_DAEMON_ENGINE__NULL__RATE"] = str(total / (4 + 1.5 * times))
     daemon = start_daemon(spool, environment=RUNNING | own)
     cuts: list[Cut] = []
     dropped: list[str] = []
