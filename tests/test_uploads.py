@@ -39,6 +39,7 @@ ALWAYS_AT_A_LINES_END, NEVER_AT_A_LINES_END = 1024, 5013
 MEGABYTE = 1 << 20
 HALF_WAY = 200_000  # bytes
 SLOW = {"scp": ["-l", "4000"], "rsync": ["--bwlimit=500"]}  # some 500 KB/s, in steps half a second apart
+SLOWER = {"scp": ["-l", "1000"], "rsync": ["--bwlimit=125"]}  # there is time to interrupt these half way
 RUNS_A_WHILE = {"INBOX_DAEMON_ENGINE__NULL__RATE": "400", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "50"}
 
 
@@ -86,8 +87,8 @@ def keeps_waiting(daemon: Daemon, name: str, why: str) -> None:
         assert not list(daemon.outbox("").iterdir()), "claimed"
         return float(view["at"]) if why in view.get("waiting", {}).get(name, "") else 0.0
 
-    first = eventually(said_at, 10, f"{name} {why}; log:\n{daemon.text()}")
-    eventually(lambda: said_at() > first + 0.9, 10, f"{name} {why}, still")
+    first = eventually(said_at, 30, f"{name} {why}; log:\n{daemon.text()}")
+    eventually(lambda: said_at() > first + 0.9, 30, f"{name} {why}, still")
 
 
 def inbox_daemon(*arguments: str | Path) -> str:
@@ -151,11 +152,12 @@ def test_a_file_with_another_years_date_settles_from_when_it_arrived(
     original.write_bytes(batch_of(20))
     dated = time.mktime((year, 1, 1, 0, 0, 0, 0, 0, -1))
     os.utime(original, (dated, dated))
-    before = time.monotonic()
+    daemon.signal(signal.SIGSTOP)  # it first sees the file from now on
     sshd.run(*tool.split(), original, sshd.at(daemon.inbox))
-    arrived = eventually(lambda: (daemon.inbox / "b.jsonl").stat().st_mtime)
+    assert (daemon.inbox / "b.jsonl").stat().st_mtime == dated
+    before = time.monotonic()
+    daemon.signal(signal.SIGCONT)
     eventually(daemon.outbox("b").exists)
-    assert arrived == dated
     assert time.monotonic() - before >= settle
     answered(daemon, "b", original)
 
@@ -170,19 +172,20 @@ def test_a_slow_upload_is_not_claimed_before_its_end_though_it_looks_whole_at_ev
     daemon = start_daemon()
     original = tmp_path / "b.jsonl"
     original.write_bytes(batch_of_width(ALWAYS_AT_A_LINES_END))
+    began = time.monotonic()
     client = sshd.start(*send, original, sshd.at(daemon.inbox))
-    sizes = {0}
+    eventually((daemon.inbox / "b.jsonl").exists)
+    with (daemon.inbox / "b.jsonl").open("rb") as arriving:  # wherever it is moved
 
-    def over() -> bool:
-        claimed = daemon.outbox("b").exists()
-        with suppress(FileNotFoundError):
-            sizes.add((daemon.inbox / "b.jsonl").stat().st_size)
-        assert not claimed or max(sizes) == MEGABYTE, f"claimed at {max(sizes)} bytes"
-        return client.poll() is not None
+        def over() -> bool:
+            claimed = daemon.outbox("b").exists()
+            size = os.fstat(arriving.fileno()).st_size
+            assert not claimed or size == MEGABYTE, f"claimed at {size} bytes"
+            return client.poll() is not None
 
-    eventually(over, 30, "the upload's end")
+        eventually(over, 60, "the upload's end")
     ended(client)
-    assert len(sizes) > 3, "the upload was not slow"
+    assert time.monotonic() - began > 1.5, "the upload was not slow"
     answered(daemon, "b", original)
 
 
@@ -192,7 +195,7 @@ def test_a_stalled_upload_is_waited_for_though_what_has_arrived_looks_whole(
     daemon = start_daemon()
     original, arriving = tmp_path / "b.jsonl", daemon.inbox / "b.jsonl"
     original.write_bytes(batch_of_width(ALWAYS_AT_A_LINES_END))
-    client = sshd.start("scp", *SLOW["scp"], original, sshd.at(daemon.inbox))
+    client = sshd.start("scp", *SLOWER["scp"], original, sshd.at(daemon.inbox))
     eventually(lambda: arriving.exists() and arriving.stat().st_size > HALF_WAY)
     os.killpg(client.pid, signal.SIGSTOP)
     keeps_waiting(daemon, "b.jsonl", "still being written")
@@ -242,7 +245,7 @@ def test_opening_a_file_for_writing_at_the_moment_it_is_examined_does_no_harm(st
 
 def half_sent(daemon: Daemon, sshd: Sshd, original: Path, send: Sequence[str]) -> Path:
     """Begin to send the file, kill the sender half way and return what the inbox has under the final name."""
-    client = sshd.start(send[0], *SLOW[send[0]], *send[1:], original, sshd.at(daemon.inbox))
+    client = sshd.start(send[0], *SLOWER[send[0]], *send[1:], original, sshd.at(daemon.inbox))
 
     def arrived() -> int:
         return sum(path.stat().st_size for path in daemon.inbox.iterdir() if original.name in path.name)
@@ -320,20 +323,20 @@ def test_writing_to_a_file_after_it_was_accepted_changes_nothing(
     daemon = start_daemon(environment=RUNS_A_WHILE)
     original, dropped = tmp_path / "original.jsonl", tmp_path / "dropped.jsonl"
     for path in (original, dropped):
-        path.write_bytes(batch_of(600))
+        path.write_bytes(batch_of(2500))
     descriptor = os.open(dropped, os.O_RDONLY)
     subprocess.run(["ln" if kept == "hard link" else "mv", dropped, daemon.inbox / "b.jsonl"], check=True)
     eventually(lambda: daemon.status("b").get("status") == "in_progress")
     still_there = dropped if kept == "hard link" else Path(f"/proc/self/fd/{descriptor}")
     assert still_there.stat().st_ino == os.fstat(descriptor).st_ino
     with still_there.open("r+b") as file:
-        file.write(batch_of(600, "x"))
-        file.write(batch_of(600, "more-"))
+        file.write(batch_of(2500, "x"))
+        file.write(batch_of(2500, "more-"))
     os.close(descriptor)
     assert daemon.status("b")["status"] == "in_progress"
     answered(daemon, "b", original)
     receipt = orjson.loads((daemon.outbox("b") / "receipt.json").read_bytes())
-    assert receipt["input"]["sha256"] == hashlib.sha256(batch_of(600)).hexdigest()
+    assert receipt["input"]["sha256"] == hashlib.sha256(batch_of(2500)).hexdigest()
 
 
 def test_a_file_that_is_written_to_while_it_is_read_is_read_again(tmp_path: Path) -> None:
@@ -362,7 +365,7 @@ def test_parts_pulled_away_while_the_batch_runs_miss_nothing_and_neither_do_the_
     start_daemon: Start, sshd: Sshd, tmp_path: Path
 ) -> None:
     daemon = start_daemon(environment=RUNS_A_WHILE | {"INBOX_DAEMON_RESULTS__SEAL_EVERY": "50"})
-    daemon.drop("b.jsonl", batch_of(3000))
+    daemon.drop("b.jsonl", batch_of(6000))
     eventually((daemon.outbox("b") / "parts" / "part-000001.jsonl").exists)
     pulled = tmp_path / "pulled"
     while_running = 0
@@ -374,10 +377,10 @@ def test_parts_pulled_away_while_the_batch_runs_miss_nothing_and_neither_do_the_
         while_running += status == "in_progress" and any(pulled.iterdir())
         return bool(status == "completed")
 
-    eventually(everything_pulled, what="the batch's end")
-    assert while_running >= 2
+    eventually(everything_pulled, 90, "the batch's end")
+    assert while_running >= 1
     assert list((daemon.outbox("b") / "parts").iterdir()) == []
-    expected = [f"r{i}" for i in range(3000)]
+    expected = [f"r{i}" for i in range(6000)]
     by_parts = [custom_id for part in pulled.iterdir() for custom_id in custom_ids(part)]
     assert sorted(by_parts) == sorted(expected)
     sshd.run("rsync", "-a", sshd.at(daemon.outbox("b") / "results.jsonl"), pulled)
@@ -410,7 +413,7 @@ def test_what_is_not_meant_as_a_batch_is_left_alone_and_the_daemon_goes_on(start
     assert {path.name: path.lstat()[:3] + path.lstat()[6:] for path in daemon.inbox.iterdir()} == before
     assert sorted(path.name for path in daemon.outbox("").iterdir()) == ["first", "second"]
     strange = ["dangling.jsonl", "folder.jsonl", "link.jsonl", "pipe.jsonl", "socket.jsonl"]
-    waiting = eventually(lambda: said(daemon)["waiting"])
+    waiting = eventually(lambda: w if (w := said(daemon)["waiting"]).keys() >= {*strange, "notes.txt"} else None)
     assert {name: waiting.get(name) for name in strange} == dict.fromkeys(strange, "not taken: not a regular file")
     assert "the inbox takes .jsonl" in waiting["notes.txt"]
     assert not waiting.keys() & set(unfinished)
@@ -427,7 +430,7 @@ def test_a_name_that_is_not_utf_8_waits_like_any_other(start_daemon: Start) -> N
 def test_a_name_that_is_not_utf_8_is_run_like_any_other(start_daemon: Start) -> None:
     daemon = start_daemon()
     Path(os.fsdecode(os.fsencode(daemon.inbox) + b"/caf\xe9.jsonl")).write_bytes(batch_of(3))
-    assert daemon.finished("caf_", within=10)["request_counts"]["completed"] == 3
+    assert daemon.finished("caf_", within=30)["request_counts"]["completed"] == 3
 
 
 # -- the inbox itself
@@ -448,8 +451,8 @@ def test_an_inbox_deleted_and_made_again_is_watched_again(start_daemon: Start) -
     daemon.inbox.rmdir()
     eventually(lambda: "inbox cannot be read" in daemon.text())
     began, times = time.monotonic(), daemon.text().count("inbox cannot be read")
-    eventually(lambda: daemon.text().count("inbox cannot be read") >= times + 2)
-    assert time.monotonic() - began >= 1.0, "the daemon does nothing but look for its inbox"
+    eventually(lambda: daemon.text().count("inbox cannot be read") >= times + 5)
+    assert time.monotonic() - began >= 2.0, "the daemon does nothing but look for its inbox"
     daemon.inbox.mkdir()
     eventually(lambda: watched(daemon) == {daemon.inbox.stat().st_ino})
     daemon.drop("b.jsonl", batch_of(3))
