@@ -383,16 +383,17 @@ def _most_memory() -> float:
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024 / 1e6
 
 
-def fuzz(seconds: float, seed: int, keep: Path | None = None) -> Report:
+def fuzz(seconds: float, seed: int, keep: Path | None = None, least: int = 0) -> Report:
     """Do it for so long; to be called in a process of its own, where no sync need wait for the disk.
 
     Args:
+        least: files with which it is done, however long they take.
         keep: where files that show a problem are kept.
     """
     os.fsync = os.fdatasync = lambda fd: None  # type: ignore[assignment]
     report = Report()
     until = time.monotonic() + seconds
-    while time.monotonic() < until and len(report.problems) < 10:
+    while (time.monotonic() < until or report.executions < least) and len(report.problems) < 10:
         dice = random.Random(f"{seed}.{report.executions}")
         suffix, content = dropped(dice)
         problem, said = problem_of(suffix, content, rules(dice))

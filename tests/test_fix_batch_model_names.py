@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -255,16 +256,19 @@ def writing(*words: str | Path, folder: Path) -> subprocess.Popen[str]:
     """Start the tool and return it stopped, with a part of the new file written."""
     process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
-    while not any(path.name.startswith(".") and path.stat().st_size for path in folder.iterdir()):
+    begun = False
+    while not begun:
         assert time.monotonic() < deadline
         assert process.poll() is None
+        with suppress(FileNotFoundError):
+            begun = any(path.name.startswith(".") and path.stat().st_size for path in folder.iterdir())
     process.send_signal(signal.SIGSTOP)
     return process
 
 
 @pytest.mark.parametrize("where", ["in place", "to out"])
 def test_killed_while_writing_it_leaves_in_whole_and_no_out(tmp_path: Path, where: str) -> None:
-    source = batch(tmp_path / "in.jsonl", *[request("qwen3") + " " * 1000] * 50_000)
+    source = batch(tmp_path / "in.jsonl", *[request("qwen3")] * 400_000)
     before = source.read_bytes()
     words = ["--in-place", source] if where == "in place" else [source, tmp_path / "out.jsonl"]
     with writing(*words, folder=tmp_path) as process:
@@ -275,7 +279,7 @@ def test_killed_while_writing_it_leaves_in_whole_and_no_out(tmp_path: Path, wher
 
 
 def test_in_place_never_loses_what_another_process_appends_meanwhile(tmp_path: Path) -> None:
-    source = batch(tmp_path / "in.jsonl", *[request("qwen3") + " " * 1000] * 50_000)
+    source = batch(tmp_path / "in.jsonl", *[request("qwen3")] * 400_000)
     before = source.read_bytes()
     with writing("--in-place", source, folder=tmp_path) as process:
         with source.open("ab") as appended:

