@@ -97,7 +97,7 @@ def test_the_daemon_says_what_it_has_recorded_and_what_its_host_has_left(start_d
     daemon = start_daemon()
     daemon.drop("b.jsonl", batch_of(50) + b"{}\n")
     daemon.finished("b")
-    view = eventually(lambda: v if (v := said(daemon))["requests"]["completed"] == 50 else None, 10, "50 counted")
+    view = eventually(lambda: v if (v := said(daemon))["requests"]["completed"] == 50 else None, 30, "50 counted")
     assert view["requests"]["failed"] == 0  # a faulty line was no request
     assert view["requests"]["output_tokens"] == 50
     assert view["engine"] | {"starts": 1, "deaths": 0, "in_flight": 0, "replicas": 1} == view["engine"]

@@ -66,13 +66,24 @@ def child(worker: psutil.Process, which: str) -> psutil.Process:
     return next(one for one in worker.children() if one.cmdline()[-1] == which)
 
 
+def seen(look: Callable[[], dict[str, str]], *where: psutil.Process) -> dict[str, str]:
+    """What is found once all of these show their stacks: on a busy machine a second may not be enough for one."""
+
+    def shown() -> dict[str, str]:
+        found = look()
+        stacks = [found[f"Python stacks of process {one.pid}"].split("py-spy")[0] for one in where]
+        return found if all("in hangs_here" in one for one in stacks) else {}
+
+    return eventually(shown, 30, "the stacks")
+
+
 def test_a_hanging_process_shows_where_it_hangs_and_never_with_what(
     family: psutil.Process, look: Callable[[], dict[str, str]]
 ) -> None:
-    found = look()
-    for one in (family, child(family, "core")):
+    both = family, child(family, "core")
+    found = seen(look, *both)
+    for one in both:
         assert "State: " in found[f"process {one.pid}"]
-        assert "in hangs_here" in found[f"Python stacks of process {one.pid}"].split("py-spy")[0]
     assert "secret" not in str(found)
     assert "hanging.py worker" not in str(found)  # nor the command, among whose arguments a token may be
 
@@ -80,10 +91,9 @@ def test_a_hanging_process_shows_where_it_hangs_and_never_with_what(
 def test_a_stopped_process_is_seen_to_be_stopped(family: psutil.Process, look: Callable[[], dict[str, str]]) -> None:
     core = child(family, "core")
     core.suspend()
-    found = look()
+    found = seen(look, family)
     assert "State: T (stopped)" in found[f"process {core.pid}"]
     assert "faulthandler: no answer" in found[f"Python stacks of process {core.pid}"]
-    assert "in hangs_here" in found[f"Python stacks of process {family.pid}"]
 
 
 def test_a_process_that_does_not_know_the_signal_is_not_sent_it(
@@ -92,4 +102,4 @@ def test_a_process_that_does_not_know_the_signal_is_not_sent_it(
     stranger = child(family, "stranger")
     assert not stacks_file(tmp_path, stranger.pid).exists()
     assert "not registered" in look()[f"Python stacks of process {stranger.pid}"]
-    assert stranger.status() == psutil.STATUS_SLEEPING
+    assert stranger.status() != psutil.STATUS_ZOMBIE

@@ -109,7 +109,7 @@ def _runs(pid: int) -> bool:
 def test_a_worker_that_is_killed_takes_every_process_of_its_engine_along(family: Family) -> None:
     family.worker.kill()
     for role in ("core", "of core"):
-        eventually(lambda role=role: not _runs(family.pids[role]), 10, f"{role} is gone")
+        eventually(lambda role=role: not _runs(family.pids[role]), 30, f"{role} is gone")
 
 
 def test_each_process_of_an_engine_shows_its_own_stacks_when_asked(family: Family) -> None:
@@ -118,7 +118,7 @@ def test_each_process_of_an_engine_shows_its_own_stacks_when_asked(family: Famil
         pid = family.pids[role]
         os.kill(pid, SHOW_STACKS)
         stacks = stacks_file(family.folder, pid)
-        eventually(lambda stacks=stacks, where=where: where in stacks.read_text(), 10, f"the stacks of {role}")
+        eventually(lambda stacks=stacks, where=where: where in stacks.read_text(), 30, f"the stacks of {role}")
         assert "in waits_here" in stacks.read_text()
 
 
@@ -127,4 +127,4 @@ def test_what_a_thread_has_forked_does_not_end_with_the_thread(family: Family) -
     """To the kernel a process's parent is a thread, and this one has ended."""
     os.kill(family.pids["of a thread"], SHOW_STACKS)
     stacks = stacks_file(family.folder, family.pids["of a thread"])
-    eventually(lambda: "in waits_here" in stacks.read_text(), 10, "it is there and answers")
+    eventually(lambda: "in waits_here" in stacks.read_text(), 30, "it is there and answers")

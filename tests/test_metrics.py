@@ -137,7 +137,7 @@ def test_no_label_but_the_name_of_a_live_batch_comes_from_users(start_daemon: St
         environment={"INBOX_DAEMON_METRICS__PORT": str(port), "INBOX_DAEMON_ENGINE__NULL__RATE": "100"}
     )
     for i in range(3):
-        daemon.drop(f"secret{i}.jsonl", batch_of(150, prefix="custom-"))
+        daemon.drop(f"secret{i}.jsonl", batch_of(300, prefix="custom-"))
     eventually(lambda: all(f'batch="secret{i}"' in scrape(port) for i in range(3)), what="three live batches")
     for i in range(3):
         daemon.finished(f"secret{i}")
@@ -145,8 +145,8 @@ def test_no_label_but_the_name_of_a_live_batch_comes_from_users(start_daemon: St
     text = scrape(port)
     assert "custom-" not in text
     found = samples(text)
-    assert found["inbox_daemon_requests_total"][(("outcome", "completed"),)] == 450
-    assert found["inbox_daemon_output_tokens_total"][()] == 450
+    assert found["inbox_daemon_requests_total"][(("outcome", "completed"),)] == 900
+    assert found["inbox_daemon_output_tokens_total"][()] == 900
     assert found["inbox_daemon_process_resident_memory_bytes"][()] > 1e6
 
 
@@ -155,14 +155,14 @@ def test_a_loop_that_hangs_is_still_scraped_and_seen_to_stand(start_daemon: Star
     daemon = start_daemon(environment={"INBOX_DAEMON_METRICS__PORT": str(port)})
     stamp = lambda: samples(scrape(port))["inbox_daemon_loop_timestamp_seconds"][()]  # noqa: E731
     before = eventually(stamp)
-    eventually(lambda: stamp() > before, 5, "the loop's stamp moves")
+    eventually(lambda: stamp() > before, 30, "the loop's stamp moves")
     config = daemon.log.with_suffix(".toml")
     config.unlink()
     os.mkfifo(config)  # reading it holds up whoever reads the settings anew
     daemon.signal(signal.SIGHUP)
-    eventually(lambda: time.time() - stamp() > 4, 20, "the stamp stands still")
+    eventually(lambda: time.time() - stamp() > 4, 30, "the stamp stands still")
     config.write_text("")
-    eventually(lambda: time.time() - stamp() < 1, 10, "the stamp moves again")
+    eventually(lambda: time.time() - stamp() < 1, 30, "the stamp moves again")
 
 
 def test_a_scraper_that_never_reads_does_not_hold_up_the_loop_or_other_scrapers(start_daemon: Start) -> None:
@@ -172,10 +172,10 @@ def test_a_scraper_that_never_reads_does_not_hold_up_the_loop_or_other_scrapers(
         rude.sendall(b"GET /metrics HTTP/1.1\r\n")  # and never the rest
         assert silent.fileno() >= 0
         daemon.drop("b.jsonl", batch_of(100))
-        daemon.finished("b", 20)
+        daemon.finished("b")
         assert "inbox_daemon_requests_total" in scrape(port)
     daemon.signal(signal.SIGTERM)
-    assert daemon.ended(20) == 0
+    assert daemon.ended() == 0
 
 
 def test_a_port_that_is_taken_is_exit_78_and_names_the_key_and_the_value(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_textfile_is_always_whole_and_readable_for_node_exporter(start_daemon:
     )
     text = eventually(lambda: file.read_text() if file.exists() else "", what="a textfile with numbers")
     assert samples(text)["inbox_daemon_batches"]
-    eventually(lambda: file.stat().st_mode & 0o777 == 0o644, 5, "readable for all")
+    eventually(lambda: file.stat().st_mode & 0o777 == 0o644, 30, "readable for all")
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 

@@ -104,7 +104,8 @@ def test_only_the_last_that_ended_are_shown_and_all_that_live() -> None:
 
 
 def test_a_real_run_in_a_terminal_and_as_a_picture(start_daemon: Start, tmp_path: Path) -> None:
-    daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "100"})
+    quiet = {"INBOX_DAEMON_DAEMON__LOG_EVERY": "1000000"}  # so that the first lines of the log stay in view
+    daemon = start_daemon(environment=quiet | {"INBOX_DAEMON_ENGINE__NULL__RATE": "100"})
     daemon.drop("b.jsonl", batch_of(20_000))
     eventually(lambda: daemon.status("b").get("eta_seconds"), 30)
     eventually(lambda: "tok/s" in run(daemon.spool), 30)
