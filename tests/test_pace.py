@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import Daemon, eventually, jsonl, request
@@ -180,9 +181,13 @@ def test_a_resumed_batch_knows_its_time_left_at_once_and_counts_it_down(start_da
     daemon.drop("b.jsonl", jsonl([request(f"r{i}", "x" * (i % 700)) for i in range(9000)]))
     eventually(lambda: daemon.done("b") >= 300, 60)
     daemon.kill()
-    again = start_daemon(environment=slow)
-    eventually(lambda: again.status("b").get("eta_seconds"), 20)
-    before = again.status("b")
+    again, since = start_daemon(environment=slow), time.time()
+
+    def told_by_the_second() -> dict[str, Any]:
+        status = again.status("b")
+        return status if status["updated_at"] > since and status.get("eta_seconds") else {}
+
+    before = eventually(told_by_the_second, 20)
     eventually(lambda: again.done("b") >= 4000, 60)
     status = again.status("b")
     counts = status["request_counts"]
