@@ -140,10 +140,10 @@ def test_a_daemon_that_does_not_start_fails_the_first_check_and_leaves_the_other
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ended_in_mid_batch_it_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
     with Selftest(tmp_path) as selftest:
-        eventually(lambda: list(selftest.spool.glob("*/plain/spool/outbox/plain/parts/*")), 20, "a batch is running")
+        eventually(lambda: list(selftest.spool.glob("*/plain/spool/outbox/plain/parts/*")), 60, "a batch is running")
         assert selftest.processes()
         selftest.process.send_signal(number)
-        assert selftest.process.wait(20) == 130
+        assert selftest.process.wait(60) == 130
         assert selftest.leaves_nothing()
 
 

@@ -48,7 +48,7 @@ def _environment(requests: int, temporary: Path) -> dict[str, str]:
         "ENGINE__IDLE_UNLOAD": 0.0,
         "ENGINE__STALL_AFTER": STALL_AFTER,
         "ENGINE__MAX_DEATHS": 30,
-        "ENGINE__NULL__RATE": requests / 2,
+        "ENGINE__NULL__RATE": requests / 6,
         "RESULTS__SYNC_EVERY": 1,
         "RESULTS__SEAL_EVERY": max(1, requests // 60),
         "RESULTS__KEEP_FREE": 1 << 20,
