@@ -33,7 +33,7 @@ else:
 
 Start = Callable[..., Daemon]
 MB = 1_000_000
-SECONDS = 10.0  # within which somebody else's small batch is through, settling included
+SECONDS = 30.0  # within which somebody else's small batch is through, settling included
 # What terminals obey and log readers split at: C0 but for newline and tab, DEL, C1, line ends, changes of direction.
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
