@@ -14,8 +14,8 @@ from running import Daemon, eventually
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import published
 
-LOADED = 180.0  # seconds within which an engine answers, on a machine that does other things too
-ENDED = 15.0  # seconds within which killed processes are gone
+LOADED = 400.0  # seconds within which an engine answers, on a machine that does other things too
+ENDED = 60.0  # seconds within which killed processes are gone
 IN_FLIGHT = 200
 SHARED = {
     "INBOX_DAEMON_ENGINE__PRELOAD": "true",

@@ -23,7 +23,7 @@ from engines import ENDED, IN_FLIGHT, LOADED, Engines, Shared, engine_view, ours
 from running import ROOT, Daemon, batch_of, custom_ids, eventually, jsonl, lines, request, vllm_processes
 from test_batches import FAULTS_OF_MIXED, mixed
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 
 Start = Callable[..., Daemon]
 
@@ -81,7 +81,7 @@ def receipt_of(folder: Path) -> dict[str, Any]:
 
 def test_preload_has_the_engine_loaded_before_any_file_arrives(daemon: Daemon) -> None:
     daemon.drop("first.jsonl", batch_of(1))
-    daemon.finished("first", 10)
+    daemon.finished("first")
     log = daemon.text()
     assert log.index("engine ready: ") < log.index(": claimed")
 
@@ -93,9 +93,10 @@ def test_a_thousand_requests_are_answered_in_order_and_the_receipt_adds_up(daemo
     daemon.drop("thousand.jsonl", original.read_bytes())
     eventually(lambda: (folder / "parts").is_dir() and in_parts(folder), 60, "a part in the outbox")
     early = in_parts(folder)
-    assert daemon.status("thousand")["status"] == "in_progress"
-
     status = daemon.finished("thousand", 180)
+    log = daemon.text()
+    assert log.index("thousand: sealed part-000001") < log.index("thousand: finalizing")
+    assert len(raw(folder / "parts" / "part-000001.jsonl")) < 1000
     assert status["request_counts"] == {"total": 1000, "completed": 1000, "failed": 0}
     assert custom_ids(folder / "results.jsonl") == custom_ids(original)
     assert (folder / "errors.jsonl").read_bytes() == b""
@@ -165,7 +166,7 @@ def test_what_only_vllm_can_refuse_is_an_error_with_its_reason_and_its_line(daem
     assert process(daemon, "inbox_daemon.engine.worker") == worker
 
 
-MANY = 2000  # at 400 a second and more, counted once a second: enough is left when the first are seen to be done
+MANY = 4000  # at 400 a second and more, counted once a second: enough is left when the first are seen to be done
 VICTIMS = {"worker": "inbox_daemon.engine.worker", "core": "VLLM::EngineCore", "vllm-worker": "VLLM::Worker"}
 
 
@@ -188,10 +189,10 @@ def test_kill_9_in_mid_batch_loses_no_counted_answer_and_repeats_none(
     counted = daemon.done(name)
     kept = in_parts(folder)
     assert counted <= len(kept) < MANY
-    killed_at = time.time()
     target.kill()
+    killed_at = time.time()
     if is_daemon:
-        assert daemon.ended(10) == -signal.SIGKILL
+        assert daemon.ended(30) == -signal.SIGKILL
     engines.end_soon()
 
     again = shared.running() if is_daemon else daemon
@@ -234,7 +235,7 @@ def _only_what_was_not_recorded_is_computed_again(daemon: Daemon, folder: Path, 
     bodies = [line["response"]["body"] for line in lines(folder / "results.jsonl")]
     later = [body["usage"]["prompt_tokens"] for body in bodies if body["created"] > killed_at]
     assert 0 < len(later) <= MANY - counted
-    eventually(lambda: engine_view(daemon).get("input_tokens") == sum(later), 10, f"{sum(later)} prompt tokens read")
+    eventually(lambda: engine_view(daemon).get("input_tokens") == sum(later), 30, f"{sum(later)} prompt tokens read")
 
 
 def test_stopped_it_leaves_no_process_of_vllm(daemon: Daemon) -> None:
@@ -301,10 +302,11 @@ def test_a_batch_outlives_a_missing_model_and_an_idle_engine_is_let_go(
     for starts in (1, 2):
         if starts == 2:
             again.drop("b2.jsonl", batch_of(20))
+        eventually(lambda: process(again, "VLLM::EngineCore"), LOADED)
+        engines = Engines(again)
         status = again.finished(f"b{starts}", LOADED)
         assert status["request_counts"] == {"total": 20, "completed": 20, "failed": 0}
         assert again.text().count("engine starting (") == starts
-        engines = Engines(again)
         eventually(lambda: engine_view(again).get("state") == "off", 30, "the engine is let go")
         engines.end_soon()
 
