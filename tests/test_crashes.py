@@ -46,6 +46,7 @@ def second_strikes(firsts: Sequence[tuple[Strike, Finding]], most: int) -> list[
     return list(chosen)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("start", "pairs"), [(dropped, 200), (refused, 40), (rejected, 40), (cancelled, 40), (resumed, 40), (stopped, 40)]
 )
