@@ -12,7 +12,7 @@ import orjson
 import pytest
 from running import batch_of, custom_ids
 
-from inbox_daemon import config, daemon, ledger
+from inbox_daemon import config, daemon, entrance, ledger
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published
 from inbox_daemon.notify import Notifier
@@ -97,7 +97,7 @@ def test_a_batch_cancelled_while_its_file_is_read_ends_at_once_and_the_file_come
 
 
 def test_a_cancelled_file_stays_cancelled_over_a_restart(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(space, "lacking", lambda folder, needed: 0 if folder.name == "work" else 10**9)
     passes.drop("b.jsonl", batch_of(50))
     passes.until(lambda: passes.status("b").get("waiting_for_disk_bytes"))
