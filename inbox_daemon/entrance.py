@@ -140,6 +140,7 @@ class Entrance:
         try:
             if self._intake.unchanged(path) and self._has_room_for(path) and (held := claim.claim(self._spool, path)):
                 self._begin(held)
+                self._intake.claimed()
         except (OSError, SpoolError) as error:
             self._waits(path, f"cannot be claimed: {space.told(error)}")
 

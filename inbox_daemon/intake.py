@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-import psutil
 from watchdog.events import FileClosedEvent, FileCreatedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
@@ -24,15 +23,14 @@ from watchdog.observers.api import BaseObserver
 from inbox_daemon.config import InboxSettings
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import SIDECARS, control_of, is_batch_file, is_sidecar, is_unfinished
-from inbox_daemon.spool import source, whole
+from inbox_daemon.spool import source, space, whole
 
 log = logging.getLogger(__name__)
 logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it has to say, the rescan makes good
 
-_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse", "afs", "ceph", "glusterfs", "lustre")
 _READ_AT_ONCE = 32  # compressed files; each is an open file and a decompressor
 _SOON = 0.2  # seconds until a file that is settling is looked at again
-_POLL = 2.0  # seconds between scans where there are no events
+_POLL = 2.0  # seconds between scans where there are no events, or control files wait
 _SLICE = 0.05  # seconds of one scan in one pass of the loop
 _READ = 0.005  # seconds of reading one file in one scan
 
@@ -54,7 +52,7 @@ class Arrivals:
 
     Attributes:
         settled: batch files that are complete, oldest first.
-        controls: (path, name, verb) of control files.
+        controls: (path, name, verb) of control files, in the order in which they came.
         waiting: why each of the other files is not taken, by file name.
     """
 
@@ -74,6 +72,7 @@ class Intake:
         self._next = 0.0
         self._soonest = 0.0
         self._settling = False
+        self._controls = False  # there were some, which may be for a file that is not claimed yet
         self._scan: Generator[None, None, Arrivals] | None = None  # one that is under way
         self._scan_took = 0.0  # seconds of the loop's time
         self._seen: dict[str, _Seen] = {}
@@ -81,7 +80,7 @@ class Intake:
         self._complained: set[tuple[str, str]] = set()
         self._observer: BaseObserver | None = None
         self._watched: tuple[int, int] | None = None
-        self.polling = settings.watch == "poll" or _is_remote(inbox)
+        self.polling = settings.watch == "poll" or space.is_remote(inbox)
 
     # -- the watch
 
@@ -194,9 +193,15 @@ class Intake:
         self._complained = {pair for pair in self._complained if pair[0] in names}
         arrivals.settled.sort(key=lambda path: self._seen[path.name].since)
         self._settling = busy or any(why.startswith("still") for why in arrivals.waiting.values())
-        regular = min(_POLL, self.settings.rescan) if self.polling else self.settings.rescan
+        arrivals.controls.sort(key=lambda control: _arrived(control[0]))
+        self._controls = bool(arrivals.controls)
+        regular = min(_POLL, self.settings.rescan) if self.polling or self._controls else self.settings.rescan
         self._next = now + (0.0 if busy else min(_SOON, regular) if self._settling else regular)
         return arrivals
+
+    def claimed(self) -> None:
+        """Take note that a batch is about to get its name; control files may have waited for that."""
+        self._hinted |= self._controls
 
     def unchanged(self, path: Path) -> bool:
         """Say whether a settled file is still what it was when it was looked at, and nobody writes to it."""
@@ -308,11 +313,8 @@ def _shown(path: Path) -> str:
     return re.sub("[\ud800-\udfff]", "_", path.name)
 
 
-def _is_remote(folder: Path) -> bool:
-    """Say whether the folder's file system is one whose changes inotify does not see."""
-    best = max(
-        (part for part in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(part.mountpoint)),
-        key=lambda part: len(part.mountpoint),
-        default=None,
-    )
-    return best is not None and best.fstype.startswith(_REMOTE)
+def _arrived(path: Path) -> int:
+    try:
+        return path.lstat().st_ctime_ns
+    except FileNotFoundError:
+        return 0

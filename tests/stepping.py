@@ -31,6 +31,7 @@ from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import EngineDied, InboxDaemonError
 from inbox_daemon.notify import Notifier
 from inbox_daemon.records import Outcome, Request
+from inbox_daemon.spool import control
 
 POISON = b"a poison"
 AT_A_LOOK = 2  # requests that the engine answers
@@ -148,7 +149,8 @@ class _Child:
             os.dup2(output, 2)
             sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
             signal.alarm(120)
-            for module, name in ((daemon, "_SUSPEND"), (entrance, "_ADOPT_EVERY"), (ledger, "_LOOK_EVERY")):
+            waits = ((daemon, "_SUSPEND"), (entrance, "_ADOPT_EVERY"), (ledger, "_LOOK_EVERY"), (control, "_PATIENCE"))
+            for module, name in waits:
                 assert hasattr(module, name), name
                 setattr(module, name, 0.0)
             daemon._SLICE = entrance._SLICE = math.inf  # what a pass does is not a matter of time

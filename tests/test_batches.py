@@ -253,13 +253,6 @@ def test_a_paused_batch_stands_still_until_it_is_resumed_even_over_a_restart(sta
     assert again.finished("b")["request_counts"]["completed"] == 10_000
 
 
-def test_a_control_file_for_no_batch_is_thrown_away(start_daemon: Start) -> None:
-    daemon = start_daemon()
-    (daemon.inbox / "nobody.cancel").touch()
-    eventually(lambda: not (daemon.inbox / "nobody.cancel").exists())
-    eventually(lambda: "no batch called nobody" in daemon.text())
-
-
 def test_killed_in_mid_batch_it_resumes_with_every_counted_answer(start_daemon: Start) -> None:
     daemon = start_daemon(environment=STEADY)
     daemon.drop("b.jsonl", batch_of(5000))

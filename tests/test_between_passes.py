@@ -16,14 +16,14 @@ from inbox_daemon import config, daemon, entrance, ledger
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published
 from inbox_daemon.notify import Notifier
-from inbox_daemon.spool import publish, published, space
+from inbox_daemon.spool import control, publish, published, space
 
 
 class Passes:
     """A daemon in this process whose passes are driven one by one."""
 
     def __init__(self, spool: Path) -> None:
-        inbox = {"settle": 0.0, "settle_unproven": 0.0, "rescan": 0.1, "watch": "poll"}
+        inbox = {"settle": 0.0, "settle_unproven": 0.0, "watch": "poll"}
         read = config.build({"spool": str(spool), "engine": {"kind": "null"}, "inbox": inbox}, "test")
         self.inbox, self._outbox = spool / "inbox", spool / "outbox"
         self.daemon = daemon.Daemon(read, lambda number: NullEngine(read.engine), Notifier({}), drain=False)
@@ -107,3 +107,50 @@ def test_a_cancelled_file_stays_cancelled_over_a_restart(passes: Passes, monkeyp
     life.let_go()
     passes.until(passes.is_now("b", "cancelled"))
     assert (passes.folder("b") / "b.jsonl").exists()
+
+
+def test_a_control_file_dropped_before_its_batch_is_obeyed_once_the_batch_has_its_name(passes: Passes) -> None:
+    passes.drop("b.pause", b"")
+    passes.until(lambda: not passes.daemon._intake.arriving)
+    passes.drop("b.jsonl", batch_of(5000))
+    passes.until(lambda: passes.status("b").get("paused"), within=1.5)  # the next look by the clock is after 2 s
+    assert passes.status("b")["status"] != "completed"
+    assert not list(passes.inbox.iterdir())
+
+
+def test_control_files_are_obeyed_in_the_order_in_which_they_came(passes: Passes) -> None:
+    for verb in ("pause", "resume", "cancel"):
+        for number in range(20):
+            last = passes.inbox / f"b{number}.{verb}"
+            last.touch()
+        clock = passes.inbox / ".clock"
+        clock.touch()
+        while clock.lstat().st_ctime_ns == last.lstat().st_ctime_ns:  # it ticks every 4 ms
+            clock.touch()
+    arrivals = passes.daemon._intake.look(time.monotonic())
+    assert arrivals
+    assert [verb for _, _, verb in arrivals.controls] == ["pause"] * 20 + ["resume"] * 20 + ["cancel"] * 20
+
+
+def test_a_control_file_for_a_batch_that_another_daemon_has_just_claimed_waits_for_it(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = passes.inbox.parent / "work" / "batch_0123456789ab0123456789"
+    (other / "dropped").mkdir(parents=True)
+    (other / "dropped" / "b.jsonl").write_bytes(batch_of(3))
+    cancel = passes.inbox / "b.cancel"
+    cancel.touch()
+    for _ in range(2):
+        assert control.obey(passes.daemon.spool, cancel, "b", "cancel", None) is None
+    monkeypatch.setattr(control, "_PATIENCE", 0.0)
+    assert control.obey(passes.daemon.spool, cancel, "b", "cancel", None) == "no batch called b is waiting or running"
+    assert not cancel.exists()
+
+
+def test_a_control_file_for_no_batch_is_thrown_away(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(control, "_PATIENCE", 0.0)
+    passes.drop("nobody.cancel", b"")
+    passes.until(lambda: not list(passes.inbox.iterdir()))
+    assert "nobody.cancel thrown away: no batch called nobody is waiting or running" in caplog.text

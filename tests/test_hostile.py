@@ -247,6 +247,7 @@ def test_check_shows_a_name_without_obeying_it(tmp_path: Path) -> None:
     assert [one["faulty"] for one in objects] == [2] * len(NAMES)
 
 
+@pytest.mark.slow  # it is thrown away after five seconds
 def test_a_control_file_with_a_hostile_name_is_thrown_away_quietly(start_daemon: Start) -> None:
     daemon = start_daemon()
     names = [b"new\nline: accepted.cancel", b"\x1b[2J.pause", b"x\\..\\y.resume", b"\xff.cancel"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -22,6 +23,8 @@ from inbox_daemon.layout import Published, Spool, Work
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, source
 from inbox_daemon.spool.drop import in_inbox
+
+_PATIENCE = 5.0  # seconds that a control file waits for its batch to be there: another daemon may have just claimed it
 
 
 class Controlled(Protocol):
@@ -51,7 +54,7 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
             _carry_out(batch, path, verb)
             batch.control(verb)
         return None
-    if in_inbox(spool, name) or _lives_elsewhere(spool, name):
+    if in_inbox(spool, name) or _lives_elsewhere(spool, name) or _has_just_come(path):
         return None
     files.remove(path)
     return f"no batch called {name} is waiting or running"
@@ -68,6 +71,13 @@ def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
         for state in (batch.work.pause, batch.work.parked):
             files.remove(state)
         files.remove(path)
+
+
+def _has_just_come(path: Path) -> bool:
+    try:
+        return time.time() - path.lstat().st_ctime < _PATIENCE
+    except FileNotFoundError:
+        return True
 
 
 def _lives_elsewhere(spool: Spool, name: str) -> bool:

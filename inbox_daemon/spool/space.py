@@ -1,4 +1,4 @@
-"""How much room the spool's file system has left, for those who may write to it without being root."""
+"""What the spool's file system is, and how much room it has left for those who are not root."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
+
+_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse", "afs", "ceph", "glusterfs", "lustre")
 
 
 def lacking(folder: Path, needed: float) -> int:
@@ -19,6 +23,16 @@ def use(folder: Path) -> tuple[float, int]:
     there = os.statvfs(folder)
     used = there.f_blocks - there.f_bfree
     return used / max(1, used + there.f_bavail), there.f_bavail * there.f_frsize
+
+
+def is_remote(folder: Path) -> bool:
+    """Say whether the folder's file system is one whose changes inotify does not see."""
+    best = max(
+        (part for part in psutil.disk_partitions(all=True) if folder.resolve().is_relative_to(part.mountpoint)),
+        key=lambda part: len(part.mountpoint),
+        default=None,
+    )
+    return best is not None and best.fstype.startswith(_REMOTE)
 
 
 def told(error: Exception) -> str:
