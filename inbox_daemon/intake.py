@@ -186,14 +186,17 @@ class Intake:
                 arrivals.controls.append((path, *control))
             elif is_batch_file(entry.name):
                 busy |= self._consider(path, names, now, arrivals)
-            elif not is_unfinished(entry.name) and not is_sidecar(entry.name):
+            elif is_sidecar(entry.name):
+                if path.stem not in names:
+                    arrivals.waiting[_shown(path)] = "waiting for its file; remove it where that was taken before"
+            elif not is_unfinished(entry.name):
                 self._waits(path, "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst", arrivals)
             yield
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         self._complained = {pair for pair in self._complained if pair[0] in names}
         arrivals.settled.sort(key=lambda path: self._seen[path.name].since)
         self._settling = busy or any(why.startswith("still") for why in arrivals.waiting.values())
-        arrivals.controls.sort(key=lambda control: _arrived(control[0]))
+        arrivals.controls.sort(key=lambda control: whole.arrived_at(control[0]))
         self._controls = bool(arrivals.controls)
         regular = min(_POLL, self.settings.rescan) if self.polling or self._controls else self.settings.rescan
         self._next = now + (0.0 if busy else min(_SOON, regular) if self._settling else regular)
@@ -224,9 +227,11 @@ class Intake:
         if seen is None or seen.identity != identity:
             seen = self._seen[path.name] = _Seen(identity, now)
         quiet = now - seen.since
-        said_complete = bool(sidecars)
+        said_complete = bool(sidecars and whole.vouching_for(path))
         if self.settings.require_sidecar and not said_complete:
-            self._waits(path, "waiting for its sidecar, .sha256 or .done (inbox.require_sidecar)", arrivals)
+            self._waits(
+                path, "waiting for its sidecar, .sha256 or a .done no older than it (inbox.require_sidecar)", arrivals
+            )
             return False
         if seen.settled:  # and not claimed yet; `unchanged` looks again before it is
             arrivals.settled.append(path)
@@ -311,10 +316,3 @@ def _identity(path: Path, sidecars: Sequence[Path]) -> tuple[int, ...]:
 def _shown(path: Path) -> str:
     """Return the file's name as text that JSON can carry: bytes that are not UTF-8 become ``_``, as in the outbox."""
     return re.sub("[\ud800-\udfff]", "_", path.name)
-
-
-def _arrived(path: Path) -> int:
-    try:
-        return path.lstat().st_ctime_ns
-    except FileNotFoundError:
-        return 0

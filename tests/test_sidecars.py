@@ -8,6 +8,8 @@ from pathlib import Path
 
 from running import Daemon, batch_of, eventually, jsonl, request
 
+from inbox_daemon.config import InboxSettings
+from inbox_daemon.intake import Arrivals, Intake
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import published
 
@@ -49,6 +51,30 @@ def test_a_file_cut_exactly_at_a_newline_is_caught_by_its_hash(start_daemon: Sta
     waits(daemon, "b.jsonl", "has not the hash that b.jsonl.sha256 says")
     daemon.drop("b.jsonl", batch_of(5))
     assert daemon.finished("b")["request_counts"]["total"] == 5
+
+
+def look(folder: Path, now: float, **settings: bool) -> Arrivals:
+    """Look at a folder as at an inbox of which nothing is known yet."""
+    looking = Intake(folder, InboxSettings(settle=2, settle_unproven=10, watch="poll", **settings), lambda: None)
+    arrivals = looking.look(now)
+    assert arrivals is not None
+    return arrivals
+
+
+def test_a_done_left_of_an_earlier_file_vouches_for_no_later_one(tmp_path: Path) -> None:
+    file, done = tmp_path / "b.jsonl", tmp_path / "b.jsonl.done"
+    done.touch()
+    eventually(lambda: file.write_bytes(batch_of(3)) and file.lstat().st_ctime_ns > done.lstat().st_ctime_ns)
+    assert look(tmp_path, 0.0).waiting == {"b.jsonl": "still settling"}
+    assert "a .done no older" in look(tmp_path, 0.0, require_sidecar=True).waiting["b.jsonl"]
+    done.touch()
+    assert look(tmp_path, 0.0).settled == [file]
+
+
+def test_a_sidecar_without_its_file_is_named(tmp_path: Path) -> None:
+    for name in ("b.jsonl.done", "c.jsonl.gz.sha256"):
+        (tmp_path / name).touch()
+    assert [why.split(";")[0] for why in look(tmp_path, 0.0).waiting.values()] == ["waiting for its file"] * 2
 
 
 def test_the_same_bytes_under_the_same_name_are_a_resend_and_not_run(start_daemon: Start, tmp_path: Path) -> None:

@@ -61,6 +61,23 @@ def sidecars_of(path: Path) -> list[Path]:
     return found
 
 
+def vouching_for(path: Path) -> list[Path]:
+    """Return the sidecars that mean this very file.
+
+    A `.done` that is older came late for an earlier file of this name, or before this one was whole. A `.sha256` may
+    well come first: it is held against the content.
+    """
+    return [one for one in sidecars_of(path) if one.suffix == ".sha256" or arrived_at(one) >= arrived_at(path)]
+
+
+def arrived_at(path: Path) -> int:
+    """Return when a file became what it is, in nanoseconds (ctime, because uploads set mtime); 0 where it is gone."""
+    try:
+        return path.lstat().st_ctime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
     """Read as much of the file as shows whether it is whole; raises Rejected("incomplete") where it is not.
 
@@ -68,7 +85,7 @@ def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
     file is whole when it ends with a newline or with a JSON object, a compressed one when its stream ends. A file with
     more than `limit` bytes of content is not read any further: ingest will refuse it.
     """
-    sidecar = next(iter(sidecars_of(path)), None)
+    sidecar = next(iter(vouching_for(path)), None)
     fd = source.open_regular(path)
     try:
         size = os.fstat(fd).st_size
