@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from inbox_daemon import cli, daemon, entrance, ledger
-from inbox_daemon.spool import presence
+from inbox_daemon.spool import ingest, presence
 
 SYNCS = frozenset({"fsync", "fdatasync"})
 TAKES_SPACE = frozenset({"write", "create", "mkdir", "link", "symlink", "rename"})
@@ -162,7 +162,7 @@ def _live(
         gc.disable()  # nobody but the daemon itself closes its files
         daemon._SUSPEND = entrance._ADOPT_EVERY = _AGAIN_AFTER
         # Nothing by the clock, so that two runs are alike: a pass takes as long as there is work, views follow changes.
-        daemon._SLICE = entrance._SLICE = ledger._STATUS_EVERY = presence._SAY_EVERY = math.inf
+        daemon._SLICE = entrance._SLICE = ledger._STATUS_EVERY = presence._SAY_EVERY = ingest._TURN = math.inf
         if sabotage:
             sabotage()
         wire.arm()
