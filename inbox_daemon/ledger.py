@@ -121,7 +121,7 @@ class Ledger:
         self.queue.held = True
         self._size, self._left_bytes = source.size, source.length
         outcomes = Outcomes(self.work, len(self.queue))
-        yield from outcomes.recover(slot, self._count)
+        yield from outcomes.recover(slot, self._count, self.published)
         self._outcomes = outcomes
         self._logged = self.tally.done
         self._pace.mark(time.monotonic(), self._done(), working=False)

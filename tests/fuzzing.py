@@ -308,7 +308,7 @@ def by_ingest(path: Path, config: Config, folder: Path) -> Said:
 def answer_and_publish(work: Work, folder: Published, config: Config) -> None:
     source = ingest.Input(work)
     outcomes = Outcomes(work, len(source.index))
-    for _ in outcomes.recover(1, lambda outcome: None):
+    for _ in outcomes.recover(1, lambda outcome: None, folder):
         pass
     engine = NullEngine(config.engine)
     left = [place for place in range(len(source.index)) if not outcomes.has(place)]

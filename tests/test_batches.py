@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
-from inbox_daemon.layout import Published
-from inbox_daemon.spool import published
+from inbox_daemon import batch
+from inbox_daemon.layout import Published, Work
+from inbox_daemon.records import Outcome, ticket
+from inbox_daemon.spool import files, published
+from inbox_daemon.spool.outcomes import Outcomes
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -39,6 +42,14 @@ def done_when_resumed(daemon: Daemon, name: str) -> int:
     """How many requests the daemon found done, by its own words, when it read the batch back."""
     [line] = [line for line in daemon.text().splitlines() if f"{name}: resumed: " in line]
     return int(line.split("requests, ")[1].split(" done")[0])
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed(*_: object) -> None:
+    raise Killed
 
 
 def test_answers_come_back_in_the_order_of_the_input(start_daemon: Start) -> None:
@@ -90,6 +101,43 @@ def test_a_consumer_may_take_parts_away_while_the_batch_runs(start_daemon: Start
     assert not first.exists()
     assert len(lines(daemon.outbox("b") / "results.jsonl")) == 600
     proven(daemon, "b")
+
+
+@pytest.mark.parametrize("operation", ["sync_dir", "remove"])
+def test_a_part_that_was_taken_away_before_a_crash_is_seen_again_as_it_was_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    work, folder = Work(tmp_path / "batch_0123456789ab0123456789"), Published(tmp_path / "b")
+    for made in (work.parts, folder.parts):
+        made.mkdir(parents=True)
+
+    def open_log() -> Outcomes:
+        log = Outcomes(work, 9)
+        for _ in log.recover(1, lambda outcome: None, folder):
+            pass
+        return log
+
+    def record(log: Outcomes, place: int) -> None:
+        line = batch.answer_line(batch.request_id(work.id, place), f"r{place}", b"{}")
+        log.append([Outcome(ticket(1, place), line, is_error=False)])
+        log.sync()
+
+    log = open_log()
+    record(log, 0)
+    with monkeypatch.context() as crash:
+        crash.setattr(files, operation, killed)
+        with pytest.raises(Killed):
+            log.seal(folder)
+    log.close()
+    for part in folder.parts.iterdir():
+        part.unlink()
+    log = open_log()
+    record(log, 1)
+    log.seal(folder)
+    log.close()
+    parts = {part.name: custom_ids(part) for part in folder.parts.iterdir()}
+    assert parts["part-000002.jsonl"] == ["r1"]
+    assert parts.get("part-000001.jsonl", ["r0"]) == ["r0"]
 
 
 def test_a_name_in_use_gets_the_next_free_one_and_nothing_is_overwritten(start_daemon: Start) -> None:

@@ -33,6 +33,7 @@ def drop(spool: Spool, path: Path) -> str:
                 continue
             with suppress(FileExistsError):
                 files.link(hidden, target)
+                files.remove(hidden)  # now, since that makes the file younger, and a .done is believed of an older one
                 _say_complete(target)
                 return name
         raise AssertionError("unreachable")

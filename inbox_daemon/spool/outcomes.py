@@ -40,14 +40,14 @@ class Outcomes:
 
     # -- starting and recovering: the same call
 
-    def recover(self, slot: int, count: Callable[[Outcome], None]) -> Generator[None, None, None]:
+    def recover(self, slot: int, count: Callable[[Outcome], None], published: Published) -> Generator[None, None, None]:
         """Read the log back, calling `count` for every outcome it holds. Yields after each chunk of lines.
 
         The open part is written anew from the lines that are whole: a torn tail is dropped, and what an earlier
         process only left in the page cache becomes durable before anything counts on it.
         """
         files.ensure_dir(self._work.parts)
-        self._finish_interrupted_seal()
+        self._finish_interrupted_seal(published)
         self._number = 1 + len(list(self._work.parts.iterdir()))
         for number in range(1, self._number):
             for chunk in _chunks(self._work.parts / part_name(number)):
@@ -122,25 +122,32 @@ class Outcomes:
     def seal(self, published: Published) -> Path | None:
         """Close the open part, show it to users and begin the next; None where there is nothing to show.
 
-        The link into the outbox comes first: an open part with two names is one whose sealing a crash cut short.
+        It has its name in `parts` before users see it: from then on nothing is appended to it, whatever they do with
+        theirs. An open part with a name there is one whose sealing a crash cut short.
         """
         if not self.open_lines or self._unsynced:
             return None
         self._open().close()
         self._writer = None
-        shown = published.parts / part_name(self._number)
-        with suppress(FileExistsError):
-            files.link(self._work.open_part, shown)
-        files.move(self._work.open_part, self._work.parts / part_name(self._number))
+        part = self._work.parts / part_name(self._number)
+        files.link(self._work.open_part, part)
+        shown = self._show(part, published)
         self._number += 1
         self.open_lines = 0
         return shown
 
-    def _finish_interrupted_seal(self) -> None:
+    def _show(self, part: Path, published: Published) -> Path:
+        shown = published.parts / part.name
+        with suppress(FileExistsError):
+            files.link(part, shown)
+        files.remove(self._work.open_part)
+        return shown
+
+    def _finish_interrupted_seal(self, published: Published) -> None:
+        last = self._work.parts / part_name(len(list(self._work.parts.iterdir())))
         with suppress(FileNotFoundError):
-            if self._work.open_part.stat().st_nlink > 1:
-                number = 1 + len(list(self._work.parts.iterdir()))
-                files.move(self._work.open_part, self._work.parts / part_name(number))
+            if last.samefile(self._work.open_part):
+                self._show(last, published)
 
     def _open(self) -> files.Writer:
         if self._writer is None:
