@@ -318,7 +318,7 @@ def answer_and_publish(work: Work, folder: Published, config: Config) -> None:
     outcomes.append(answers)
     outcomes.sync()
     errors = len(source.index) - len(answers)
-    numbers = {"input": {"requests": len(source.index), "sha256": ""}, "answers": len(answers), "errors": errors}
+    numbers = {"input": {"requests": len(source.index)}, "answers": len(answers), "errors": errors}
     made = publish(work, lambda: folder, outcomes, source, lambda merged: numbers | {"files": named(merged)})
     for _ in made:
         pass
