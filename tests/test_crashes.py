@@ -123,7 +123,7 @@ def shows_a_part_too_late() -> None:
 
 
 def forgets_an_interrupted_seal() -> None:
-    Outcomes._finish_interrupted_seal = lambda self: None  # type: ignore[method-assign]
+    Outcomes._finish_interrupted_seal = lambda self, published: None  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(

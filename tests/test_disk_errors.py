@@ -44,6 +44,16 @@ def strikes(operations: Sequence[str]) -> list[Strike]:
     ]
 
 
+def one_of_each(operations: Sequence[str]) -> list[Strike]:
+    """Return a strike at the first operation of each kind."""
+    found: dict[str, Strike] = {}
+    for error, kinds in REFUSALS:
+        able = (kind for what in operations if (kind := what.split()[0]) in kinds)
+        for at, kind in enumerate(able, 1):
+            found.setdefault(kind, Strike(at, error=error, kinds=kinds))
+    return list(found.values())
+
+
 def unsaid(finding: Finding) -> list[str]:
     """Return the failed operations whose path the log does not name, and writes whose missing bytes it does not."""
     missing = []
@@ -70,9 +80,12 @@ def not_as_promised(finding: Finding) -> list[str]:
 
 
 def struck(pool: ProcessPoolExecutor, scene: Scene, folder: Path, every: int, sabotage: Sabotage = None) -> list[str]:
-    """Run the daemon once for every `every`-th strike; return what is not as promised, and print the numbers."""
+    """Run the daemon once for every `every`-th strike, and for one at each kind of operation.
+
+    Return what is not as promised, and print the numbers.
+    """
     operations = unharmed(pool, scene, folder / "unharmed")
-    jobs = [(strike,) for strike in strikes(operations)[::every]]
+    jobs = [(strike,) for strike in dict.fromkeys([*one_of_each(operations), *strikes(operations)[::every]])]
     places = (folder / str(n) / "spool" for n in itertools.count())
     findings = list(pool.map(blow, itertools.repeat(scene), places, jobs, itertools.repeat(sabotage)))
     problems = [f"{finding.blows}: {problem}" for finding in findings for problem in not_as_promised(finding)]

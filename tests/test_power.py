@@ -22,6 +22,7 @@ from aftermath import torn
 from mounts import SIZES, Mounts, frozen, image
 from running import Daemon, custom_ids, eventually, jsonl, request
 
+from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published
 from inbox_daemon.spool import published
 
@@ -135,7 +136,7 @@ def wrong_with(outbox: Path, name: str) -> list[str]:
     try:
         problems = published.verify(Published(outbox / name), original).problems
         ordered = custom_ids(outbox / name / "results.jsonl") == custom_ids(original)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SpoolError) as error:
         return [f"{name}: {error}"]
     return problems if ordered else [*problems, f"{name}: not one answer for each request, in order"]
 
