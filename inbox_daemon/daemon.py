@@ -120,13 +120,13 @@ class Daemon:
             self._last = life.slot
             if self._safely(life, life.step):
                 turns.append(life)
-        self._busy = bool(turns) or self._entrance.has_more_to_do
         for life in list(self._lives.values()):
             self._safely(life, partial(life.ledger.tick, now, len(self._lives)))
             if life.over:
                 self._some_errors |= life.had_errors
                 self._lives.pop(life.slot, None)
                 self._entrance.a_slot_is_free(now)
+        self._busy = not self._stopping and (bool(turns) or self._entrance.has_more_to_do)
 
     def _judge(self, now: float) -> None:
         if self._oversight.look(now, self._engine_is_wanted()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _FOR_A_SLOT = "waiting for a batch to end (inbox.max_claimed)"
 _NAMED = 1000  # of the files that wait for a slot; the views are written once a second
+_PATIENCE = 5.0  # seconds that a control file for no batch is kept: somebody may have claimed it, and not named it yet
 _ADOPT_EVERY = 5.0  # seconds
 _SLICE = 0.05  # seconds of claiming in one pass of the loop; each claim syncs
 
@@ -55,6 +56,8 @@ class Entrance:
         self._lives, self._begin, self._safely = lives, begin, safely
         self.waiting: dict[str, str] = {}
         self.suspended: dict[str, float] = {}
+        self._orphans: dict[str, str] = {}  # sidecars without a file: seen, and nothing that waits for us
+        self._strays: dict[str, float] = {}  # control files for no batch, and when they were seen first
         self._arrived: deque[Path] = deque()  # settled, and not claimed for want of a slot
         self._refused = False  # the disk refused one of these; the next scan tries again
         self._adopt_at = 0.0
@@ -63,7 +66,8 @@ class Entrance:
     def said(self) -> dict[str, Any]:
         """Return what the views are to know: which files wait, and why, and how many more wait for a slot."""
         queued = {shown(path.name): _FOR_A_SLOT for path in islice(self._arrived, _NAMED)}
-        return {"waiting": queued | self.waiting, "waiting_unnamed": max(0, len(self._arrived) - _NAMED)}
+        named = queued | self._orphans | self.waiting
+        return {"waiting": named, "waiting_unnamed": max(0, len(self._arrived) - _NAMED)}
 
     @property
     def has_more_to_do(self) -> bool:
@@ -86,8 +90,10 @@ class Entrance:
             return
         if arrivals is not None:
             self._arrived, self.waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
+            self._orphans = arrivals.orphans
+            self._look_for_strays(arrivals.controls, now)
             for path, name, verb in arrivals.controls:
-                self._control(path, name, verb)
+                self._control(path, name, verb, now)
         deadline = time.monotonic() + _SLICE
         while self.has_more_to_do and time.monotonic() < deadline:
             self._take(self._arrived.popleft())
@@ -120,8 +126,21 @@ class Entrance:
 
     # -- control files
 
-    def _control(self, path: Path, name: str, verb: str) -> None:
-        named = next((life for life in self._lives.values() if life.name == name), None)
+    def _look_for_strays(self, controls: Sequence[tuple[Path, str, str]], now: float) -> None:
+        strays = (path for path, name, _ in controls if not self._named(name) and control.is_stray(self._spool, name))
+        self._strays = {path.name: self._strays.get(path.name, now) for path in strays}
+
+    def _named(self, name: str) -> Life | None:
+        return next((life for life in self._lives.values() if life.name == name), None)
+
+    def _control(self, path: Path, name: str, verb: str, now: float) -> None:
+        if path.name in self._strays:
+            if not all(life.ledger.has_name for life in self._lives.values()):
+                self._intake.claimed()  # it may be for one of these: look again soon
+                return
+            if self.suspended or now - self._strays[path.name] < _PATIENCE:
+                return
+        named = self._named(name)
         if named is not None:  # where half of it fails, the batch is let go and reads from the files what it is now
             self._safely(named, partial(self._carry_out, path, name, verb, named))
             return

@@ -54,11 +54,13 @@ class Arrivals:
         settled: batch files that are complete, oldest first.
         controls: (path, name, verb) of control files, in the order in which they came.
         waiting: why each of the other files is not taken, by file name.
+        orphans: the same of sidecars without their file.
     """
 
     settled: list[Path] = field(default_factory=list)
     controls: list[tuple[Path, str, str]] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
+    orphans: dict[str, str] = field(default_factory=dict)
 
 
 class Intake:
@@ -188,7 +190,7 @@ class Intake:
                 busy |= self._consider(path, names, now, arrivals)
             elif is_sidecar(entry.name):
                 if path.stem not in names:
-                    arrivals.waiting[_shown(path)] = "waiting for its file; remove it where that was taken before"
+                    arrivals.orphans[_shown(path)] = "waiting for its file; remove it where that was taken before"
             elif not is_unfinished(entry.name):
                 self._waits(path, "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst", arrivals)
             yield

@@ -96,6 +96,10 @@ class Ledger:
         return self._published.dir.name if self._published else self.work.id
 
     @property
+    def has_name(self) -> bool:
+        return self._published is not None
+
+    @property
     def outcomes(self) -> Outcomes:
         assert self._outcomes is not None, "the log is read back before anything is asked of it"
         return self._outcomes

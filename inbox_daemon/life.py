@@ -179,7 +179,8 @@ class Life:
         ledger.tell(time.monotonic())
         hand_back(self.work, ledger.published)
         level = logging.ERROR if ledger.state is BatchStatus.FAILED else logging.INFO
-        ledger.log.log(level, "%s: %s: %s", self.name, ledger.state.value, rejected, extra=tell(Message.BATCH_FAILED))
+        kind = Message.BATCH_FAILED if ledger.state is BatchStatus.FAILED else Message.BATCH_COMPLETED
+        ledger.log.log(level, "%s: %s: %s", self.name, ledger.state.value, rejected, extra=tell(kind))
 
     def _close(self, code: str, message: str) -> Iterator[bool]:
         """Give every request that has no outcome this error: the one door by which a batch ends early."""

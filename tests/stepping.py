@@ -31,7 +31,6 @@ from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import EngineDied, InboxDaemonError
 from inbox_daemon.notify import Notifier
 from inbox_daemon.records import Outcome, Request
-from inbox_daemon.spool import control
 
 POISON = b"a poison"
 AT_A_LOOK = 2  # requests that the engine answers
@@ -149,7 +148,7 @@ class _Child:
             os.dup2(output, 2)
             sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
             signal.alarm(120)
-            waits = ((daemon, "_SUSPEND"), (entrance, "_ADOPT_EVERY"), (ledger, "_LOOK_EVERY"), (control, "_PATIENCE"))
+            waits = ((daemon, "_SUSPEND"), (entrance, "_ADOPT_EVERY"), (ledger, "_LOOK_EVERY"), (entrance, "_PATIENCE"))
             for module, name in waits:
                 assert hasattr(module, name), name
                 setattr(module, name, 0.0)

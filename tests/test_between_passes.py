@@ -16,7 +16,7 @@ from inbox_daemon import config, daemon, entrance, ledger
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published
 from inbox_daemon.notify import Notifier
-from inbox_daemon.spool import control, publish, published, space
+from inbox_daemon.spool import publish, published, space
 
 
 class Passes:
@@ -132,25 +132,41 @@ def test_control_files_are_obeyed_in_the_order_in_which_they_came(passes: Passes
     assert [verb for _, _, verb in arrivals.controls] == ["pause"] * 20 + ["resume"] * 20 + ["cancel"] * 20
 
 
+def test_control_files_wait_for_batches_that_are_claimed_and_have_no_name_yet(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However old they are: their files may have waited in the inbox for hours."""
+    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
+    monkeypatch.setattr(daemon, "_SLICE", 0.0)  # no batch gets as far as a name
+    for number in range(5):
+        (passes.inbox / f"b{number}.pause").touch()
+        passes.drop(f"b{number}.jsonl", batch_of(5000))
+    passes.until(lambda: len(passes.daemon._lives) == 5)
+    for _ in range(5):
+        passes.daemon._intake._hint()
+        passes.daemon.step(time.monotonic())
+    monkeypatch.setattr(daemon, "_SLICE", 1.0)
+    passes.until(lambda: all(passes.status(f"b{number}").get("paused") for number in range(5)))
+
+
 def test_a_control_file_for_a_batch_that_another_daemon_has_just_claimed_waits_for_it(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = passes.inbox.parent / "work" / "batch_0123456789ab0123456789"
-    (other / "dropped").mkdir(parents=True)
-    (other / "dropped" / "b.jsonl").write_bytes(batch_of(3))
     cancel = passes.inbox / "b.cancel"
     cancel.touch()
-    for _ in range(2):
-        assert control.obey(passes.daemon.spool, cancel, "b", "cancel", None) is None
-    monkeypatch.setattr(control, "_PATIENCE", 0.0)
-    assert control.obey(passes.daemon.spool, cancel, "b", "cancel", None) == "no batch called b is waiting or running"
-    assert not cancel.exists()
+    for _ in range(3):
+        passes.daemon._intake._hint()
+        passes.daemon.step(time.monotonic())
+    assert cancel.exists()
+    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
+    passes.daemon._intake._hint()
+    passes.until(lambda: not cancel.exists())
 
 
 def test_a_control_file_for_no_batch_is_thrown_away(
     passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(control, "_PATIENCE", 0.0)
+    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
     passes.drop("nobody.cancel", b"")
     passes.until(lambda: not list(passes.inbox.iterdir()))
     assert "nobody.cancel thrown away: no batch called nobody is waiting or running" in caplog.text

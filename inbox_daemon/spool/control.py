@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
@@ -23,8 +22,6 @@ from inbox_daemon.layout import Published, Spool, Work
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, source
 from inbox_daemon.spool.drop import in_inbox
-
-_PATIENCE = 5.0  # seconds that a control file waits for its batch to be there: another daemon may have just claimed it
 
 
 class Controlled(Protocol):
@@ -54,10 +51,15 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
             _carry_out(batch, path, verb)
             batch.control(verb)
         return None
-    if in_inbox(spool, name) or _lives_elsewhere(spool, name) or _has_just_come(path):
+    if not is_stray(spool, name):
         return None
     files.remove(path)
     return f"no batch called {name} is waiting or running"
+
+
+def is_stray(spool: Spool, name: str) -> bool:
+    """Say whether there is neither a batch of this name, whosever, nor a file that will become one."""
+    return not in_inbox(spool, name) and not _lives_elsewhere(spool, name)
 
 
 def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
@@ -71,13 +73,6 @@ def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
         for state in (batch.work.pause, batch.work.parked):
             files.remove(state)
         files.remove(path)
-
-
-def _has_just_come(path: Path) -> bool:
-    try:
-        return time.time() - path.lstat().st_ctime < _PATIENCE
-    except FileNotFoundError:
-        return True
 
 
 def _lives_elsewhere(spool: Spool, name: str) -> bool:
