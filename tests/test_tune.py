@@ -97,6 +97,14 @@ def test_the_sample_is_in_order_from_all_over_the_file_and_the_same_each_time(tm
     assert drawn == [request.number for request in measure.sample(file, 640, RULES)]
 
 
+@pytest.mark.parametrize("wanted", [1, 64, 100, 127, 128, 300])
+def test_the_sample_is_as_large_as_was_asked_for(tmp_path: Path, wanted: int) -> None:
+    file, link = tmp_path / "large.jsonl", tmp_path / "link.jsonl"
+    file.write_bytes(batch_of(320))
+    link.symlink_to(file)
+    assert len(measure.sample(link, wanted, RULES)) == wanted
+
+
 def test_lines_that_cannot_run_are_not_in_the_sample(tmp_path: Path) -> None:
     file = tmp_path / "mixed.jsonl"
     file.write_bytes(b'{"broken": \n\n' + batch_of(3) + b"[]\n")
@@ -107,7 +115,12 @@ def test_lines_that_cannot_run_are_not_in_the_sample(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_the_whole_table_and_reads_back_as_settings() -> None:
-    own = {"max_model_len": 4096, "hf_overrides": {"a-b": [1, "zwei"]}, "enforce_eager": True, "max_num_seqs": 256}
+    own = {
+        "max_model_len": 4096,
+        "hf_overrides": {"a-b": [1, "zwei \x7f\U0001f600"]},
+        "enforce_eager": True,
+        "max_num_seqs": 256,
+    }
     read = config.build({"engine": {"args": own}}, "test")
     default, best = Trial({}, requests_per_second=100.0), Trial({"max_num_seqs": 512}, requests_per_second=150.0)
     text = tune.fragment(read, best, default, "64 requests of x.jsonl")
@@ -148,6 +161,15 @@ def test_tune_overwrites_nothing_and_says_so_before_it_starts_an_engine(tmp_path
     assert done.returncode == 1
     assert "tuned.toml exists and is left as it is: name a new file with --write" in done.stderr
     assert there.read_text() == "mine"
+
+
+def test_a_place_to_write_to_that_is_not_there_is_said_before_an_engine_is_started(tmp_path: Path) -> None:
+    file = tmp_path / "batch.jsonl"
+    file.write_bytes(batch_of(10))
+    asked = command(file, "--write", tmp_path / "no folder" / "tuned.toml")
+    done = subprocess.run(asked, env=with_null(1), capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no folder/tuned.toml: its folder is not there" in done.stderr
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:

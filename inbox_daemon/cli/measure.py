@@ -35,7 +35,7 @@ def sample(path: Path, wanted: int, rules: Rules) -> list[Request]:
     Raises:
         Rejected: the file is no batch, or none of these lines can run.
     """
-    fd = source.open_regular(path)
+    fd = source.open_regular(path, follow=True)
     try:
         lines = _sampled(_lines(source.blocks(fd, path, rules.inbox.max_file_bytes)), wanted)
     finally:
@@ -56,14 +56,15 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     for block in blocks:
         *whole, rest = (rest + block).split(b"\n")
         yield from whole
-    yield rest
+    if rest:
+        yield rest
 
 
 def _sampled(lines: Iterable[bytes], wanted: int) -> list[tuple[int, bytes]]:
     """Draw runs of lines with equal chances (reservoir sampling), the same ones each time; numbers are 1-based."""
     chance = random.Random(0)
     runs: list[list[tuple[int, bytes]]] = []
-    room = max(1, wanted // _RUN)
+    room = -(-wanted // _RUN)
     run: list[tuple[int, bytes]] = []
     for number, line in enumerate(lines, 1):
         if (number - 1) % _RUN == 0:
@@ -89,8 +90,11 @@ def through(
         best: seconds that the best setting so far took, 0 for the first.
         deadline: monotonic seconds.
     """
-    engine = make()
-    began = time.monotonic()
+    began, load = time.monotonic(), 0.0
+    try:
+        engine = make()
+    except OSError as error:
+        return Trial(changed, problem=f"it cannot be started: {error}")
     try:
         while engine.info is None:
             _receive(engine, deadline)
@@ -101,7 +105,7 @@ def through(
         outcomes, over = _answer(engine, requests, limit)
         seconds = time.monotonic() - began
     except (EngineDied, ConfigError, TimeoutError) as ended:
-        return Trial(changed, load_seconds=time.monotonic() - began, problem=str(ended))
+        return Trial(changed, load_seconds=load or time.monotonic() - began, problem=str(ended))
     finally:
         _end(engine)
     errors = [outcome for outcome in outcomes if outcome.is_error]

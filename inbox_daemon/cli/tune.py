@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from inbox_daemon.cli.run import engine_of, settings
 from inbox_daemon.config import Config
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError
+from inbox_daemon.layout import shown
 from inbox_daemon.records import Request
 from inbox_daemon.spool.reading import rules_of
 
@@ -60,6 +62,8 @@ def go(given: argparse.Namespace) -> int:
         raise ConfigError("engine.model is not set: name the model to serve, with --model")
     if given.write and given.write.exists():
         raise FileExistsError(f"{given.write} exists and is left as it is: name a new file with --write")
+    if given.write and not os.access(given.write.resolve().parent, os.W_OK | os.X_OK):  # before minutes are spent
+        raise OSError(f"{given.write}: its folder is not there or not yours to write to: name another with --write")
     requests = measure.sample(given.file, given.requests, rules_of(read))
     tuning = Tuning(read, requests, time.monotonic() + 60 * given.minutes, quiet=given.json)
     interrupted = False
@@ -74,7 +78,7 @@ def go(given: argparse.Namespace) -> int:
         show.console.print(_table(tuning.trials, best))
     if best and given.write:
         with given.write.open("x", encoding="utf-8") as file:
-            file.write(fragment(read, best, tuning.trials[0], f"{len(requests)} requests of {given.file.name}"))
+            file.write(fragment(read, best, tuning.trials[0], f"{len(requests)} requests of {shown(given.file.name)}"))
     if interrupted:
         return INTERRUPTED
     return 0 if best else 1
@@ -150,11 +154,13 @@ def _toml(value: Any) -> str:
         return "{" + ", ".join(f"{_key(name)} = {_toml(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value) if isinstance(value, bool | str) else str(value)
+    if isinstance(value, bool | str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)
 
 
 def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else _toml(name)
 
 
 # -- for people
