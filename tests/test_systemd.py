@@ -221,6 +221,16 @@ def test_installing_twice_keeps_settings_results_and_modes(service: Service) -> 
     service.wait_until("after", "completed")
 
 
+def test_an_upgrade_starts_again_what_was_running_whatever_its_settings_file_says(service: Service) -> None:
+    """The model, or the kind of engine, may come from the unit's environment."""
+    service.drop_in("[Service]\nEnvironment=INBOX_DAEMON_ENGINE__KIND=null\n")
+    service.host.run(f"sed -i '/^kind/d' {CONFIG}", check=True)
+    service.install()
+    assert service.show("ActiveState") == "active"
+    service.drop("after", numbered(5))
+    service.wait_until("after", "completed")
+
+
 def test_an_upgrade_that_fails_leaves_the_service_running(service: Service) -> None:
     service.host.run("mkdir -p /opt/broken/bin && ln -sf /bin/false /opt/broken/bin/inbox-daemon", check=True)
     service.host.run("ln -sf /usr/bin/python3 /opt/broken/bin/python", check=True)
