@@ -19,6 +19,7 @@ from engines import LOADED, process
 from prom import RULES, Prometheus, free_port
 from running import ROOT, Daemon, batch_of, eventually
 
+from inbox_daemon.alerts import RULES as RULES_OF_THE_DAEMON
 from inbox_daemon.config import MetricsSettings
 from inbox_daemon.metrics import Metrics
 from inbox_daemon.records import AlertName, Severity
@@ -52,7 +53,8 @@ def test_prometheus_knows_every_alert_of_the_daemon_and_two_that_only_it_can_see
 
 @pytest.mark.parametrize("rule", RULES_READ, ids=lambda rule: rule["alert"])
 def test_a_rule_says_how_bad_what_and_where_to_read_on(rule: dict[str, Any]) -> None:
-    assert rule["labels"]["severity"] in set(Severity)
+    ours = {f"InboxDaemon{name}": known.severity for name, known in RULES_OF_THE_DAEMON.items()}
+    assert rule["labels"]["severity"] == ours.get(rule["alert"], Severity.CRITICAL)
     assert rule["annotations"]["summary"].endswith(".")
     assert rule["annotations"]["description"].endswith(".")
     file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
