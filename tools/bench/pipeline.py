@@ -36,11 +36,12 @@ HEADING = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", nargs="*", type=int, default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--spool", type=Path, help="a folder for the spools (default: temporary)")
+    parser.add_argument(
+        "--spool", type=Path, help="a folder, on the disk in question, for spools that come and go (default: TMPDIR)"
+    )
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="pipeline-") as temporary:
-        work = given.spool or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="pipeline-", dir=given.spool) as temporary:
+        work = Path(temporary)
         _, least = through_daemon(written(work, 1), work / "spool")
         print(HEADING)
         for size in given.sizes:

@@ -29,13 +29,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--spool", type=Path, help="a folder for the spools (default: temporary)")
+    parser.add_argument("--spool", type=Path, help="a folder for spools that come and go (default: TMPDIR)")
     given = parser.parse_args()
     seconds: dict[str, list[float]] = {"bare": [], "watched": []}
     cpu: dict[str, list[float]] = {"bare": [], "watched": []}
-    with tempfile.TemporaryDirectory(prefix="watched-") as temporary:
-        work = given.spool or Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="watched-", dir=given.spool) as temporary:
+        work = Path(temporary)
         file = written(work, given.requests)
         for _ in range(given.turns):
             for what, settings in (("bare", BARE), ("watched", WATCHED)):
