@@ -25,7 +25,7 @@ Drop a file of OpenAI batch requests into SPOOL/inbox, read answers from SPOOL/o
 
 _EXITS = """\
 exit status: 0 done, 1 failed, 2 wrong usage, 3 done but some requests ended as errors, 4 no such batch,
-78 a setting is wrong (the message says which and what would be right)
+78 a setting is wrong (the message says which and what would be right), 130 interrupted
 """
 
 FAILURE, USAGE, NOT_FOUND, CONFIG, INTERRUPTED = 1, 2, 4, 78, 130
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         status = int(given.go(given))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as after `>&-`
+            sys.stdout.flush()
         return status
     except ConfigError as error:
         print(f"inbox-daemon: {error}", file=sys.stderr)

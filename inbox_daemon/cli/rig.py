@@ -53,6 +53,9 @@ def _environment(requests: int, temporary: Path) -> dict[str, str]:
         "RESULTS__SEAL_EVERY": max(1, requests // 60),
         "RESULTS__KEEP_FREE": 1 << 20,
         "DAEMON__LOG_LEVEL": "info",
+        "ALERTS__COMMAND": "[]",  # nobody is to be called, and the service's metrics are its own
+        "METRICS__PORT": 0,
+        "METRICS__TEXTFILE": "",
     }
     ours = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM")  # the log is a file here
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
@@ -129,7 +132,7 @@ class Rig:
 
     def start(self) -> None:
         """Start the daemon and wait until it takes files."""
-        command = [sys.executable, "-m", "inbox_daemon", "run", "--spool", str(self._root), *self._arguments]
+        command = [sys.executable, "-P", "-m", "inbox_daemon", "run", "--spool", str(self._root), *self._arguments]
         if self._mounts:
             size = str(_DISK + self.requests * (1 << 14))
             script = 'mount -t tmpfs -o "size=$1" selftest "$2" && shift 2 && exec "$@"'

@@ -56,7 +56,7 @@ class WorkerProcess:
                 undo.callback(os.close, self.log)
                 try:
                     self.process = subprocess.Popen(
-                        [sys.executable, "-m", "inbox_daemon.engine.worker", str(theirs.fileno())],
+                        [sys.executable, "-P", "-m", "inbox_daemon.engine.worker", str(theirs.fileno())],
                         stdin=subprocess.DEVNULL,
                         stdout=log_write,
                         stderr=log_write,

@@ -62,6 +62,9 @@ def waiting(spool: Spool) -> dict[str, str]:
 def _children(folder: Path) -> list[Path]:
     try:
         return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except PermissionError as error:
+        why = f"{folder}: you may not read it; a service's spool is for the group inbox-submit"
+        raise SpoolError(f"{why}: sudo usermod -aG inbox-submit YOU, then log in again") from error
     except OSError:
         return []
 
