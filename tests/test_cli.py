@@ -130,6 +130,19 @@ def test_of_many_files_that_wait_for_the_same_some_are_named() -> None:
     assert lines[-2:] == ["… and 90 more: still settling", "'zzz.jsonl': waiting for its sidecar"]
 
 
+def test_who_may_not_read_a_spool_is_told_how_to(tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    spool.outbox.chmod(0)
+    me = os.geteuid()
+    os.seteuid(me or 65534)  # root may read everything
+    try:
+        with pytest.raises(SpoolError, match="usermod -aG inbox-submit"):
+            published.statuses(spool)
+    finally:
+        os.seteuid(me)
+        spool.outbox.chmod(0o700)
+
+
 def test_a_link_is_checked_and_submitted_as_what_it_leads_to(tmp_path: Path) -> None:
     spool = empty_spool(tmp_path / "spool")
     link = tmp_path / "link.jsonl"

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from running import SETTINGS, VLLM_ENVIRONMENT, VLLM_SETTINGS, Daemon, batch_of, eventually
 
+from inbox_daemon import config
 from inbox_daemon.cli import rig
 from inbox_daemon.cli.trials import CHECKS, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, problems
 from inbox_daemon.layout import Published
@@ -24,6 +25,13 @@ from inbox_daemon.layout import Published
 pytestmark = pytest.mark.slow
 
 OF_ENGINE = ("kill-core", "kill-worker", "hang-core", "hang-worker")
+
+
+def test_its_daemons_call_nobody_and_leave_the_services_metrics_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "config.toml"
+    mine.write_text('[alerts]\ncommand = ["page"]\n[metrics]\nport = 9109\ntextfile = "/var/lib/x.prom"\n')
+    read = config.load(mine, rig._environment(100, tmp_path), {})
+    assert (read.alerts.command, read.metrics.port, read.metrics.textfile) == ((), 0, "")
 
 
 class Selftest:

@@ -50,6 +50,21 @@ def test_workers_that_are_not_needed_any_more_are_ended() -> None:
     workers.close()
 
 
+def test_a_worker_is_of_its_parents_code_whatever_lies_in_the_folder_it_is_started_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "inbox_daemon").mkdir()
+    (tmp_path / "inbox_daemon" / "__init__.py").write_text("raise SystemExit('another checkout')")
+    monkeypatch.chdir(tmp_path)
+    worker = WorkerProcess()
+    worker.socket.settimeout(60)
+    said = worker.socket.recv(1000)
+    worker.kill()
+    worker.process.wait()
+    worker.clear()
+    assert b"importing vLLM" in said
+
+
 def test_a_host_without_room_for_a_worker_at_hand_costs_no_engine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
