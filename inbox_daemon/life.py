@@ -7,7 +7,6 @@ Owns the order and what control files and engine deaths mean for it. Touches the
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TypeVar, cast
@@ -178,9 +177,10 @@ class Life:
         write_receipt(ledger.published, ledger.receipt(ledger.state, {}))
         ledger.tell(time.monotonic())
         hand_back(self.work, ledger.published)
-        level = logging.ERROR if ledger.state is BatchStatus.FAILED else logging.INFO
-        kind = Message.BATCH_FAILED if ledger.state is BatchStatus.FAILED else Message.BATCH_COMPLETED
-        ledger.log.log(level, "%s: %s: %s", self.name, ledger.state.value, rejected, extra=tell(kind))
+        if ledger.state is BatchStatus.FAILED:
+            ledger.log.error("%s: failed: %s", self.name, rejected, extra=tell(Message.BATCH_FAILED))
+        else:
+            ledger.log.info("%s: cancelled: %s", self.name, rejected, extra=tell(Message.BATCH_COMPLETED))
 
     def _close(self, code: str, message: str) -> Iterator[bool]:
         """Give every request that has no outcome this error: the one door by which a batch ends early."""

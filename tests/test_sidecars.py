@@ -74,7 +74,7 @@ def test_a_done_left_of_an_earlier_file_vouches_for_no_later_one(tmp_path: Path)
 def test_a_sidecar_without_its_file_is_named(tmp_path: Path) -> None:
     for name in ("b.jsonl.done", "c.jsonl.gz.sha256"):
         (tmp_path / name).touch()
-    assert [why.split(";")[0] for why in look(tmp_path, 0.0).waiting.values()] == ["waiting for its file"] * 2
+    assert [why.split(";")[0] for why in look(tmp_path, 0.0).orphans.values()] == ["waiting for its file"] * 2
 
 
 def test_the_same_bytes_under_the_same_name_are_a_resend_and_not_run(start_daemon: Start, tmp_path: Path) -> None:
