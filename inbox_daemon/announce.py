@@ -85,6 +85,8 @@ class Announcer:
             elif now > one.until:
                 with suppress(ProcessLookupError):
                     os.killpg(one.process.pid, signal.SIGKILL)
+        if not self.command:  # a reload has taken it away
+            self._waiting.clear()
         while self._waiting and len(self._running) < _AT_A_TIME:
             self._start(self._waiting.popleft(), now)
 

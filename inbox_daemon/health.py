@@ -49,6 +49,7 @@ class Health:
     _answered: bool = False
     _stalled: str | None = None
     _kill_since: float | None = None
+    _able_since: float = 0.0  # the last time that an engine was ready, or none was wanted
     _deaths: deque[float] = field(default_factory=deque)
 
     def judge(self, moment: Moment, now: float) -> Verdict:
@@ -62,6 +63,8 @@ class Health:
 
     def _watch(self, moment: Moment, now: float) -> None:
         last, self._last = self._last, moment
+        if moment.engine is EngineState.READY or not moment.wanted:
+            self._able_since = now
         if moment.engine is not EngineState.READY:
             self._answered = False
         grown = moment.engine is last.engine and moment.tokens > last.tokens  # another engine starts to count at 0
@@ -98,7 +101,13 @@ class Health:
     def _of_the_engine(self, now: float) -> Iterator[Condition]:
         if self._stalled:
             yield Condition(AlertName.NO_PROGRESS, self._stalled)  # until there is progress, not until the kill
-        if len(self._deaths) >= _DEATHS:
+        elif now - self._able_since > self.engine.load_timeout:
+            without = f"there is work, and no engine for {now - self._able_since:.0f} s (engine.load_timeout)"
+            yield Condition(AlertName.NO_PROGRESS, without)
+        if self._last.wanted and self._last.failures >= _DEATHS:  # however long their loads and the waits between take
+            text = f"{self._last.failures} engines in a row died while loading; the journal says why each time"
+            yield Condition(AlertName.ENGINE_RESTARTING, text)
+        elif len(self._deaths) >= _DEATHS:
             minutes = (now - self._deaths[0]) / 60
             text = f"the engine died {len(self._deaths)} times in {minutes:.0f} min; the journal says why each time"
             yield Condition(AlertName.ENGINE_RESTARTING, text)

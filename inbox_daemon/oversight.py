@@ -129,6 +129,7 @@ class Oversight:
             tokens=stats.input_tokens + stats.output_tokens if info else 0,
             replica_quiet=engine.quiet_for(),
             deaths=engine.deaths,
+            failures=engine.failures,
             reserved=info.settings.get("gpu_memory_utilization") if info and info.gpus else None,
             gpus=self._gpus,
             host=self._host,

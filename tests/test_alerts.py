@@ -10,7 +10,10 @@ import orjson
 import pytest
 from running import Daemon, batch_of, eventually, jsonl, lines, request
 
+from inbox_daemon.alerts import Edge
+from inbox_daemon.announce import Announcer
 from inbox_daemon.layout import Spool
+from inbox_daemon.records import Alert, AlertName, Severity
 from inbox_daemon.spool import alertlog, published
 
 Start = Callable[..., Daemon]
@@ -91,6 +94,19 @@ def test_a_command_that_hangs_or_is_missing_holds_nobody_up(start_daemon: Start,
     daemon.drop("b.jsonl", batch_of(3))
     eventually(lambda: said(daemon).get("engine", {}).get("starts", 0) >= 3, 60, "the engine was replaced twice")
     assert daemon.stop() == 0
+
+
+def test_a_command_that_a_reload_takes_away_is_not_run_for_what_waited(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    telling = Announcer(spool, ["sleep", "600"])
+    alert = Alert(AlertName.DISK_HIGH, Severity.WARNING, 0.0, "full")
+    for _ in range(6):
+        telling.say(Edge(alert, raised=True), 0.0)
+    telling.look(0.0)
+    telling.command = []
+    telling.look(31.0)  # those that hang are killed, and there would be room for the others
+    eventually(lambda: telling.look(32.0) or not telling._running)
+    telling.finish(1.0)
 
 
 def test_the_daemon_says_what_it_has_recorded_and_what_its_host_has_left(start_daemon: Start) -> None:

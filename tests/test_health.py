@@ -33,6 +33,24 @@ def test_an_engine_that_never_answered_has_longer_than_one_that_has() -> None:
     assert "stall_after_answers" in (judged((0, BUSY), (500, first), (801, first)).kill or "")
 
 
+@pytest.mark.parametrize("load", [30.0, 200.0, 600.0])
+def test_engines_that_only_die_while_loading_are_an_alert_until_one_is_ready(load: float) -> None:
+    """However long their loads, and the waits of up to five minutes between them, take."""
+    health = Health(ENGINE, AlertSettings(), progress_at=0.0)
+    now, raised = 0.0, []
+    for failures in range(40):
+        for engine, seconds in ((LOADING, load), (EngineState.BACKING_OFF, 300.0)):
+            moment = Moment(engine, 0, deaths=failures, failures=failures)
+            raised.append({condition.name for condition in health.judge(moment, now).conditions})
+            now += seconds
+    first = next(at for at, names in enumerate(raised) if AlertName.ENGINE_RESTARTING in names)
+    assert first <= 8 and all(AlertName.ENGINE_RESTARTING in names for names in raised[first:])
+    assert AlertName.NO_PROGRESS in raised[-1]  # there is work, and for longer than a load may take no engine
+    assert not list(health.judge(replace(BUSY, deaths=40, settled=1), now + 1000).conditions)
+    idle = replace(moment, wanted=False)
+    assert not list(health.judge(idle, now + 2000).conditions)
+
+
 @pytest.mark.parametrize("mark", ["settled", "durable", "tokens"])
 def test_any_growth_is_progress_and_a_busy_gpu_is_none(mark: str) -> None:
     busy_gpu = Gpus(GpuState.OK, 0, None, (GpuDevice(0, "u", "n", utilization=1.0),))
