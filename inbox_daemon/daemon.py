@@ -95,7 +95,7 @@ class Daemon:
                 self.step(time.monotonic())
         finally:
             self._shut_down()
-        if self._drain and (self._lives or self._entrance.waiting):
+        if self._drain and (self._lives or self._entrance.waiting or self._entrance.suspended):
             return Exit.FAILURE
         return Exit.SOME_ERRORS if self._drain and self._some_errors else Exit.OK
 
@@ -144,7 +144,7 @@ class Daemon:
         requests = (sum(queue.done for queue in queues), sum(map(len, queues)))
         alerts = [alert.name for alert in self._oversight.raised]
         self._notify.status(
-            status.summary(len(queues), requests, len(self._entrance.suspended), self._oversight.engine, alerts)
+            status.summary(len(queues), requests, len(self._entrance.suspended), self._oversight.engine, alerts), now
         )
 
     # -- batches
@@ -243,7 +243,7 @@ class Daemon:
         if not self._drain or not self._entrance.is_done:
             return False
         hopeless = self._engine.failures >= _DRAIN_GIVES_UP
-        return hopeless or all(life.parked for life in self._lives.values())
+        return hopeless or all(life.ledger.parked for life in self._lives.values())
 
     def _shut_down(self) -> None:
         self._intake.stop()

@@ -19,7 +19,7 @@ from inbox_daemon.errors import SpoolError
 from inbox_daemon.intake import Intake
 from inbox_daemon.layout import Spool, shown
 from inbox_daemon.life import Life
-from inbox_daemon.spool import claim, control, space
+from inbox_daemon.spool import claim, control, published, space
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class Entrance:
             arrivals = self._intake.look(now)
         except OSError as error:
             log.error("inbox cannot be read: %s; trying again", space.told(error))
+            self._refused = True
             return
         if arrivals is not None:
             self._arrived, self.waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
@@ -127,22 +128,27 @@ class Entrance:
     # -- control files
 
     def _look_for_strays(self, controls: Sequence[tuple[Path, str, str]], now: float) -> None:
-        strays = (path for path, name, _ in controls if not self._named(name) and control.is_stray(self._spool, name))
-        self._strays = {path.name: self._strays.get(path.name, now) for path in strays}
+        to_come = published.to_come(self._spool) if controls else set()
+        strays = [
+            path.name
+            for path, name, _ in controls
+            if name not in to_come and not self._named(name) and not control.lives(self._spool, name)
+        ]
+        self._strays = {file: self._strays.get(file, now) for file in strays}
 
     def _named(self, name: str) -> Life | None:
         return next((life for life in self._lives.values() if life.name == name), None)
 
     def _control(self, path: Path, name: str, verb: str, now: float) -> None:
-        if path.name in self._strays:
-            if not all(life.ledger.has_name for life in self._lives.values()):
-                self._intake.claimed()  # it may be for one of these: look again soon
-                return
-            if self.suspended or now - self._strays[path.name] < _PATIENCE:
-                return
-        named = self._named(name)
-        if named is not None:  # where half of it fails, the batch is let go and reads from the files what it is now
+        if named := self._named(name):  # half of it may fail: the batch is let go, and reads from files what it is
             self._safely(named, partial(self._carry_out, path, name, verb, named))
+            return
+        if path.name not in self._strays:
+            return  # its file is here, or another daemon has it
+        if not all(life.ledger.has_name for life in self._lives.values()):
+            self._intake.claimed()  # it may be for one of these: look again soon
+            return
+        if self.suspended or now - self._strays[path.name] < _PATIENCE:
             return
         try:
             self._carry_out(path, name, verb, None)

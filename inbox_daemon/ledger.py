@@ -100,6 +100,11 @@ class Ledger:
         return self._published is not None
 
     @property
+    def held(self) -> bool:
+        """Whether somebody has said that nothing more of it is to run."""
+        return self.cancelled or self.paused or self.parked is not None
+
+    @property
     def outcomes(self) -> Outcomes:
         assert self._outcomes is not None, "the log is read back before anything is asked of it"
         return self._outcomes
@@ -141,7 +146,11 @@ class Ledger:
 
     def tick(self, now: float, batches: int = 1) -> None:
         """Sync, seal and tell where they are due, of many batches more seldom. Raises OSError, SpoolError."""
-        if self._outcomes is None or self.state.final:
+        if self.state.final:
+            return
+        if self._outcomes is None:
+            if self.has_name and now - self._told_at >= max(_STATUS_EVERY, batches / _TOLD_A_SECOND):
+                self.tell(now)  # so that a long file's reading is seen
             return
         results = self.results
         waited = now - self._unsynced_since if self._unsynced_since is not None else 0.0

@@ -22,14 +22,14 @@ from inbox_daemon.ledger import CANCELLED, Ledger
 from inbox_daemon.records import BatchStatus, EngineInfo, Fault, Outcome, Request, ticket
 from inbox_daemon.spool import control, files, ingest
 from inbox_daemon.spool.claim import Held
-from inbox_daemon.spool.publish import hand_back, publish, write_receipt
+from inbox_daemon.spool.publish import discard, hand_back, publish, write_receipt
 from inbox_daemon.spool.reading import Rules
 from inbox_daemon.twins import Twins
 
 _HOUR = 3600.0
 _LONG_READING = 1.0  # seconds; a short file that is refused must not have cost an engine start
 _NAMING_READS = 16 << 20  # bytes of requests read to name those in flight
-_CLOSE_CHUNK = 500  # requests that are given their error at a time, when a batch ends early
+_CLOSE_SLICE = 0.01  # seconds of giving requests their error at a time, when a batch ends early
 
 T = TypeVar("T")
 
@@ -64,10 +64,6 @@ class Life:
     @property
     def queue(self) -> Queue:
         return self.ledger.queue
-
-    @property
-    def parked(self) -> bool:
-        return self.ledger.parked is not None
 
     @property
     def wants_engine(self) -> bool:
@@ -120,6 +116,7 @@ class Life:
             self.ledger.look_for_room(time.monotonic())
 
     def _recover(self) -> Iterator[bool]:
+        discard(self.work)  # before anything is written: it may be what the disk is full of
         self._source = ingest.Input(self.work)
         yield from _busily(self.ledger.read_back(self.slot, self._source))
         self._twins = Twins(self.ledger, self._source, self.slot)
@@ -146,7 +143,7 @@ class Life:
                 self.ledger.history.note("cancelling", time.time())
                 self.ledger.tell_soon()
             self.ledger.look_for_room(time.monotonic())
-            self.queue.held = self.ledger.cancelled or self.ledger.paused or self.parked or self.ledger.lacking > 0
+            self.queue.held = self.ledger.held or self.ledger.lacking > 0
             owed = self._twins.pass_on(time.monotonic())
             if self.ledger.cancelled and self.queue.in_flight == 0 and not owed:
                 yield from self._close(CANCELLED, "the batch was cancelled before this request was run")
@@ -184,10 +181,15 @@ class Life:
 
     def _close(self, code: str, message: str) -> Iterator[bool]:
         """Give every request that has no outcome this error: the one door by which a batch ends early."""
-        left = iter(list(self.queue.remaining()))
-        while chunk := [self._error(place, code, message) for place in itertools.islice(left, _CLOSE_CHUNK)]:
-            self.ledger.append(chunk, time.monotonic())
-            yield BUSY
+        chunk: list[Outcome] = []
+        until = time.monotonic() + _CLOSE_SLICE
+        for place in self.queue.remaining():
+            chunk.append(self._error(place, code, message))
+            if time.monotonic() >= until:  # a line may be megabytes
+                self.ledger.append(chunk, time.monotonic())
+                yield BUSY
+                chunk, until = [], time.monotonic() + _CLOSE_SLICE
+        self.ledger.append(chunk, time.monotonic())
 
     def _error(self, place: int, code: str, message: str) -> Outcome:
         assert self._source is not None
@@ -276,7 +278,7 @@ class Life:
         self.queue.priority = control.priority(self.work, self._rules().inbox.priorities, self.name)
         parked = self.work.parked
         self.ledger.parked = orjson.loads(parked.read_bytes())["reason"] if parked.exists() else None
-        self.queue.held |= self.ledger.cancelled or self.ledger.paused or self.parked  # at once; `_run` lets it go on
+        self.queue.held |= self.ledger.held  # at once; `_run` lets it go on
         self.ledger.tell_soon()
 
     # -- the end of the process

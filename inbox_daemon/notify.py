@@ -11,6 +11,8 @@ import time
 from collections.abc import MutableMapping
 from contextlib import suppress
 
+_STATUS_EVERY = 1.0  # seconds
+
 
 class Notifier:
     """Attributes: watchdog: seconds between beats that systemd asks for (half of WatchdogSec), or None."""
@@ -22,7 +24,7 @@ class Notifier:
         self.watchdog = int(microseconds) / 2e6 if microseconds and for_us else None
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._last_beat = float("-inf")
-        self._last_status = ""
+        self._last_status, self._status_at = "", float("-inf")
 
     def ready(self) -> None:
         self._send("READY=1")
@@ -34,10 +36,10 @@ class Notifier:
         """Say that the end has begun and takes at most so many seconds, whatever TimeoutStopSec says."""
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within * 1e6)}")
 
-    def status(self, text: str) -> None:
-        """Show one line in `systemctl status`."""
-        if text != self._last_status:
-            self._last_status = text
+    def status(self, text: str, now: float) -> None:
+        """Show one line in `systemctl status`, a new one at most once a second: systemd tells others of each."""
+        if text != self._last_status and now - self._status_at >= _STATUS_EVERY:
+            self._last_status, self._status_at = text, now
             self._send(f"STATUS={text}")
 
     def beat(self, now: float) -> None:

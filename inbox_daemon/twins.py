@@ -6,9 +6,9 @@ Owns what one outcome means for the others. Which requests are the same was foun
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from itertools import islice
 
 import orjson
 
@@ -17,7 +17,8 @@ from inbox_daemon.ledger import Ledger
 from inbox_daemon.records import Outcome, place_of, ticket
 from inbox_daemon.spool.ingest import Input
 
-_TURN = 500  # places looked at, or answers copied, between two pauses
+_TURN = 500  # places looked at between two pauses
+_SLICE = 0.005  # seconds of copying between two pauses; each copy reads a line, which may be megabytes
 
 
 class Twins:
@@ -53,8 +54,12 @@ class Twins:
 
     def pass_on(self, now: float) -> bool:
         """Record some of what is owed; say whether there is more. One outcome may be that of millions."""
-        if self._owed:
-            self._ledger.append(list(islice(self._copies(), _TURN)), now)
+        copies, until = [], time.monotonic() + _SLICE
+        for copy in self._copies():
+            copies.append(copy)
+            if time.monotonic() >= until:
+                break
+        self._ledger.append(copies, now)
         return bool(self._owed)
 
     def _copies(self) -> Iterator[Outcome]:

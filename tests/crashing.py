@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from inbox_daemon import cli, daemon, entrance, ledger
+from inbox_daemon import cli, daemon, entrance, ledger, life, twins
 from inbox_daemon.spool import ingest, presence
 
 SYNCS = frozenset({"fsync", "fdatasync"})
@@ -163,6 +163,7 @@ def _live(
         daemon._SUSPEND = entrance._ADOPT_EVERY = _AGAIN_AFTER
         # Nothing by the clock, so that two runs are alike: a pass takes as long as there is work, views follow changes.
         daemon._SLICE = entrance._SLICE = ledger._STATUS_EVERY = presence._SAY_EVERY = ingest._TURN = math.inf
+        twins._SLICE = life._CLOSE_SLICE = math.inf
         if sabotage:
             sabotage()
         wire.arm()

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import orjson
 from crashing import FOR_EVER, TAKES_SPACE, Strike, Tripwire
 
-from inbox_daemon import config, daemon, entrance, journal, ledger
+from inbox_daemon import config, daemon, entrance, journal, ledger, life, twins
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import EngineDied, InboxDaemonError
@@ -152,7 +152,8 @@ class _Child:
             for module, name in waits:
                 assert hasattr(module, name), name
                 setattr(module, name, 0.0)
-            daemon._SLICE = entrance._SLICE = math.inf  # what a pass does is not a matter of time
+            # What a pass does is not a matter of time.
+            daemon._SLICE = entrance._SLICE = twins._SLICE = life._CLOSE_SLICE = math.inf
             self._wire = Tripwire(self._spool, self._trace, None, lambda number: None, durable=False)
             events = os.open(self._events, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             self._wire.arm()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published
 from inbox_daemon.notify import Notifier
 from inbox_daemon.spool import publish, published, space
+from inbox_daemon.spool.history import History
 
 
 class Passes:
@@ -170,3 +173,66 @@ def test_a_control_file_for_no_batch_is_thrown_away(
     passes.drop("nobody.cancel", b"")
     passes.until(lambda: not list(passes.inbox.iterdir()))
     assert "nobody.cancel thrown away: no batch called nobody is waiting or running" in caplog.text
+
+
+def test_a_merge_that_does_not_fit_leaves_nothing_behind_and_is_done_where_it_fits(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "_CHUNK", 1)
+    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(daemon, "_SUSPEND", 0.0)
+    write = publish._Target.flush
+    full = [True]
+
+    def flush(target: publish._Target) -> None:
+        write(target)
+        if full[0] and target.merged.lines > 100:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target.path))
+
+    monkeypatch.setattr(publish._Target, "flush", flush)
+    final = lambda: list(passes.inbox.parent.glob("work/*/final/*"))  # noqa: E731
+    passes.drop("b.jsonl", batch_of(300))
+    passes.until(final)
+    passes.until(lambda: not passes.daemon._lives)
+    assert not final()
+    full[0] = False
+    passes.until(passes.is_now("b", "completed"))
+    assert published.verify(Published(passes.folder("b"))).problems == []
+
+
+def test_what_a_killed_merge_has_left_is_gone_before_anything_else_is_written(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "_CHUNK", 1)
+    monkeypatch.setattr(daemon, "_SLICE", 0.0005)
+    passes.drop("b.jsonl", batch_of(2000))
+    passes.until(lambda: list(passes.inbox.parent.glob("work/*/final/results.jsonl")))
+    [life] = passes.daemon._lives.values()
+    life.let_go()
+    passes.daemon._lives.clear()
+    [left] = passes.inbox.parent.glob("work/*/final/results.jsonl")
+    seen = []
+    note = History.note
+    monkeypatch.setattr(History, "note", lambda *a, **k: seen.append(left.exists()) or note(*a, **k))
+    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    passes.until(passes.is_now("b", "completed"))
+    assert seen and seen[0] is False
+
+
+def test_drain_goes_on_where_the_inbox_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = config.build({"spool": str(tmp_path), "engine": {"kind": "null"}}, "test")
+    one = daemon.Daemon(read, lambda number: NullEngine(read.engine), Notifier({}), drain=True)
+    look = os.scandir
+
+    def refused(path: Path) -> Any:
+        if path == tmp_path / "inbox":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    one.step(time.monotonic())
+    assert not one._done(time.monotonic())
+    monkeypatch.setattr(os, "scandir", look)
+    while not one._done(time.monotonic()):
+        one.step(time.monotonic())
+    one._shut_down()

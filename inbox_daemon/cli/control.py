@@ -46,7 +46,7 @@ def go(given: argparse.Namespace) -> int:
     spool = Spool(Path(settings(given).spool))
     name = batch_name(given.name)
     status = published.status(spool, name)
-    if status is None and not drop.in_inbox(spool, name):
+    if status is None and not published.in_inbox(spool, name):
         show.errors.print(f"inbox-daemon: no batch called {name} in {spool.root}", markup=False)
         return NOT_FOUND
     if status is not None and BatchStatus(status["status"]).final:

@@ -74,6 +74,9 @@ def _missing(spool: Spool, name: str) -> int:
     if why := _waits_for(spool, name):
         show.say(f"{name}: in the inbox, not taken yet: {why}")
         return 0
+    if published.in_inbox(spool, name):
+        show.say(f"{name}: in the inbox, not taken yet{_because(spool, name)}")
+        return 0
     show.errors.print(f"inbox-daemon: no batch called {name} in {spool.outbox}", markup=False)
     return NOT_FOUND
 

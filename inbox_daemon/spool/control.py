@@ -21,7 +21,7 @@ from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Published, Spool, Work
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, source
-from inbox_daemon.spool.drop import in_inbox
+from inbox_daemon.spool.published import in_inbox
 
 
 class Controlled(Protocol):
@@ -51,15 +51,10 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
             _carry_out(batch, path, verb)
             batch.control(verb)
         return None
-    if not is_stray(spool, name):
+    if in_inbox(spool, name) or lives(spool, name):
         return None
     files.remove(path)
     return f"no batch called {name} is waiting or running"
-
-
-def is_stray(spool: Spool, name: str) -> bool:
-    """Say whether there is neither a batch of this name, whosever, nor a file that will become one."""
-    return not in_inbox(spool, name) and not _lives_elsewhere(spool, name)
 
 
 def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
@@ -75,7 +70,8 @@ def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
         files.remove(path)
 
 
-def _lives_elsewhere(spool: Spool, name: str) -> bool:
+def lives(spool: Spool, name: str) -> bool:
+    """Say whether there is a batch of this name that has not ended, whosever."""
     try:
         status = orjson.loads(Published(spool.outbox / name).status.read_bytes())["status"]
         return not BatchStatus(status).final

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from inbox_daemon.layout import SUFFIXES, Spool, batch_name, numbered
-from inbox_daemon.spool import files, whole
+from inbox_daemon.spool import files, published, whole
 
 
 def drop(spool: Spool, path: Path) -> str:
@@ -29,7 +29,7 @@ def drop(spool: Spool, path: Path) -> str:
         for attempt in itertools.count(1):
             name = numbered(batch_name(path.name), attempt)
             target = spool.inbox / f"{name}{suffix}"
-            if (spool.outbox / name).exists() or in_inbox(spool, name) or whole.sidecars_of(target):
+            if (spool.outbox / name).exists() or published.in_inbox(spool, name) or whole.sidecars_of(target):
                 continue
             with suppress(FileExistsError):
                 files.link(hidden, target)
@@ -66,8 +66,3 @@ def drop_control(spool: Spool, name: str, verb: str, content: str = "") -> Path:
     _let_the_daemon_read(hidden)
     hidden.rename(path)
     return path
-
-
-def in_inbox(spool: Spool, name: str) -> bool:
-    """Say whether a file that would become this batch lies in the inbox."""
-    return any((spool.inbox / f"{name}{suffix}").exists() for suffix in SUFFIXES)

@@ -25,10 +25,7 @@ class Presence:
         self._path = spool.daemons / f"{socket.gethostname()}-{os.getpid()}.json"
         self._said_at = float("-inf")
         self._started_at = round(time.time(), 1)
-        for other in spool.daemons.glob("*.json"):
-            with suppress(OSError):
-                if time.time() - other.stat().st_mtime > 4 * STALE_AFTER:
-                    other.unlink()
+        self._swept_at = float("-inf")
 
     def due(self, now: float) -> bool:
         """Whether the last word is old. `now` is monotonic seconds."""
@@ -36,12 +33,22 @@ class Presence:
 
     def say(self, now: float, view: dict[str, Any]) -> None:
         self._said_at = now
+        if now - self._swept_at >= STALE_AFTER:
+            self._swept_at = now
+            self._sweep()
         temporary = self._path.with_name(f".{self._path.name}")
         who = {"hostname": socket.gethostname(), "pid": os.getpid(), "started_at": self._started_at}
         said = {**who, "at": round(time.time(), 1), **view}
         with suppress(OSError):  # a full disk stops the batches, and they say so; this says nothing they do not
             temporary.write_bytes(batch.dumps(said))
             temporary.rename(self._path)
+
+    def _sweep(self) -> None:
+        """Remove what daemons have left that were killed."""
+        for other in self._path.parent.glob("*.json"):
+            with suppress(OSError):
+                if time.time() - other.stat().st_mtime > 4 * STALE_AFTER:
+                    other.unlink()
 
     def leave(self) -> None:
         with suppress(OSError):

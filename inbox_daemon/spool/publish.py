@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from inbox_daemon import batch
+from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.spool import files
 from inbox_daemon.spool.ingest import Input
@@ -86,6 +87,26 @@ def publish(
         receipt: makes the receipt from what was merged, by file name.
     """
     files.ensure_dir(work.final)
+    try:
+        merged = yield from _merge(work, outcomes, source)
+    except (OSError, SpoolError):
+        discard(work)  # of all things that do not fit it is the largest, and may be what keeps others from fitting
+        raise
+    published = folder()
+    for name, what in merged.items():
+        if what.lines or name != published.retry.name:
+            files.move(work.final / name, published.dir / name)
+    write_receipt(published, receipt(merged))
+
+
+def discard(work: Work) -> None:
+    """Throw away what a merge that did not end has left; the next one begins anew."""
+    if work.final.exists():
+        for path in work.final.iterdir():
+            path.unlink()
+
+
+def _merge(work: Work, outcomes: Outcomes, source: Input) -> Generator[None, None, dict[str, Merged]]:
     there = Published(work.final)
     results, errors, retry = (_Target(path) for path in (there.results, there.errors, there.retry))
     targets = (results, errors, retry)
@@ -102,11 +123,7 @@ def publish(
         for target in targets:
             merged[target.path.name] = target.finish()
             yield
-    published = folder()
-    for target in targets:
-        if merged[target.path.name].lines or target is not retry:
-            files.move(target.path, published.dir / target.path.name)
-    write_receipt(published, receipt(merged))
+    return merged
 
 
 def _sort(line: bytes, source: Input, place: int, results: _Target, errors: _Target, retry: _Target) -> None:

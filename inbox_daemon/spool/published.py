@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import orjson
 
 from inbox_daemon import batch
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Published, Spool, numbered
+from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, numbered
 from inbox_daemon.spool.presence import STALE_AFTER
 
 
@@ -52,6 +53,19 @@ def daemons(spool: Spool) -> list[dict[str, Any]]:
     """Return what each daemon says of itself; `alive` says whether it said so lately."""
     found = [read for path in _children(spool.daemons) if path.suffix == ".json" and (read := _read(path))]
     return [daemon | {"alive": time.time() - daemon.get("at", 0) < STALE_AFTER} for daemon in found]
+
+
+def in_inbox(spool: Spool, name: str) -> bool:
+    """Say whether a file that would become this batch lies in the inbox."""
+    return name in to_come(spool)
+
+
+def to_come(spool: Spool) -> set[str]:
+    """Return the names of the batches whose files lie in the inbox; none where it cannot be read."""
+    try:
+        return {batch_name(file) for file in os.listdir(spool.inbox) if is_batch_file(file)}  # noqa: PTH208
+    except OSError:
+        return set()
 
 
 def waiting(spool: Spool) -> dict[str, str]:
