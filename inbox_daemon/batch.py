@@ -226,7 +226,9 @@ def copied_line(line: bytes, id: str, custom_id: str, line_number: int) -> bytes
 
 def is_deterministic(url: str, body: dict[str, Any]) -> bool:
     """Say whether the same request, computed again, is meant to give the same answer."""
-    return body.get("temperature") == 0 or body.get("seed") is not None or url.rsplit("/", 1)[-1] in _WITHOUT_CHANCE
+    seed = body.get("seed")
+    seeded = isinstance(seed, int) and seed != -1  # which vLLM reads as none
+    return body.get("temperature") == 0 or seeded or url.rsplit("/", 1)[-1] in _WITHOUT_CHANCE
 
 
 def but_for_its_id(line: bytes, custom_id: str) -> tuple[bytes, bytes]:

@@ -36,7 +36,8 @@ _WATCHED = frozenset(
     (
         *_NEVER,
         *("chat_template", "chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs"),
-        *("n", "top_logprobs", "prompt_logprobs", "response_format", "structured_outputs", "tool_choice"),
+        *("n", "top_logprobs", "prompt_logprobs", "echo"),
+        *("response_format", "structured_outputs", "tool_choice", "tools"),
     )
 )
 _SCHEMA_LEVELS = 100  # xgrammar needs 0.1 s for a schema that deep, 6 s for one of 600 levels, and has no time limit
@@ -105,7 +106,15 @@ def _field(settings: RequestSettings, body: dict[str, Any]) -> Fault | None:
     if get("prompt_logprobs") is not None and not settings.allow_prompt_logprobs:
         why = "the logits of a whole prompt take GPU memory that vLLM has not set aside, and may end the engine"
         return _not_allowed("prompt_logprobs", why, "requests.allow_prompt_logprobs")
+    if get("echo") and not settings.allow_prompt_logprobs:
+        why = "vLLM computes the logits of the whole prompt for it, which may end the engine"
+        return _not_allowed("echo", why, "requests.allow_prompt_logprobs")
     return _bounds(settings, body)
+
+
+def _any_strict(tools: object) -> bool:
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return any(isinstance(function, dict) and function.get("strict") for function in functions)
 
 
 def _bounds(settings: RequestSettings, body: dict[str, Any]) -> Fault | None:
@@ -118,7 +127,8 @@ def _bounds(settings: RequestSettings, body: dict[str, Any]) -> Fault | None:
         if value is not None and not _within(value, most):
             return _over(f"body.{name}", f"{name} = {str(value)[:20]}", f"requests.{setting} = {most:,}")
     grammars = ["response_format", "structured_outputs"]
-    if body.get("tool_choice") not in (None, "none", "auto"):
+    choice = body.get("tool_choice")
+    if choice not in (None, "none", "auto") or (choice != "none" and _any_strict(body.get("tools"))):
         grammars.append("tools")  # only then does vLLM make a grammar of them
     for name in grammars:
         value = body.get(name)

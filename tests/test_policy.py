@@ -65,7 +65,9 @@ ALLOWED = [
     (CHAT, chat(n=128, user="alice", metadata={"source_url": "http://not.fetched.example"}, unknown_field={"a": 1})),
     (CHAT, chat(chat_template_kwargs={"enable_thinking": False}, mm_processor_kwargs={}, chat_template=None)),
     (CHAT, chat(response_format=of_size(1000), tools=[{"type": "function", "function": {"name": "f"}}])),
-    (CHAT, chat(structured_outputs={"choice": ["yes", "no"]}, tool_choice="auto")),
+    (CHAT, chat(structured_outputs={"choice": ["yes", "no"]}, tool_choice="auto", echo=False)),
+    (CHAT, chat(tools=[{"function": {"strict": False, **of_size(65_536)}}, {}, 3], tool_choice="auto")),
+    (CHAT, chat(tools=[{"function": {"strict": True, **of_size(65_536)}}], tool_choice="none")),
     (CHAT, chat(tools=[{"function": {"name": "f", "parameters": {"image_url": {"type": "string"}}}}])),
     (CHAT, chat(vllm_xargs={"window_size": 90}, cache_salt="x", priority=0)),
     (CHAT, showing(image("data:image/png;base64,AAAA"), {"type": "input_audio", "input_audio": {"data": "AA"}})),
@@ -88,6 +90,7 @@ NEEDS_SETTING = [
     ("requests.allow_media_options", "body.mm_processor_kwargs", chat(mm_processor_kwargs={"max_pixels": 10**9})),
     ("requests.allow_media_options", "body.media_io_kwargs", chat(media_io_kwargs={"video": {"num_frames": -1}})),
     ("requests.allow_prompt_logprobs", "body.prompt_logprobs", chat(prompt_logprobs=0)),
+    ("requests.allow_prompt_logprobs", "body.echo", chat(echo=True)),
     ("requests.max_n", "body.n", chat(n=129)),
     ("requests.max_n", "body.n", chat(n="1_000")),
     ("requests.max_n", "body.n", chat(n=1000.0)),
@@ -95,6 +98,7 @@ NEEDS_SETTING = [
     ("requests.max_schema_bytes", "body.response_format", chat(response_format=of_size(65_536))),
     ("requests.max_schema_bytes", "body.structured_outputs", chat(structured_outputs={"regex": "a" * 65_536})),
     ("requests.max_schema_bytes", "body.tools", chat(tools=[of_size(65_536)], tool_choice="required")),
+    ("requests.max_schema_bytes", "body.tools", chat(tools=[{"function": {"strict": True, **of_size(65_536)}}])),
     ("requests.allowed_media_domains", "body.messages", showing(image("https://media.example.org/a.png"))),
     ("requests.allowed_media_domains", "body.messages", showing(image("HTTP://Media.Example.org:8080?x"))),
 ]
@@ -235,7 +239,8 @@ def test_check_and_the_daemon_refuse_the_same_lines(start_daemon: Any, tmp_path:
     checked = [(number, fault.code, fault.message) for number, fault in check.faults_of(path, Config()).found]
     daemon: Daemon = start_daemon()
     daemon.drop("b.jsonl", content)
-    assert daemon.finished("b")["request_counts"] == {"total": 15, "completed": 1, "failed": 14}
+    refused = len(NEEDS_SETTING)
+    assert daemon.finished("b")["request_counts"] == {"total": refused + 1, "completed": 1, "failed": refused}
     ran = [one["error"] for one in lines(daemon.outbox("b") / "errors.jsonl")]
     assert [(error["line"], error["code"], error["message"]) for error in ran] == checked
     opened = dataclasses.replace(Config(), requests=OPEN)

@@ -110,7 +110,8 @@ def test_the_same_request_is_computed_once_and_each_is_answered_in_its_place(
 
 
 @pytest.mark.parametrize(
-    ("what", "setting"), [({}, "true"), ({"temperature": 1}, "true"), ({"temperature": 0}, "false")]
+    ("what", "setting"),
+    [({}, "true"), ({"temperature": 1}, "true"), ({"seed": -1}, "true"), ({"temperature": 0}, "false")],
 )
 def test_requests_that_chance_has_a_part_in_are_each_computed(
     start_daemon: Callable[..., Daemon], what: dict[str, Any], setting: str

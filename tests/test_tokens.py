@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from inbox_daemon.engine.tokens import Gathered
+from inbox_daemon.engine.tokens import Gathered, speed_up
 
 
 class _Plain:
@@ -87,5 +87,57 @@ def test_whoever_waits_for_tokens_goes_on_before_more_is_begun() -> None:
                 assert number + 1 - len(with_engine) <= 10
         await asyncio.gather(*begun)
         assert with_engine == list(range(1000))
+
+    _run(story())
+
+
+class _Renderer:
+    """As vLLM's for Hugging Face tokenizers, in a module with the function that applies a template."""
+
+    def __init__(self) -> None:
+        self.tokenizer = type("Fast", (), {"is_fast": True})()
+        self._tokenize_prompt_async = self._apply_chat_template_async = self.theirs
+
+    async def theirs(self) -> str:
+        return "theirs"
+
+    def _tokenize_prompt(self) -> None: ...
+
+    def get_tokenizer(self) -> Any:
+        return self.tokenizer
+
+
+def _template() -> str:
+    return "ours"
+
+
+def test_only_the_renderer_that_a_template_function_is_for_gets_it() -> None:
+    ours, theirs = _Renderer(), type("MistralRenderer", (_Renderer,), {"__module__": "vllm.renderers.mistral"})()
+    assert speed_up(ours, _template) is not None and speed_up(theirs, _template) is None
+    assert asyncio.run(ours._apply_chat_template_async()) == "ours"
+    assert asyncio.run(theirs._apply_chat_template_async()) == "theirs"
+    assert speed_up(_Renderer(), None) is None
+
+
+class _Panics(BaseException):
+    pass
+
+
+def test_a_tokenizer_that_panics_costs_the_prompt_and_holds_up_no_other() -> None:
+    def alone(prompt: Any, params: Any) -> Any:
+        if "?" in prompt["prompt"]:
+            raise _Panics("index out of range")
+        return _alone(prompt, params)
+
+    class Panicking(_Tokenizer):
+        def __call__(self, texts: Sequence[str], **options: Any) -> Any:
+            raise _Panics("index out of range")
+
+    async def story() -> None:
+        gathered = Gathered(alone, Panicking())
+        asked = [gathered({"prompt": word}, _Plain()) for word in ("ab", "?", "c")]
+        good, bad, other = await asyncio.gather(*asked, return_exceptions=True)
+        assert (good["prompt_token_ids"], other["prompt_token_ids"]) == ([97, 98], [99])
+        assert isinstance(bad, RuntimeError) and "_Panics: index out of range" in str(bad)
 
     _run(story())

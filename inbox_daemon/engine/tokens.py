@@ -84,7 +84,7 @@ class Gathered:
                 ids = self._tokenizer(texts, **options, **_IDS_ONLY)["input_ids"]
                 for at, tokens in zip(places, ids, strict=True):
                     results[at] = {"prompt_token_ids": tokens, **asked[at][0]}
-            except Exception:
+            except BaseException:  # as a panic of the tokenizer's Rust is
                 for at in places:
                     results[at] = self._alone(*asked[at])
         return results
@@ -94,6 +94,8 @@ class Gathered:
             return self._one(prompt, params)
         except Exception as error:
             return error
+        except BaseException as error:
+            return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def on_the_spot(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
@@ -108,10 +110,14 @@ def on_the_spot(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 def speed_up(renderer: Any, apply_template: Callable[..., Any] | None) -> Gathered | None:
     """Have a renderer of vLLM gather its prompts, where it is one that can, and return what gathers them.
 
+    Mistral's and DeepSeek's have attributes of the same names that take other arguments; they are left alone.
+
     Args:
-        apply_template: vLLM's own `safe_apply_chat_template`, where this release has it.
+        apply_template: vLLM's own `safe_apply_chat_template`, which stands beside the renderer that it is for.
     """
     tokenizer = getattr(renderer, "tokenizer", None)
+    if type(renderer).__module__ != getattr(apply_template, "__module__", None):
+        return None
     if not getattr(tokenizer, "is_fast", False) or not hasattr(renderer, "_tokenize_prompt_async"):
         return None
     gathered = renderer._tokenize_prompt_async = Gathered(renderer._tokenize_prompt, renderer.get_tokenizer())

@@ -204,7 +204,7 @@ class VllmHost:
         if output.error is None and body is not None and not outputs.aborted(body):
             return outputs.answered(request, parsed["custom_id"], body)
         status, code, sentence = outputs.why(output)
-        if status >= 500:
+        if status >= 500 or parsed["url"].startswith("/v1/audio/"):  # of which vLLM says 400 whatever has happened
             # An engine that is dying blames its requests first. Wait until it would be known to be dead.
             await asyncio.sleep(_SURE_AFTER)
             if self.dead:
