@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def publish(
     try:
         merged = yield from _merge(work, outcomes, source)
     except (OSError, SpoolError):
-        discard(work)  # of all things that do not fit it is the largest, and may be what keeps others from fitting
+        with suppress(OSError):  # of all things that do not fit it is the largest, and may keep others from fitting
+            discard(work)
         raise
     published = folder()
     for name, what in merged.items():
