@@ -181,20 +181,20 @@ def test_a_merge_that_does_not_fit_leaves_nothing_behind_and_is_done_where_it_fi
     monkeypatch.setattr(publish, "_CHUNK", 1)
     monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(daemon, "_SUSPEND", 0.0)
+    final = lambda: list(passes.inbox.parent.glob("work/*/final/*"))  # noqa: E731
     write = publish._Target.flush
-    full = [True]
+    full, seen = [True], list[Path]()
 
     def flush(target: publish._Target) -> None:
         write(target)
+        seen.extend(final())
         if full[0] and target.merged.lines > 100:
             raise OSError(errno.ENOSPC, "No space left on device", str(target.path))
 
     monkeypatch.setattr(publish._Target, "flush", flush)
-    final = lambda: list(passes.inbox.parent.glob("work/*/final/*"))  # noqa: E731
     passes.drop("b.jsonl", batch_of(300))
-    passes.until(final)
-    passes.until(lambda: not passes.daemon._lives)
-    assert not final()
+    passes.until(lambda: passes.daemon._entrance.suspended)
+    assert seen and not final()
     full[0] = False
     passes.until(passes.is_now("b", "completed"))
     assert published.verify(Published(passes.folder("b"))).problems == []
