@@ -20,6 +20,7 @@ from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Work
 from inbox_daemon.ledger import CANCELLED, Ledger
 from inbox_daemon.records import BatchStatus, EngineInfo, Fault, Outcome, Request, ticket
+from inbox_daemon.slices import in_slices
 from inbox_daemon.spool import control, files, ingest
 from inbox_daemon.spool.claim import Held
 from inbox_daemon.spool.publish import discard, hand_back, publish, write_receipt
@@ -181,15 +182,10 @@ class Life:
 
     def _close(self, code: str, message: str) -> Iterator[bool]:
         """Give every request that has no outcome this error: the one door by which a batch ends early."""
-        chunk: list[Outcome] = []
-        until = time.monotonic() + _CLOSE_SLICE
-        for place in self.queue.remaining():
-            chunk.append(self._error(place, code, message))
-            if time.monotonic() >= until:  # a line may be megabytes
-                self.ledger.append(chunk, time.monotonic())
-                yield BUSY
-                chunk, until = [], time.monotonic() + _CLOSE_SLICE
-        self.ledger.append(chunk, time.monotonic())
+        errors = (self._error(place, code, message) for place in self.queue.remaining())
+        for chunk in in_slices(errors, _CLOSE_SLICE):  # a line may be megabytes
+            self.ledger.append(chunk, time.monotonic())
+            yield BUSY
 
     def _error(self, place: int, code: str, message: str) -> Outcome:
         assert self._source is not None

@@ -6,7 +6,6 @@ Owns what one outcome means for the others. Which requests are the same was foun
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 
@@ -15,6 +14,7 @@ import orjson
 from inbox_daemon import batch
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.records import Outcome, place_of, ticket
+from inbox_daemon.slices import in_slices
 from inbox_daemon.spool.ingest import Input
 
 _TURN = 500  # places looked at between two pauses
@@ -54,12 +54,7 @@ class Twins:
 
     def pass_on(self, now: float) -> bool:
         """Record some of what is owed; say whether there is more. One outcome may be that of millions."""
-        copies, until = [], time.monotonic() + _SLICE
-        for copy in self._copies():
-            copies.append(copy)
-            if time.monotonic() >= until:
-                break
-        self._ledger.append(copies, now)
+        self._ledger.append(next(in_slices(self._copies(), _SLICE)), now)
         return bool(self._owed)
 
     def _copies(self) -> Iterator[Outcome]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ import orjson
 from inbox_daemon import batch
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Work, shown
+from inbox_daemon.slices import in_slices
 from inbox_daemon.spool import files, source, space, whole
 from inbox_daemon.spool.reading import Found, Index, Reading, Rules
 
@@ -190,13 +190,5 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
 
 def _in_turns(lines: Iterator[Found | None]) -> Iterator[list[Found]]:
     """Check the lines in turns of milliseconds, or of one line that takes longer, and yield each turn's faults."""
-    found: list[Found] = []
-    enough = time.monotonic() + _TURN
-    for one in lines:
-        if one:
-            found.append(one)
-        if time.monotonic() >= enough:
-            yield found
-            found = []
-            enough = time.monotonic() + _TURN
-    yield found
+    for turn in in_slices(lines, _TURN):
+        yield [found for found in turn if found]
