@@ -148,20 +148,21 @@ class Ledger:
         """Sync, seal and tell where they are due, of many batches more seldom. Raises OSError, SpoolError."""
         if self.state.final:
             return
-        if self._outcomes is None:
-            if self.has_name and now - self._told_at >= max(_STATUS_EVERY, batches / _TOLD_A_SECOND):
-                self.tell(now)  # so that a long file's reading is seen
-            return
+        if self._outcomes is not None:
+            self._sync_and_seal(self._outcomes, now)
+        # From the name on, so that a long file's reading is seen.
+        if self.has_name and now - self._told_at >= max(_STATUS_EVERY, batches / _TOLD_A_SECOND):
+            self.tell(now)
+
+    def _sync_and_seal(self, outcomes: Outcomes, now: float) -> None:
         results = self.results
         waited = now - self._unsynced_since if self._unsynced_since is not None else 0.0
         complete = self.queue.done == len(self.queue)
-        if self._outcomes.unsynced >= results.sync_every or waited >= results.sync_after or complete:
+        if outcomes.unsynced >= results.sync_every or waited >= results.sync_after or complete:
             self._sync()
-        full = self._outcomes.open_lines >= results.seal_every or self._outcomes.part_is_full
-        if full or (self._outcomes.open_lines and now - self._sealed_at >= results.seal_after):
+        full = outcomes.open_lines >= results.seal_every or outcomes.part_is_full
+        if full or (outcomes.open_lines and now - self._sealed_at >= results.seal_after):
             self.seal(now)
-        if now - self._told_at >= max(_STATUS_EVERY, batches / _TOLD_A_SECOND):
-            self.tell(now)
 
     def seal(self, now: float) -> None:
         """Make everything that has arrived durable, and visible in the outbox."""

@@ -115,12 +115,12 @@ def speed_up(renderer: Any, apply_template: Callable[..., Any] | None) -> Gather
     Args:
         apply_template: vLLM's own `safe_apply_chat_template`, which stands beside the renderer that it is for.
     """
-    tokenizer = getattr(renderer, "tokenizer", None)
-    if type(renderer).__module__ != getattr(apply_template, "__module__", None):
+    if apply_template is None or type(renderer).__module__ != apply_template.__module__:
         return None
+    tokenizer = getattr(renderer, "tokenizer", None)
     if not getattr(tokenizer, "is_fast", False) or not hasattr(renderer, "_tokenize_prompt_async"):
         return None
     gathered = renderer._tokenize_prompt_async = Gathered(renderer._tokenize_prompt, renderer.get_tokenizer())
-    if apply_template is not None and hasattr(renderer, "_apply_chat_template_async"):
+    if hasattr(renderer, "_apply_chat_template_async"):
         renderer._apply_chat_template_async = on_the_spot(apply_template)
     return gathered
