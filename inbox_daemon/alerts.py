@@ -33,11 +33,15 @@ RULES: Mapping[AlertName, Rule] = {
     AlertName.ENGINE_RESTARTING: Rule(_CRITICAL),
     AlertName.BATCH_PARKED: Rule(_CRITICAL, clear=0),
     AlertName.BATCH_LATE: Rule(_WARNING, hold=60),
+    AlertName.FILES_FAILING: Rule(_CRITICAL, clear=0),  # it holds once they have failed for long enough
     AlertName.GPU_XID: Rule(_CRITICAL, clear=0),
     AlertName.GPU_LOST: Rule(_CRITICAL),
     AlertName.GPU_SILENT: Rule(_CRITICAL),
     AlertName.GPU_THROTTLED: Rule(_WARNING, hold=60),
 }
+
+
+_Key = tuple[AlertName, str | None, str]  # what tells one alert from another
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class Alerts:
 
     def __init__(self, holds: Mapping[AlertName, float]) -> None:
         self.holds = holds
-        self._watched: dict[tuple[AlertName, str | None], _Watched] = {}
+        self._watched: dict[_Key, _Watched] = {}
 
     @property
     def raised(self) -> tuple[Alert, ...]:
@@ -71,15 +75,14 @@ class Alerts:
 
     def observe(self, conditions: Sequence[Condition], now: float, wall: float) -> list[Edge]:
         """Return what has been raised and cleared. `now` is monotonic seconds, `wall` Unix seconds."""
-        found = {(c.name, c.batch): c for c in conditions if c.lingers}
-        found |= {(c.name, c.batch): c for c in conditions if not c.lingers}
+        found = {_key(c): c for c in conditions if c.lingers} | {_key(c): c for c in conditions if not c.lingers}
         edges = [edge for condition in found.values() for edge in self._holds(condition, now, wall)]
         for key in self._watched.keys() - found.keys():
             edges += self._absent(key, now)
         return edges
 
     def _holds(self, condition: Condition, now: float, wall: float) -> Iterator[Edge]:
-        key, rule = (condition.name, condition.batch), RULES[condition.name]
+        key, rule = _key(condition), RULES[condition.name]
         watched = self._watched.get(key)
         if condition.lingers and (watched is None or watched.alert is None):
             self._watched.pop(key, None)
@@ -94,7 +97,7 @@ class Alerts:
             watched.alert = Alert(condition.name, rule.severity, since, condition.text, condition.batch)
             yield Edge(watched.alert, raised=True)
 
-    def _absent(self, key: tuple[AlertName, str | None], now: float) -> Iterator[Edge]:
+    def _absent(self, key: _Key, now: float) -> Iterator[Edge]:
         watched = self._watched[key]
         if watched.gone is None:
             watched.gone = now
@@ -103,3 +106,7 @@ class Alerts:
         elif now - watched.gone >= RULES[key[0]].clear:
             del self._watched[key]
             yield Edge(watched.alert, raised=False, lasted=now - watched.since)
+
+
+def _key(condition: Condition) -> _Key:
+    return condition.name, condition.batch, condition.subject

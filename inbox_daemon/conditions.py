@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 from inbox_daemon.config import AlertSettings
 from inbox_daemon.records import AlertName, EngineState, GpuDevice, Gpus, GpuState, Host
+from inbox_daemon.setbacks import Setback
 
 _HYSTERESIS = 0.02  # of a share: how far below its limit one must come for an alert to clear
 _IN_USE = 0.1  # of a GPU's memory: somebody computes on it
 _XID_FOR = 600.0  # seconds for which an Xid error is news
+_FAILED_FOR, _FAILED_TIMES = 120.0, 3  # seconds and times; less may be a mount that came late
 _SLOWED = {"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
 
 
@@ -41,6 +43,7 @@ class Moment:
         deaths: of engines, since the daemon's start.
         failures: engines in a row that died before they were ready.
         reserved: share of GPU memory that vLLM was told to take, if known.
+        setbacks: what fails again and again.
     """
 
     engine: EngineState
@@ -56,17 +59,23 @@ class Moment:
     gpus: Gpus = Gpus()  # noqa: RUF009  frozen
     host: Host = Host()  # noqa: RUF009
     batches: tuple[BatchFacts, ...] = ()
+    setbacks: tuple[Setback, ...] = ()
     wall: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that is wrong now. One that only `lingers` keeps an alert raised and raises none."""
+    """Something that is wrong now. One that only `lingers` keeps an alert raised and raises none.
+
+    Attributes:
+        subject: what beside the batch tells it from others of its name: which GPU, which error.
+    """
 
     name: AlertName
     text: str
     batch: str | None = None
     lingers: bool = False
+    subject: str = ""
 
 
 def conditions(moment: Moment, settings: AlertSettings) -> Iterator[Condition]:
@@ -75,6 +84,11 @@ def conditions(moment: Moment, settings: AlertSettings) -> Iterator[Condition]:
     yield from _gpus(moment, settings)
     for batch in moment.batches:
         yield from _batch(batch, settings.batch_deadline)
+    for setback in moment.setbacks:
+        if setback.times >= _FAILED_TIMES and setback.lasted >= _FAILED_FOR:
+            what = "its files" if setback.batch else f"{setback.what}: what is in it"
+            text = f"{what} failed {setback.times} times in {setback.lasted / 60:.0f} min, the last time: {setback.why}"
+            yield Condition(AlertName.FILES_FAILING, text, setback.batch, subject=setback.what)
 
 
 def _host(host: Host, full: float) -> Iterator[Condition]:
@@ -103,10 +117,12 @@ def _gpus(moment: Moment, settings: AlertSettings) -> Iterator[Condition]:
 def _device(device: GpuDevice, wall: float) -> Iterator[Condition]:
     if device.xid is not None and wall - (device.xid_at or 0.0) < _XID_FOR:
         meaning = "docs.nvidia.com/deploy/xid-errors says what it means; `dmesg | grep -i xid` has its details"
-        yield Condition(AlertName.GPU_XID, f"GPU {device.index} ({device.name}) reported Xid {device.xid}; {meaning}")
+        text = f"GPU {device.index} ({device.name}) reported Xid {device.xid}; {meaning}"
+        yield Condition(AlertName.GPU_XID, text, subject=f"{device.index} {device.xid}")
     if slowed := sorted(_SLOWED & set(device.throttle)):  # sw_power_cap is how a busy GPU keeps its power limit
         heat = f", at {device.temperature_celsius:.0f} °C" if device.temperature_celsius is not None else ""
-        yield Condition(AlertName.GPU_THROTTLED, f"GPU {device.index} is slowed down by {', '.join(slowed)}{heat}")
+        text = f"GPU {device.index} is slowed down by {', '.join(slowed)}{heat}"
+        yield Condition(AlertName.GPU_THROTTLED, text, subject=str(device.index))
 
 
 def _memory(device: GpuDevice, reserved: float | None, full: float) -> Iterator[Condition]:
@@ -118,7 +134,7 @@ def _memory(device: GpuDevice, reserved: float | None, full: float) -> Iterator[
     if over := _over(used, limit):
         told = f"; vLLM was told to take {reserved:.0%} (engine.args.gpu_memory_utilization)" if reserved else ""
         text = f"GPU {device.index}: {used:.1%} of its memory is in use{told}"
-        yield Condition(AlertName.GPU_MEMORY_HIGH, text, lingers=over == "barely")
+        yield Condition(AlertName.GPU_MEMORY_HIGH, text, lingers=over == "barely", subject=str(device.index))
 
 
 def _idle(gpus: Gpus, least: float) -> Iterator[Condition]:

@@ -31,6 +31,7 @@ from inbox_daemon.life import Life
 from inbox_daemon.metrics import Metrics
 from inbox_daemon.notify import Notifier
 from inbox_daemon.oversight import Oversight
+from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.spool import claim, space
 from inbox_daemon.spool.presence import Presence
 from inbox_daemon.spool.reading import rules_of
@@ -72,9 +73,12 @@ class Daemon:
         self._metrics = Metrics(config.metrics)
         self._lives: dict[int, Life] = {}
         self._traffic = Traffic(self._engine, self._lives, self._safely)
-        self._oversight = Oversight(config, self.spool, self._engine, self._traffic, self._lives, self._safely)
+        lives, setbacks = self._lives, Setbacks()
+        self._setbacks = setbacks
+        self._oversight = Oversight(config, self.spool, self._engine, self._traffic, lives, setbacks, self._safely)
         self._slots = itertools.count(1)
-        self._entrance = Entrance(self.spool, lambda: self.config, self._intake, self._lives, self._begin, self._safely)
+        asked = lambda: self.config  # noqa: E731  a reload replaces it
+        self._entrance = Entrance(self.spool, asked, self._intake, lives, setbacks, self._begin, self._safely)
         self._last = 0  # the slot whose batch had the last step
         self._some_errors = False
         self._busy = False
@@ -125,6 +129,7 @@ class Daemon:
             if life.over:
                 self._some_errors |= life.had_errors
                 self._lives.pop(life.slot, None)
+                self._setbacks.over(life.work.id)
                 self._entrance.a_slot_is_free(now)
         self._busy = not self._stopping and (bool(turns) or self._entrance.has_more_to_do)
 
@@ -175,12 +180,16 @@ class Daemon:
 
     def _suspend(self, id: str, name: str, error: Exception) -> None:
         """Have a batch adopted again, from its files, some seconds later."""
-        self._entrance.suspended[id] = time.monotonic() + _SUSPEND
+        now = time.monotonic()
+        self._entrance.suspended[id] = now + _SUSPEND
         adapter, fields = of_batch(log, name), tell(Message.BATCH_SUSPENDED)
         if isinstance(error, OSError | SpoolError):
-            adapter.error("%s: suspended for %.0f s: %s", name, _SUSPEND, space.told(error), extra=fields)
+            why = space.told(error)
+            adapter.error("%s: suspended for %.0f s: %s", name, _SUSPEND, why, extra=fields)
         else:
+            why = f"a fault of ours, {type(error).__name__}; the journal has the rest"
             adapter.error("%s: suspended for %.0f s by a fault of ours", name, _SUSPEND, exc_info=error, extra=fields)
+        self._setbacks.failed(id, why, now, batch=name)
 
     def _engine_is_wanted(self) -> bool:
         if self._stopping:

@@ -19,6 +19,7 @@ from inbox_daemon.errors import SpoolError
 from inbox_daemon.intake import Intake
 from inbox_daemon.layout import Spool, shown
 from inbox_daemon.life import Life
+from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.spool import claim, control, published, space
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Entrance:
 
     config: asked anew each time, since SIGHUP replaces it.
     lives: the batches in work.
+    setbacks: is told of folders that cannot be read.
     begin: takes what has been claimed.
     safely: does something for one batch, whose failing costs that batch alone.
 
@@ -49,11 +51,13 @@ class Entrance:
         config: Callable[[], Config],
         intake: Intake,
         lives: Mapping[int, Life],
+        setbacks: Setbacks,
         begin: Callable[[claim.Held], None],
         safely: Callable[[Life, Callable[[], object]], bool],
     ) -> None:
         self._spool, self._config, self._intake = spool, config, intake
         self._lives, self._begin, self._safely = lives, begin, safely
+        self._setbacks = setbacks
         self.waiting: dict[str, str] = {}
         self.suspended: dict[str, float] = {}
         self._orphans: dict[str, str] = {}  # sidecars without a file: seen, and nothing that waits for us
@@ -87,9 +91,11 @@ class Entrance:
             arrivals = self._intake.look(now)
         except OSError as error:
             log.error("inbox cannot be read: %s; trying again", space.told(error))
+            self._setbacks.failed("inbox", space.told(error), now)
             self._refused = True
             return
         if arrivals is not None:
+            self._setbacks.over("inbox")
             self._arrived, self.waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
             self._orphans = arrivals.orphans
             self._look_for_strays(arrivals.controls, now)
@@ -122,8 +128,10 @@ class Entrance:
                     self._left_behind = True
                     break
                 self._begin(held)
+            self._setbacks.over("work")
         except OSError as error:
             log.error("work cannot be read: %s; trying again", space.told(error))
+            self._setbacks.failed("work", space.told(error), now)
 
     # -- control files
 

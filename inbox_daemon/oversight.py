@@ -25,6 +25,7 @@ from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Spool
 from inbox_daemon.life import Life
 from inbox_daemon.records import Alert, AlertName, Gpus, Host
+from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.spool import door
 from inbox_daemon.traffic import Traffic
 
@@ -51,11 +52,13 @@ class Oversight:
         engine: EngineSlot,
         traffic: Traffic,
         lives: Mapping[int, Life],
+        setbacks: Setbacks,
         safely: Callable[[Life, Callable[[], object]], bool],
     ) -> None:
         self.engine: dict[str, Any] = {}
         self.totals = status.Tally()
         self._spool, self._slot, self._traffic, self._lives, self._safely = spool, engine, traffic, lives, safely
+        self._setbacks = setbacks
         self._gpus, self._host = Gpus(), Host()
         self._state, self._since = engine.state, time.time()
         self._sampler = Sampler(config.daemon.gpu_every, nvml.present)
@@ -95,7 +98,7 @@ class Oversight:
             self._host_at = now
             with suppress(OSError):  # a disk that does not answer stops the batches, and they say so
                 self._host = host.look(self._spool.root)
-        verdict = self._health.judge(self._moment(wanted, wall), now)
+        verdict = self._health.judge(self._moment(wanted, now, wall), now)
         for edge in self._alerts.observe(verdict.conditions, now, wall):
             self._announcer.say(edge, wall)
         self._announcer.look(now)
@@ -117,7 +120,7 @@ class Oversight:
         facts = (slot.state, slot.phase, slot.last_info, slot.stats, death, self._since)
         return status.engine_view(status.EngineFacts(*facts, *counts))
 
-    def _moment(self, wanted: bool, wall: float) -> Moment:
+    def _moment(self, wanted: bool, now: float, wall: float) -> Moment:
         engine, info = self._slot, self._slot.info
         stats = engine.stats
         return Moment(
@@ -134,6 +137,7 @@ class Oversight:
             gpus=self._gpus,
             host=self._host,
             batches=tuple(_facts(life, wall) for life in self._lives.values()),
+            setbacks=self._setbacks.known(now),
             wall=wall,
         )
 

@@ -191,6 +191,7 @@ class AlertName(StrEnum):
     ENGINE_RESTARTING = "EngineRestarting"
     BATCH_PARKED = "BatchParked"
     BATCH_LATE = "BatchLate"
+    FILES_FAILING = "FilesFailing"
     GPU_XID = "GpuXid"
     GPU_LOST = "GpuLost"
     GPU_SILENT = "GpuSilent"

@@ -11,7 +11,7 @@ from running import ROOT
 
 PACKAGE = ROOT / "inbox_daemon"
 LAYERS: list[set[str]] = [
-    {"errors", "records", "layout", "parent", "slices", "__init__"},
+    {"errors", "records", "layout", "parent", "slices", "setbacks", "__init__"},
     {"config"},
     {"models", "batch", "policy", "dispatch", "order", "repeats", "conditions", "suspects", "privacy", "pace"},
     {"health", "alerts"},

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from running import batch_of, custom_ids
 
-from inbox_daemon import config, daemon, entrance, ledger
+from inbox_daemon import conditions, config, daemon, entrance, ledger
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published
 from inbox_daemon.notify import Notifier
@@ -236,3 +236,37 @@ def test_drain_goes_on_where_the_inbox_cannot_be_read(tmp_path: Path, monkeypatc
     while not one._done(time.monotonic()):
         one.step(time.monotonic())
     one._shut_down()
+
+
+def test_files_that_fail_again_and_again_are_an_alert_until_they_do_not(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "_FAILED_FOR", 0.0)
+    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(daemon, "_SUSPEND", 0.0)
+    look, write = os.scandir, publish._Target.flush
+    broken = [True]
+
+    def listed(path: Path) -> Any:
+        if path == passes.inbox and broken[0]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    def flush(target: publish._Target) -> None:
+        if broken[0]:
+            raise OSError(errno.EIO, "Input/output error", str(target.path))
+        write(target)
+
+    def raised() -> dict[str | None, str]:
+        return {alert.batch: alert.text for alert in passes.daemon._oversight.raised if alert.name == "FilesFailing"}
+
+    monkeypatch.setattr(publish._Target, "flush", flush)
+    passes.drop("b.jsonl", batch_of(3))
+    passes.until(lambda: "b" in raised())
+    assert "its files failed 3 times in 0 min, the last time: " in raised()["b"] and "Input/output" in raised()["b"]
+    monkeypatch.setattr(os, "scandir", listed)
+    passes.until(lambda: None in raised())
+    assert raised()[None].startswith("inbox: what is in it failed 3 times") and "Permission denied" in raised()[None]
+    broken[0] = False
+    passes.until(lambda: not raised())
+    assert passes.status("b")["status"] == "completed"

@@ -12,6 +12,7 @@ from inbox_daemon.conditions import BatchFacts, Condition, Moment, conditions
 from inbox_daemon.config import AlertSettings, EngineSettings
 from inbox_daemon.health import Health, Verdict
 from inbox_daemon.records import AlertName, EngineState, GpuDevice, Gpus, GpuState, Host
+from inbox_daemon.setbacks import Setback, Setbacks
 
 READY, LOADING, OFF = EngineState.READY, EngineState.LOADING, EngineState.OFF
 ENGINE = EngineSettings(load_timeout=1000.0, stall_after=600.0, stall_after_answers=300.0)
@@ -150,6 +151,8 @@ def with_batch(**facts: object) -> Moment:
         (with_batch(age=3000.0, eta=700.0), ["BatchLate"], False),
         (with_batch(age=3000.0, eta=500.0), ["BatchLate"], True),
         (with_batch(age=3000.0, eta=None), [], False),
+        (replace(BUSY, setbacks=(Setback("b", "b", 3, 120.0, "…"),)), ["FilesFailing"], False),
+        (replace(BUSY, setbacks=(Setback("b", "b", 9, 119.0, "…"), Setback("inbox", None, 2, 300.0, "…"))), [], False),
     ],
 )  # fmt: skip
 def test_a_moment_has_the_conditions_that_hold_in_it(moment: Moment, found: list[str], lingers: bool) -> None:
@@ -205,6 +208,32 @@ def test_each_batch_has_alerts_of_its_own() -> None:
     parked = [Condition(AlertName.BATCH_PARKED, "…", name) for name in ("a", "b")]
     assert observed(alerts, (0, parked), (1, parked[1:])) == [(0, True), (0, True), (1, False)]
     assert [alert.batch for alert in alerts.raised] == ["b"]
+
+
+def test_each_gpu_and_each_of_its_xid_errors_is_an_alert_of_its_own() -> None:
+    def moment(first: int, second: int) -> list[Condition]:
+        cards = (replace(CARD, xid=first, xid_at=90.0), replace(CARD, index=1, uuid="v", xid=second, xid_at=90.0))
+        return list(conditions(replace(with_card(), gpus=Gpus(GpuState.OK, 1.0, None, cards)), AlertSettings()))
+
+    alerts = Alerts({})
+    assert observed(alerts, (0, moment(31, 31))) == [(0, True), (0, True)]
+    assert observed(alerts, (1, moment(79, 31))) == [(1, True), (1, False)]
+    assert sorted(alert.text[:31] for alert in alerts.raised) == [
+        "GPU 0 (H100) reported Xid 79; d",
+        "GPU 1 (H100) reported Xid 31; d",
+    ]
+
+
+def test_a_setback_counts_from_its_first_failure_until_it_is_over_or_ten_minutes_old() -> None:
+    setbacks = Setbacks()
+    for now in (0.0, 500.0, 1000.0):
+        setbacks.failed("id", f"at {now:.0f}", now, batch="b")
+    setbacks.failed("inbox", "no", 1000.0)
+    assert setbacks.known(1600.0) == (Setback("b", "b", 3, 1000.0, "at 1000"), Setback("inbox", None, 1, 0.0, "no"))
+    setbacks.over("inbox")
+    assert setbacks.known(1600.0) == (Setback("b", "b", 3, 1000.0, "at 1000"),)
+    setbacks.failed("id", "anew", 1601.0, batch="b")
+    assert setbacks.known(1601.0) == (Setback("b", "b", 1, 0.0, "anew"),)
 
 
 def test_every_alert_has_a_rule() -> None:
