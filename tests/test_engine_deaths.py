@@ -247,6 +247,8 @@ def test_a_worker_that_cannot_be_started_is_a_load_that_failed_and_is_tried_agai
             slot.receive(now)
         assert (slot.state, slot.back_off) == (EngineState.BACKING_OFF, waits)
         assert slot.receive(now) == []  # it is said once
+        slot.ensure(False, now)
+        assert slot.state is EngineState.OFF  # nobody waits for the next one
         now += waits
     slot.ensure(True, now)
     assert slot.receive(now) == [] and slot.state is EngineState.READY

@@ -41,6 +41,7 @@ class EngineSlot:
         self._kill_reason: str | None = None
         self._not_before = 0.0
         self._idle_since: float | None = None
+        self._wanted = False
         self._was_ready = False
         self.last_info: EngineInfo | None = None
         self.last_death: EngineDied | None = None
@@ -52,7 +53,7 @@ class EngineSlot:
     def state(self) -> EngineState:
         if self._engine is not None:
             return EngineState.READY if self._engine.info else EngineState.LOADING
-        return EngineState.BACKING_OFF if self.last_death else EngineState.OFF
+        return EngineState.BACKING_OFF if self.last_death and self._wanted else EngineState.OFF
 
     @property
     def back_off(self) -> float:
@@ -89,6 +90,7 @@ class EngineSlot:
 
     def ensure(self, wanted: bool, now: float) -> None:
         """Start an engine where one is wanted and may start; end one that has been idle for long enough."""
+        self._wanted = wanted
         if self._ending is not None and self._ending.gone():
             self._ending = None
         if self._engine is None:
