@@ -49,18 +49,16 @@ def present() -> bool:
     return False
 
 
-def names() -> tuple[str, ...]:
-    """Return each visible GPU's product name with the driver's version; () where there is no GPU or no driver."""
+def driver() -> str:
+    """Return the version of NVIDIA's driver; "" where there is none."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return ()
+        return ""
     try:
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        devices = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(f"{pynvml.nvmlDeviceGetName(device)} (driver {driver})" for device in devices)
-    except pynvml.NVMLError as error:
-        return (f"unknown GPU ({error})",)
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return ""
     finally:
         pynvml.nvmlShutdown()
 

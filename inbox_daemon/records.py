@@ -95,6 +95,7 @@ class EngineInfo:
     Attributes:
         in_flight: requests that keep its queue full; more would only cost memory.
         max_seqs: requests that it computes at a time, over all replicas.
+        gpus: names of those it computes on, with their driver's version; () on a CPU.
         replicas: copies of the model that answer.
     """
 

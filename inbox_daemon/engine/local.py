@@ -166,6 +166,7 @@ class LocalEngine:
                     settings=infos[0].settings | ({"data_parallel_size": replicas} if replicas > 1 else {}),
                     in_flight=self._settings.in_flight or sum(info.in_flight for info in infos),
                     max_seqs=sum(info.max_seqs for info in infos),
+                    gpus=tuple(gpu for info in infos for gpu in info.gpus),
                     load_seconds=round(self._ready_at - self._started, 1),
                     replicas=replicas,
                 )

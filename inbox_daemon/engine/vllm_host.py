@@ -158,7 +158,7 @@ class VllmHost:
             "in_flight": max(2 * max_seqs, max_seqs + 512),
             "max_seqs": max_seqs,
             "settings": settings,
-            "gpus": nvml.names(),
+            "gpus": _gpus(parallel.world_size * replicas),
             "replicas": replicas,
         }
 
@@ -234,6 +234,15 @@ def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
         if sizes := graphs.sizes(int(seats), settings):
             chosen["cudagraph_capture_sizes"] = sizes
     return chosen
+
+
+def _gpus(count: int) -> list[str]:
+    """Name the GPUs that an engine of so many computes on; [] on a CPU. Asks without a CUDA context of its own."""
+    if not current_platform.is_cuda_alike():
+        return []
+    driver = f" (driver {known})" if (known := nvml.driver()) else ""
+    there = min(count, current_platform.device_count())
+    return [f"{current_platform.get_device_name(at)}{driver}" for at in range(there)]
 
 
 def _spare_the_collector() -> None:
