@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,7 @@ _FOR_A_SLOT = "waiting for a batch to end (inbox.max_claimed)"
 _NAMED = 1000  # of the files that wait for a slot; the views are written once a second
 _PATIENCE = 5.0  # seconds that a control file for no batch is kept: somebody may have claimed it, and not named it yet
 _ADOPT_EVERY = 5.0  # seconds
-_SLICE = 0.05  # seconds of claiming in one pass of the loop; each claim syncs
+_SLICE = 0.05  # seconds of obeying and claiming in one pass of the loop; each syncs
 
 
 class Entrance:
@@ -61,6 +61,7 @@ class Entrance:
         self.waiting: dict[str, str] = {}
         self.suspended: dict[str, float] = {}
         self._orphans: dict[str, str] = {}  # sidecars without a file: seen, and nothing that waits for us
+        self._controls: deque[tuple[Path, str, str]] = deque()
         self._strays: dict[str, float] = {}  # control files for no batch, and when they were seen first
         self._arrived: deque[Path] = deque()  # settled, and not claimed for want of a slot
         self._refused = False  # the disk refused one of these; the next scan tries again
@@ -76,7 +77,7 @@ class Entrance:
     @property
     def has_more_to_do(self) -> bool:
         """Whether there is something that it can take at once."""
-        return bool(self._arrived) and self._has_a_slot and not self._left_behind
+        return bool(self._controls) or self._may_take
 
     @property
     def is_done(self) -> bool:
@@ -98,17 +99,21 @@ class Entrance:
             self._setbacks.over("inbox")
             self._arrived, self.waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
             self._orphans = arrivals.orphans
+            self._controls = deque(arrivals.controls)
             self._look_for_strays(arrivals.controls, now)
-            for path, name, verb in arrivals.controls:
-                self._control(path, name, verb, now)
+        self._obey(now)
         deadline = time.monotonic() + _SLICE
-        while self.has_more_to_do and time.monotonic() < deadline:
+        while self._may_take and time.monotonic() < deadline:
             self._take(self._arrived.popleft())
 
     def a_slot_is_free(self, now: float) -> None:
         """A batch is over: whatever has been waiting for a slot longest has it."""
         if self._left_behind:
             self._adopt_at = now
+
+    @property
+    def _may_take(self) -> bool:
+        return bool(self._arrived) and self._has_a_slot and not self._left_behind
 
     @property
     def _has_a_slot(self) -> bool:
@@ -135,6 +140,15 @@ class Entrance:
 
     # -- control files
 
+    def _obey(self, now: float) -> None:
+        """Carry out control files for a slice of time, one at least."""
+        to_come = published.to_come(self._spool) if self._controls else set()  # by now
+        deadline = time.monotonic() + _SLICE
+        while self._controls:
+            self._control(*self._controls.popleft(), to_come, now)
+            if time.monotonic() >= deadline:
+                break
+
     def _look_for_strays(self, controls: Sequence[tuple[Path, str, str]], now: float) -> None:
         to_come = published.to_come(self._spool) if controls else set()
         strays = [
@@ -147,11 +161,11 @@ class Entrance:
     def _named(self, name: str) -> Life | None:
         return next((life for life in self._lives.values() if life.name == name), None)
 
-    def _control(self, path: Path, name: str, verb: str, now: float) -> None:
+    def _control(self, path: Path, name: str, verb: str, to_come: Set[str], now: float) -> None:
         if named := self._named(name):  # half of it may fail: the batch is let go, and reads from files what it is
             self._safely(named, partial(self._carry_out, path, name, verb, named))
             return
-        if path.name not in self._strays:
+        if path.name not in self._strays or name in to_come:
             return  # its file is here, or another daemon has it
         if not all(life.ledger.has_name for life in self._lives.values()):
             self._intake.claimed()  # it may be for one of these: look again soon

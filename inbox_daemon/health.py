@@ -45,12 +45,15 @@ class Health:
     alerts: AlertSettings
     progress_at: float
     _last: Moment = field(default=Moment(EngineState.OFF, 0))
-    _quiet_since: float = 0.0
+    _quiet_since: float = field(init=False)
     _answered: bool = False
     _stalled: str | None = None
     _kill_since: float | None = None
-    _able_since: float = 0.0  # the last time that an engine was ready, or none was wanted
+    _able_since: float = field(init=False)  # the last time that an engine was ready, or none was wanted
     _deaths: deque[float] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._quiet_since = self._able_since = self.progress_at
 
     def judge(self, moment: Moment, now: float) -> Verdict:
         self._watch(moment, now)

@@ -114,6 +114,10 @@ class Ledger:
         """Whether the log has been read back, and nothing has closed it since."""
         return self._outcomes is not None
 
+    @property
+    def _is_counted(self) -> bool:
+        return self.accepted is None or self.recovered
+
     def refuse_resent(self, window: float) -> None:
         """Raise Rejected where the same file was dropped under the same name within `window` seconds before."""
         assert self.accepted is not None
@@ -150,8 +154,10 @@ class Ledger:
             return
         if self._outcomes is not None:
             self._sync_and_seal(self._outcomes, now)
-        # From the name on, so that a long file's reading is seen.
-        if self.has_name and now - self._told_at >= max(_STATUS_EVERY, batches / _TOLD_A_SECOND):
+        # From the name on, so that a long file's reading is seen; not while the log is read back, which counts what
+        # becomes durable at its end.
+        told_last = now - self._told_at
+        if self.has_name and self._is_counted and told_last >= max(_STATUS_EVERY, batches / _TOLD_A_SECOND):
             self.tell(now)
 
     def _sync_and_seal(self, outcomes: Outcomes, now: float) -> None:
@@ -283,8 +289,8 @@ class Ledger:
             in_flight=self.queue.in_flight,
             priority=self.queue.priority,
             paused=self.paused,
-            parked=self.parked,
-            lacking=self.lacking,
+            parked=None if state.final else self.parked,
+            lacking=0 if state.final else self.lacking,
             rejected=self.rejected,
             speed=self._pace.speed,
             eta=self.eta(),

@@ -69,7 +69,8 @@ class Life:
     @property
     def wants_engine(self) -> bool:
         """Whether it has requests for an engine, or will most likely have some: a long file is read while it loads."""
-        long = self.ledger.state is BatchStatus.VALIDATING and time.monotonic() - self._begun > _LONG_READING
+        reading = not self.ledger.recovered and not self.ledger.state.final
+        long = reading and time.monotonic() - self._begun > _LONG_READING
         return long or self.queue.takeable > 0 or self.queue.in_flight > 0
 
     @property
@@ -113,21 +114,24 @@ class Life:
     def _while_reading(self, busy: bool) -> None:
         if self.ledger.cancelled:
             raise Rejected(CANCELLED, f"{self.ledger.source}: cancelled while it was read; none of it was run")
-        if not busy:
+        if not busy or self.ledger.lacking:
             self.ledger.look_for_room(time.monotonic())
 
     def _recover(self) -> Iterator[bool]:
         discard(self.work)  # before anything is written: it may be what the disk is full of
+        resumed = self.ledger.history.first("started") is not None
+        if resumed:
+            self.ledger.state = BatchStatus.IN_PROGRESS
         self._source = ingest.Input(self.work)
         yield from _busily(self.ledger.read_back(self.slot, self._source))
         self._twins = Twins(self.ledger, self._source, self.slot)
         yield from _busily(self._twins.join())
-        what = "resumed" if self.ledger.history.first("started") else "accepted"
-        self.ledger.history.note("resumed" if what == "resumed" else "started", time.time())
+        what = "resumed" if resumed else "accepted"
+        self.ledger.history.note("resumed" if resumed else "started", time.time())
         counts = (len(self.queue), self.ledger.tally.done, self.ledger.tally.failed)
         fields = tell(Message.BATCH_ACCEPTED)
         self.ledger.log.info("%s: %s: %d requests, %d done, %d of them errors", self.name, what, *counts, extra=fields)
-        if what == "accepted" and self.ledger.accepted is not None:
+        if not resumed and self.ledger.accepted is not None:
             self.ledger.errors.say_faults(self.ledger.accepted, self._source, time.monotonic())
 
     def _run(self) -> Iterator[bool]:
@@ -145,7 +149,7 @@ class Life:
                 self.ledger.tell_soon()
             self.ledger.look_for_room(time.monotonic())
             self.queue.held = self.ledger.held or self.ledger.lacking > 0
-            owed = self._twins.pass_on(time.monotonic())
+            owed = not self.ledger.lacking and self._twins.pass_on(time.monotonic())
             if self.ledger.cancelled and self.queue.in_flight == 0 and not owed:
                 yield from self._close(CANCELLED, "the batch was cancelled before this request was run")
             yield BUSY if owed else WAITING

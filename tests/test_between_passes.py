@@ -12,13 +12,14 @@ from typing import Any
 
 import orjson
 import pytest
-from running import batch_of, custom_ids
+from running import batch_of, custom_ids, jsonl, request
 
 from inbox_daemon import conditions, config, daemon, entrance, ledger
+from inbox_daemon.cli import show
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published
 from inbox_daemon.notify import Notifier
-from inbox_daemon.spool import publish, published, space
+from inbox_daemon.spool import door, files, publish, published, space
 from inbox_daemon.spool.history import History
 
 
@@ -270,3 +271,138 @@ def test_files_that_fail_again_and_again_are_an_alert_until_they_do_not(
     broken[0] = False
     passes.until(lambda: not raised())
     assert passes.status("b")["status"] == "completed"
+
+
+def test_control_files_for_nobody_are_looked_up_once_a_pass_however_many_there_are(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
+    looks, count, listed = 0, 0, published.to_come
+
+    def to_come(spool: Any) -> set[str]:
+        nonlocal count
+        count += 1
+        return listed(spool)
+
+    monkeypatch.setattr(published, "to_come", to_come)
+    for number in range(300):
+        (passes.inbox / f"nobody-{number}.cancel").touch()
+    while list(passes.inbox.iterdir()):
+        passes.daemon._intake._hint()
+        passes.daemon.step(time.monotonic())
+        looks += 1
+    assert count <= 2 * looks < 100
+
+
+def test_of_many_control_files_some_are_obeyed_in_each_pass(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
+    monkeypatch.setattr(entrance, "_SLICE", 1e-9)
+    for number in range(20):
+        (passes.inbox / f"nobody-{number}.cancel").touch()
+    left = [20]
+    while left[-1]:
+        passes.daemon._intake._hint()
+        passes.daemon.step(time.monotonic())
+        left.append(len(list(passes.inbox.iterdir())))
+    assert len(left) > 20
+
+
+def test_nothing_is_told_of_a_log_that_is_being_read_back(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed daemon has left of it in the page cache is durable only at the end of that."""
+    monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
+    passes.drop("b.jsonl", batch_of(5000))
+    passes.until(lambda: any(life.ledger.tally.done > 2000 for life in passes.daemon._lives.values()))
+    [life] = passes.daemon._lives.values()
+    life.let_go()
+    passes.daemon._lives.clear()
+    told: list[tuple[str, bool]] = []
+    write = door.write_status
+
+    def write_status(folder: Published, said: dict[str, Any], last: bool) -> None:
+        told.append((said["status"], all(one.ledger.recovered for one in passes.daemon._lives.values())))
+        write(folder, said, last=last)
+
+    monkeypatch.setattr(door, "write_status", write_status)
+    monkeypatch.setattr(ledger, "_STATUS_EVERY", 0.0)
+    monkeypatch.setattr(daemon, "_SLICE", 1e-5)  # a step or none a pass
+    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    passes.until(lambda: ("in_progress", True) in told)
+    assert set(told) == {("in_progress", True)}
+
+
+def test_answers_are_passed_on_to_the_same_requests_where_there_is_room_for_them(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = jsonl([request(f"r{i}", "the same", temperature=0) for i in range(3000)])
+    full = [True]
+    monkeypatch.setattr(space, "lacking", lambda folder, needed: 10**9 if full[0] and folder.name != "work" else 0)
+    monkeypatch.setattr(ledger, "_LOOK_EVERY", 0.0)
+    answer = NullEngine.receive
+    monkeypatch.setattr(NullEngine, "receive", lambda engine: [] if not full[0] else answer(engine))
+    full[0] = False
+    for name in ("b", "c"):
+        passes.drop(f"{name}.jsonl", same)
+    passes.until(lambda: sum(life.queue.in_flight for life in passes.daemon._lives.values()) == 2)
+    full[0] = True  # from now on, and there are answers
+    passes.until(lambda: all(life.ledger.tally.done == 1 for life in passes.daemon._lives.values()))
+    for _ in range(20):
+        passes.daemon.step(time.monotonic())
+    assert [life.queue.done for life in passes.daemon._lives.values()] == [1, 1]
+    (passes.inbox / "c.cancel").touch()  # which needs less room
+    passes.daemon._intake._hint()
+    passes.until(passes.is_now("c", "cancelled"))
+    assert show.word(passes.status("c")) == "cancelled" and show.word(passes.status("b")) == "disk full"
+    full[0] = False
+    passes.until(passes.is_now("b", "completed"))
+    assert passes.status("b")["request_counts"]["completed"] == 3000
+
+
+def test_a_parked_batch_that_is_cancelled_is_parked_no_more(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NullEngine, "room", lambda engine: 0)
+    passes.drop("b.jsonl", batch_of(3))
+    passes.until(passes.is_now("b", "in_progress"))
+    [life] = passes.daemon._lives.values()
+    life.ledger.park("it died too often", time.time())
+    life.read_control()
+    passes.until(lambda: show.word(passes.status("b")) == "parked")
+    (passes.inbox / "b.cancel").touch()
+    passes.daemon._intake._hint()
+    passes.until(passes.is_now("b", "cancelled"))
+    assert show.word(passes.status("b")) == "cancelled"
+    receipt = orjson.loads((passes.folder("b") / "receipt.json").read_bytes())
+    assert [one["reason"] for one in receipt["parked"]] == ["it died too often"]
+
+
+def test_a_file_that_is_read_on_waits_for_room_no_more(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = [False]
+    monkeypatch.setattr(space, "lacking", lambda folder, needed: 10**9 if full[0] and folder.name != "work" else 0)
+    monkeypatch.setattr(ledger, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(daemon, "_SLICE", 1e-5)  # a step or none a pass
+    passes.drop("b.jsonl", batch_of(100_000))
+    passes.until(lambda: passes.daemon._lives)
+    full[0] = True
+    [life] = passes.daemon._lives.values()
+    passes.until(lambda: life.ledger.lacking)
+    full[0] = False
+    passes.until(lambda: not life.ledger.lacking)
+    assert life.ledger.accepted is None
+
+
+def test_a_part_whose_sealing_was_cut_short_has_a_durable_name_before_it_loses_its_first(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
+    passes.drop("b.jsonl", batch_of(500))
+    passes.until(lambda: any(life.queue.done for life in passes.daemon._lives.values()))
+    [life] = passes.daemon._lives.values()
+    work = life.work
+    life.let_go()
+    passes.daemon._lives.clear()
+    os.link(work.open_part, work.parts / "part-000001.jsonl")  # and the crash
+    done: list[str] = []
+    sync_dir, remove = files.sync_dir, files.remove
+    monkeypatch.setattr(files, "sync_dir", lambda path: done.append(f"sync {path}") or sync_dir(path))
+    monkeypatch.setattr(files, "remove", lambda path: done.append(f"remove {path}") or remove(path))
+    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    passes.until(passes.is_now("b", "completed"))
+    assert f"sync {work.parts}" in done[: done.index(f"remove {work.open_part}")]

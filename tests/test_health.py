@@ -52,6 +52,14 @@ def test_engines_that_only_die_while_loading_are_an_alert_until_one_is_ready(loa
     assert not list(health.judge(idle, now + 2000).conditions)
 
 
+def test_work_that_a_daemon_finds_at_its_start_has_waited_no_longer_than_the_daemon() -> None:
+    booted = 50_000.0  # seconds on the host's clock, which are not this daemon's
+    health = Health(ENGINE, AlertSettings(), progress_at=booted)
+    assert not health.judge(Moment(OFF, 0), booted).conditions
+    assert not health.judge(Moment(OFF, 0), booted + 1000.0).conditions
+    assert names(health.judge(Moment(OFF, 0), booted + 1001.0)) == ["NoProgress"]
+
+
 @pytest.mark.parametrize("mark", ["settled", "durable", "tokens"])
 def test_any_growth_is_progress_and_a_busy_gpu_is_none(mark: str) -> None:
     busy_gpu = Gpus(GpuState.OK, 0, None, (GpuDevice(0, "u", "n", utilization=1.0),))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from running import Daemon, batch_of, eventually, jsonl, request
 
 from inbox_daemon.config import InboxSettings
@@ -69,6 +72,25 @@ def test_a_done_left_of_an_earlier_file_vouches_for_no_later_one(tmp_path: Path)
     assert "a .done no older" in look(tmp_path, 0.0, require_sidecar=True).waiting["b.jsonl"]
     done.touch()
     assert look(tmp_path, 0.0).settled == [file]
+
+
+def test_a_hash_that_cannot_be_read_vouches_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "b.jsonl").write_bytes(batch_of(5)[:-9])
+    (tmp_path / "b.jsonl.sha256").write_text(sha256sum(batch_of(5), "b.jsonl"))
+    opened = os.open
+
+    def refused(path: Path, *flags: int) -> int:
+        if Path(path).suffix == ".sha256":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *flags)
+
+    monkeypatch.setattr(os, "open", refused)
+    arrivals = look(tmp_path, 0.0)
+    assert not arrivals.settled
+    [why] = arrivals.waiting.values()
+    assert why.startswith(
+        "waiting for a sidecar that can be read: b.jsonl.sha256: cannot be opened (Permission denied)"
+    )
 
 
 def test_a_sidecar_without_its_file_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Published, Spool, Work
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, source
-from inbox_daemon.spool.published import in_inbox
 
 
 class Controlled(Protocol):
@@ -36,7 +35,7 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
     """Carry out one control file. Return why it was thrown away, where it was.
 
     Args:
-        batch: the batch called `name` that this daemon holds, or None.
+        batch: the batch called `name` that this daemon holds; None where there is no file for one either.
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
@@ -51,7 +50,7 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
             _carry_out(batch, path, verb)
             batch.control(verb)
         return None
-    if in_inbox(spool, name) or lives(spool, name):
+    if lives(spool, name):
         return None
     files.remove(path)
     return f"no batch called {name} is waiting or running"

@@ -103,7 +103,10 @@ def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
 
 
 def _hold_against(sidecar: Path, fd: int) -> Iterator[bytes]:
-    promised = _beginning(sidecar).split(maxsplit=1)[:1]
+    try:
+        promised = _beginning(sidecar).split(maxsplit=1)[:1]
+    except (Rejected, OSError) as error:  # says nothing of the file itself, whose upload may go on
+        raise Rejected("incomplete", f"waiting for a sidecar that can be read: {error}") from error
     hasher = hashlib.sha256()
     while block := os.read(fd, source.BLOCK):
         hasher.update(block)
