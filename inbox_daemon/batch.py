@@ -58,6 +58,16 @@ class Line:
         self.body = body
 
 
+def _not_json(line: bytes, error: ValueError) -> str:
+    """Say what is wrong and where in the line; orjson would count the lines within it, and of bytes says nothing."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as wrong:
+        return f"byte {wrong.start + 1} of the line, {line[wrong.start]:#04x}, is not UTF-8: save the file as UTF-8"
+    what, at = getattr(error, "msg", str(error)), getattr(error, "colno", 0)
+    return f"the line is not JSON: {_short(what, 200)}" + (f", at column {at}" if at else "")
+
+
 def read_line(
     line: bytes,
     model_fault: Callable[[str | None], str | None],
@@ -77,7 +87,7 @@ def read_line(
     try:
         request = orjson.loads(line)
     except ValueError as error:
-        return Line(None, Fault("invalid_json", f"the line is not JSON: {_short(str(error), 200)}"))
+        return Line(None, Fault("invalid_json", _not_json(line, error)))
     if not isinstance(request, dict):
         return Line(None, Fault("not_an_object", f"the line is JSON but not an object: {_short(_text(request))}"))
     custom_id = request.get("custom_id")

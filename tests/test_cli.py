@@ -214,3 +214,10 @@ def test_what_is_handed_over_stays_private_where_the_daemon_is_the_same_user(tmp
     finally:
         os.umask(before)
     assert (spool.inbox / "b.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("model", ["./nosuch", "/nosuch/model", "../nosuch"])
+def test_a_model_folder_that_is_not_there_is_a_wrong_setting(tmp_path: Path, model: str) -> None:
+    status, said = run(tmp_path / "spool", "run", "--model", model)
+    assert status == 78 and f"engine.model = {model!r}: there is nothing of that name" in said
+    assert not (tmp_path / "spool").exists()

@@ -123,6 +123,13 @@ def test_lines_that_are_not_requests_pass_through_and_are_counted(tmp_path: Path
     assert "left as they are: 1 requests that name no model, first at line 7" in printed
 
 
+def test_a_byte_order_mark_hides_no_request_and_stays(tmp_path: Path) -> None:
+    source = batch(tmp_path / "in.jsonl", "\ufeff" + request("qwen3"), request("qwen3"))
+    assert "qwen3 -> Qwen/Qwen3-8B: 2 requests" in fix(source, tmp_path / "out.jsonl")
+    expected = batch(tmp_path / "expected.jsonl", "\ufeff" + request("Qwen/Qwen3-8B"), request("Qwen/Qwen3-8B"))
+    assert (tmp_path / "out.jsonl").read_bytes() == expected.read_bytes()
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\x1f\x8b\x08\x00junk\n", b'{"custom_id": "a"}\n'])
 def test_a_file_without_a_request_is_refused(tmp_path: Path, content: bytes) -> None:
     source = tmp_path / "in.jsonl.gz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import replace
 from itertools import pairwise
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 from running import batch_of, jsonl, request
 
+from inbox_daemon import batch
 from inbox_daemon.config import Config, InboxSettings
+from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Work
-from inbox_daemon.spool import files, ingest
+from inbox_daemon.spool import files, ingest, whole
 from inbox_daemon.spool.reading import rules_of
 
 LONG = 1_000_000
@@ -94,3 +97,40 @@ def test_lines_that_take_long_to_check_are_checked_one_in_a_step(
     monkeypatch.setattr(ingest, "_TURN", 0.0)
     many, _ = steps_of(tmp_path / "many", batch_of(60), group_prefixes=False)
     assert few < 60 < many
+
+
+FOREIGN = {
+    "gzip": (gzip.compress(batch_of(3)), "is gzip: name it NAME.jsonl.gz"),
+    "zip": (b"PK\x03\x04and so on", "is a zip archive: unpack it"),
+    "utf-16": (batch_of(3).decode().encode("utf-16"), "is UTF-16: save it as UTF-8"),
+    "array": (b'[\n  {"custom_id": "a"},\n  {}\n]', "is one JSON array: write each of its objects on a line"),
+}
+
+
+@pytest.mark.parametrize(("content", "why"), FOREIGN.values(), ids=FOREIGN)
+def test_a_file_of_another_kind_is_refused_as_what_it_is_and_waits_for_no_end(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    (tmp_path / "x.jsonl").write_bytes(content)
+    with pytest.raises(Rejected, match=f"x.jsonl: {why}"):
+        list(whole.read_to_see(tmp_path / "x.jsonl", 1 << 20))
+    with pytest.raises(Rejected, match=f"x.jsonl: {why}"):
+        steps_of(tmp_path, content)
+
+
+def test_a_bad_first_line_of_a_batch_costs_that_line(tmp_path: Path) -> None:
+    for at, line in enumerate((b"[1, 2]", b"PK", b"\x00\x01")):
+        _, work = steps_of(tmp_path / str(at), line + b"\n" + batch_of(3))
+        assert (ingest.load(work).requests, ingest.load(work).faults) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"custom_id": "café"}'.encode("latin-1"), "byte 19 of the line, 0xe9, is not UTF-8: save the file as UTF-8"),
+        (b'{"custom_id": nobody}', "the line is not JSON: invalid literal, expected 'null', at column 15"),
+    ],
+)
+def test_a_line_that_is_not_json_is_told_where(line: bytes, message: str) -> None:
+    fault = batch.read_line(line, lambda model: None, lambda url, body: None).fault
+    assert fault is not None and fault.message == message

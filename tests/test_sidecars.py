@@ -74,6 +74,25 @@ def test_a_done_left_of_an_earlier_file_vouches_for_no_later_one(tmp_path: Path)
     assert look(tmp_path, 0.0).settled == [file]
 
 
+WRITTEN = ["{hash}  b.jsonl", "\\{hash}  b.jsonl", "{HASH} *b.jsonl", "SHA256 (b.jsonl) = {hash}"]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_a_hash_counts_however_sha256sum_was_told_to_write_it(tmp_path: Path, written: str) -> None:
+    (tmp_path / "b.jsonl").write_bytes(batch_of(5))
+    hash = hashlib.sha256(batch_of(5)).hexdigest()
+    (tmp_path / "b.jsonl.sha256").write_text(written.format(hash=hash, HASH=hash.upper()) + "\n")
+    assert [path.name for path in look(tmp_path, 0.0).settled] == ["b.jsonl"]
+
+
+def test_a_sidecar_without_a_hash_is_waited_for_and_said_to_have_none(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_bytes(batch_of(5))
+    (tmp_path / "b.jsonl.sha256").write_text("hello\n")
+    arrivals = look(tmp_path, 0.0)
+    assert not arrivals.settled
+    assert arrivals.waiting["b.jsonl"].startswith("waiting for a hash: b.jsonl.sha256 holds none; write it with ")
+
+
 def test_a_hash_that_cannot_be_read_vouches_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "b.jsonl").write_bytes(batch_of(5)[:-9])
     (tmp_path / "b.jsonl.sha256").write_text(sha256sum(batch_of(5), "b.jsonl"))

@@ -43,6 +43,7 @@ examples:
 exit status: 0 done, 1 refused or failed (nothing was written), 2 wrong use
 """
 
+_BOM = b"\xef\xbb\xbf"
 _MODEL = re.compile(rb'"model"\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")')
 
 
@@ -83,7 +84,8 @@ def rewritten(lines: Iterable[bytes], rename: Callable[[str], str], summary: Sum
     `rename` raises UnknownModel for a name it cannot place; such a line comes out as it was.
     """
     new_names: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, whole in enumerate(lines, 1):
+        line = whole.removeprefix(_BOM) if number == 1 else whole
         request = read(line)
         old = None if request is None else request["body"].get("model")
         if old is not None and old not in new_names and old not in summary.unknown:
@@ -101,9 +103,9 @@ def rewritten(lines: Iterable[bytes], rename: Callable[[str], str], summary: Sum
         else:
             summary.models[old, new_names[old]] += 1
             if old != new_names[old]:
-                yield with_model(line, request, new_names[old])
+                yield whole[: len(whole) - len(line)] + with_model(line, request, new_names[old])
                 continue
-        yield line
+        yield whole
 
 
 def read(line: bytes) -> dict[str, Any] | None:

@@ -41,6 +41,19 @@ def settings(given: argparse.Namespace) -> Config:
     return read
 
 
+def check_model(read: Config) -> None:
+    """Raise ConfigError where no model is named, or a path that does not exist. A name is for vLLM to find."""
+    model = read.engine.model
+    if read.engine.kind != "vllm":
+        return
+    if not model:
+        how = "name the model to serve, with --model or [engine] model = … in the settings"
+        raise ConfigError(f"engine.model is not set: {how}")
+    if model.startswith(("/", "./", "../", "~")) and not os.path.exists(model):  # noqa: PTH110  raises nothing
+        unseen = "; a service sees nothing below /home, /root and /tmp" if "INVOCATION_ID" in os.environ else ""
+        raise ConfigError(f"engine.model = {model!r}: there is nothing of that name{unseen}")
+
+
 def engine_of(read: Config, workers: Workers, number: int) -> Engine:
     """Start the engine that these settings name; `number` tells it from others of this process, in the log."""
     if read.engine.kind == "null":
@@ -50,10 +63,7 @@ def engine_of(read: Config, workers: Workers, number: int) -> Engine:
 
 def go(given: argparse.Namespace) -> int:
     read = settings(given)
-    if read.engine.kind == "vllm" and not read.engine.model:
-        raise ConfigError(
-            "engine.model is not set: name the model to serve, with --model or [engine] model = … in the settings"
-        )
+    check_model(read)
     notifier = Notifier(os.environ)
     journal.set_up(read.daemon.log_level)
     _allow_many_files()

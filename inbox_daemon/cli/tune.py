@@ -24,10 +24,9 @@ from rich.text import Text
 
 from inbox_daemon.cli import measure, show
 from inbox_daemon.cli.climb import Trial, axes, climb, winner
-from inbox_daemon.cli.run import engine_of, settings
+from inbox_daemon.cli.run import check_model, engine_of, settings
 from inbox_daemon.config import Config
 from inbox_daemon.engine.workers import Workers
-from inbox_daemon.errors import ConfigError
 from inbox_daemon.layout import shown
 from inbox_daemon.records import Request
 from inbox_daemon.spool.reading import rules_of
@@ -58,8 +57,7 @@ def _positive(text: str) -> int:
 
 def go(given: argparse.Namespace) -> int:
     read = settings(given)
-    if read.engine.kind == "vllm" and not read.engine.model:
-        raise ConfigError("engine.model is not set: name the model to serve, with --model")
+    check_model(read)
     if given.write and given.write.exists():
         raise FileExistsError(f"{given.write} exists and is left as it is: name a new file with --write")
     if given.write and not os.access(given.write.resolve().parent, os.W_OK | os.X_OK):  # before minutes are spent

@@ -22,6 +22,14 @@ else:
     from backports import zstd
 
 BLOCK = 1 << 20
+_HEAD = 1 << 12  # bytes that show what a file is
+_OTHER_KINDS = (
+    (b"\x1f\x8b", "gzip: name it NAME.jsonl.gz"),
+    (b"\x28\xb5\x2f\xfd", "zstd: name it NAME.jsonl.zst"),
+    (b"PK\x03\x04", "a zip archive: unpack it"),
+    (b"\xff\xfe", "UTF-16: save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16: save it as UTF-8"),
+)
 _PIECES = 500
 _COMPRESSED_BLOCK = 1 << 16  # what is left over of it is copied for each stream in it, and it may hold thousands
 
@@ -81,8 +89,8 @@ def open_regular(path: Path, *, follow: bool = False) -> int:
     try:
         fd = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
     except OSError as error:
-        reason = f"{shown(path.name)}: cannot be opened ({error.strerror})"
-        raise Rejected("unreadable", f"{reason}; chmod g+r it and drop it again") from error
+        step = "; chmod g+r it and drop it again" if isinstance(error, PermissionError) else ""
+        raise Rejected("unreadable", f"{shown(path.name)}: cannot be opened ({error.strerror}){step}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise Rejected("not_a_file", f"{shown(path.name)}: not a regular file")
@@ -106,9 +114,24 @@ def blocks(fd: int, path: Path, limit: int, hasher: Any = None) -> Iterator[byte
         if path.name.endswith(suffix):
             raw = _raw_blocks(fd, _COMPRESSED_BLOCK, hasher)
             return _limited(_gathered(_decompressed(raw, path, decoder)), path, limit)
+    refuse_other_kinds(fd, path)
     if os.fstat(fd).st_size > limit:
         raise _too_large(path, limit)
     return _limited(_raw_blocks(fd, BLOCK, hasher), path, limit)
+
+
+def refuse_other_kinds(fd: int, path: Path) -> None:
+    """Raise Rejected where a plain file's beginning shows that no line of it can be a request.
+
+    One bad line among good ones shows nothing: it costs itself alone.
+    """
+    head = os.pread(fd, _HEAD, 0)
+    first, _, rest = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    kind = next((kind for magic, kind in _OTHER_KINDS if head.startswith(magic)), None)
+    if first.strip() == b"[" and rest:
+        kind = "one JSON array: write each of its objects on a line of its own, as jq -c '.[]' does"
+    if kind:
+        raise Rejected("not_jsonl", f"{shown(path.name)}: is {kind}; a batch is one JSON object a line, in UTF-8")
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import signal
 import stat
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import orjson
 
 from inbox_daemon import batch
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import SIDECARS
+from inbox_daemon.layout import SIDECARS, shown
 from inbox_daemon.spool import source
 
 _TAIL = 1 << 16
@@ -95,7 +96,9 @@ def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
             tail = os.pread(fd, _TAIL, max(0, size - _TAIL))
             cut = tail and not tail.endswith(b"\n") and not _is_object(_last_line(fd, size, tail))
             if cut and sidecar is None:
-                raise Rejected("incomplete", "waiting for the rest: it ends in the middle of a line")
+                source.refuse_other_kinds(fd, path)  # whose rest would not help
+                told = f"where this is all of it, `touch {shown(path.name)}.done` beside it"
+                raise Rejected("incomplete", f"waiting for the rest: it ends in the middle of a line; {told}")
         elif sidecar is None and size <= limit:
             yield from source.blocks(fd, path, limit)
     finally:
@@ -104,15 +107,25 @@ def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
 
 def _hold_against(sidecar: Path, fd: int) -> Iterator[bytes]:
     try:
-        promised = _beginning(sidecar).split(maxsplit=1)[:1]
+        promised = _hash_in(_beginning(sidecar))
     except (Rejected, OSError) as error:  # says nothing of the file itself, whose upload may go on
         raise Rejected("incomplete", f"waiting for a sidecar that can be read: {error}") from error
     hasher = hashlib.sha256()
     while block := os.read(fd, source.BLOCK):
         hasher.update(block)
         yield block
-    if promised != [hasher.hexdigest().encode()]:
+    if promised is None:
+        how = f"write it with `sha256sum FILE > {sidecar.name}`, or remove it"
+        raise Rejected("incomplete", f"waiting for a hash: {sidecar.name} holds none; {how}")
+    if promised != hasher.hexdigest():
         raise Rejected("incomplete", f"waiting for the rest: its content has not the hash that {sidecar.name} says")
+
+
+def _hash_in(text: bytes) -> str | None:
+    """Return the SHA-256 in what `sha256sum` writes: before an odd file name a backslash, with --tag at the end."""
+    if found := re.match(rb"\\?([0-9a-fA-F]{64})\b|SHA256 \(.*\) = ([0-9a-fA-F]{64})\b", text):
+        return (found[1] or found[2]).decode().lower()
+    return None
 
 
 def _beginning(path: Path) -> bytes:
