@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -44,10 +45,16 @@ class Announcer:
     """Attributes: command: a program and its arguments; empty for none."""
 
     def __init__(self, spool: Spool, command: Sequence[str]) -> None:
-        self.command = command
         self._spool = spool
         self._waiting: deque[bytes] = deque(maxlen=_WAITING)
         self._running: list[_Running] = []
+        self.use(command)
+
+    def use(self, command: Sequence[str]) -> None:
+        """Run this from now on; say at once, not with the first alert, that it cannot be run."""
+        self.command = command
+        if command and shutil.which(command[0]) is None:
+            log.error("alerts.command: %s: no such program, or not executable; it hears of no alert", command[0])
 
     def say(self, edge: Edge, wall: float) -> None:
         """Tell everybody of one edge. `wall` is in Unix seconds."""

@@ -83,7 +83,7 @@ class Oversight:
         """Take what SIGHUP may change."""
         self._health.alerts = config.alerts
         self._alerts.holds = _holds(config)
-        self._announcer.command = config.alerts.command
+        self._announcer.use(config.alerts.command)
 
     def look(self, now: float, wanted: bool) -> bool:
         """Judge this moment and act on it; say whether the watchdog may be fed.

@@ -96,6 +96,13 @@ def test_a_command_that_hangs_or_is_missing_holds_nobody_up(start_daemon: Start,
     assert daemon.stop() == 0
 
 
+def test_a_command_that_cannot_be_run_is_said_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Announcer(Spool(tmp_path), ["sh", "-c", "true"])
+    assert not caplog.records
+    Announcer(Spool(tmp_path), ["nosuchprogram"])
+    assert "alerts.command: nosuchprogram: no such program" in caplog.text
+
+
 def test_a_command_that_a_reload_takes_away_is_not_run_for_what_waited(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     telling = Announcer(spool, ["sleep", "600"])
@@ -103,7 +110,7 @@ def test_a_command_that_a_reload_takes_away_is_not_run_for_what_waited(tmp_path:
     for _ in range(6):
         telling.say(Edge(alert, raised=True), 0.0)
     telling.look(0.0)
-    telling.command = []
+    telling.use([])
     telling.look(31.0)  # those that hang are killed, and there would be room for the others
     eventually(lambda: telling.look(32.0) or not telling._running)
     telling.finish(1.0)
