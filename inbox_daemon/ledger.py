@@ -67,7 +67,8 @@ class Ledger:
         self.model = ""
         self.engine: dict[str, Any] = {}
         self.told: dict[str, Any] = {}  # the last status.json; replaced whole
-        self.source = door.source_of(work)
+        self._origin = door.origin_of(work)
+        self.source = self._origin.source
         self.created = int(work.id.removeprefix("batch_")[:12], 16) // 1000  # the id begins with the claim's time
         self.log = of_batch(log, work.id)
         self._spool = spool
@@ -87,7 +88,7 @@ class Ledger:
     def published(self) -> Published:
         """The batch's folder in the outbox, there even where a user has removed it."""
         if self._published is None or door.is_anothers(self._published, self.work):
-            self._published = door.open_door(self._spool, self.work, self.source, self._object)
+            self._published = door.open_door(self._spool, self.work, self._origin, self._object)
             self.log = of_batch(log, self.name)
         return door.ensure(self._published)
 
@@ -281,6 +282,7 @@ class Ledger:
             id=self.work.id,
             name=name or self.name,
             source=self.source,
+            mark=self._origin.mark,
             created=self.created,
             status=state,
             history=self.history,

@@ -121,6 +121,7 @@ class Facts:
     """All that a batch's status is made of.
 
     Attributes:
+        mark: of the file as it was dropped, by which who dropped it finds its batch.
         created: Unix seconds of the claim.
         parked: why nothing more of it runs until somebody says resume.
         eta: seconds that it is expected to take still.
@@ -131,6 +132,7 @@ class Facts:
     id: str
     name: str
     source: str
+    mark: str
     created: int
     status: BatchStatus
     history: History
@@ -163,6 +165,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "endpoint": accepted.endpoint if accepted else "",
         "model": facts.model or None,
         "input_file_id": facts.source,
+        "input_mark": facts.mark,
         "input_sha256": accepted.sha256 if accepted else None,
         "completion_window": "none",
         "status": facts.status.value,

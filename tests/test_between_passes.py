@@ -17,9 +17,9 @@ from running import batch_of, custom_ids, jsonl, request
 from inbox_daemon import conditions, config, daemon, entrance, ledger
 from inbox_daemon.cli import show
 from inbox_daemon.engine.null import NullEngine
-from inbox_daemon.layout import Published
+from inbox_daemon.layout import Published, Spool
 from inbox_daemon.notify import Notifier
-from inbox_daemon.spool import door, files, publish, published, space
+from inbox_daemon.spool import door, drop, files, publish, published, space
 from inbox_daemon.spool.history import History
 
 
@@ -79,6 +79,25 @@ def test_a_batch_whose_name_is_taken_while_it_is_merged_gets_another_and_overwri
         assert custom_ids(passes.folder(name) / "results.jsonl") == [f"{prefix}{i}" for i in range(count)]
         assert published.verify(Published(passes.folder(name))).problems == []
         assert passes.status(name)["name"] == name
+
+
+def test_two_files_of_one_name_are_told_apart_though_neither_batch_had_its_name_when_they_were_dropped(
+    passes: Passes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(passes.inbox.parent)
+    monkeypatch.setattr(daemon, "_SLICE", 0.0)  # no batch gets as far as a name
+    dropped = []
+    for number in range(2):
+        (tmp_path / "x.jsonl").write_bytes(batch_of(3 + number))
+        dropped.append(drop.drop(spool, tmp_path / "x.jsonl"))
+        passes.daemon._intake._hint()
+        passes.until(lambda number=number: len(passes.daemon._lives) == number + 1)
+    assert [one.file for one in dropped] == ["x.jsonl", "x.jsonl"]
+    monkeypatch.setattr(daemon, "_SLICE", 1.0)
+    for number, one in enumerate(dropped):
+        passes.until(lambda one=one: (published.made_of(spool, one.file, one.mark) or {}).get("status") == "completed")
+        made = published.made_of(spool, one.file, one.mark)
+        assert made and made["request_counts"]["total"] == 3 + number
 
 
 def test_a_batch_cancelled_while_its_file_is_read_ends_at_once_and_the_file_comes_back(

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_file_that_is_claimed_before_it_is_said_to_be_complete_leaves_nothing_
         touch(path)
 
     monkeypatch.setattr(Path, "touch", claimed)
-    assert drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1))) == "b"
+    assert drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1))).file == "b.jsonl"
     assert list(spool.inbox.iterdir()) == []
 
 
@@ -85,8 +86,31 @@ def test_what_is_submitted_takes_no_name_that_anything_has(taken: str, tmp_path:
         path.mkdir()
     else:
         path.touch()
-    assert drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1))) == "b.2"
+    assert drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1))).file == "b.2.jsonl"
     assert {path.name for path in spool.inbox.glob("b.2*")} == {"b.2.jsonl", "b.2.jsonl.done"}
+
+
+def test_who_submits_two_files_of_one_name_is_told_each_ones_own_name_and_waits_for_both(
+    start_daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon = start_daemon()
+    dropped = drop.drop
+    # As where the first is claimed and has no name yet: its name looks free.
+    monkeypatch.setattr(drop, "drop", lambda spool, path: replace(dropped(spool, path), file="x.jsonl"))
+    paths = []
+    for folder, content in (("r1", batch_of(3)), ("r2", batch_of(3, "second") + b"faulty\n")):
+        (tmp_path / folder).mkdir()
+        paths.append(str(file(tmp_path / folder / "x.jsonl", content)))
+    assert cli.main(["submit", *paths, "--wait", "--spool", str(daemon.spool)]) == 3
+    assert capsys.readouterr().out.splitlines()[:2] == ["x", "x.2"]
+    assert [daemon.status(name)["request_counts"]["failed"] for name in ("x", "x.2")] == [0, 1]
+
+
+def test_of_a_file_that_no_daemon_has_taken_submit_says_where_it_lies_and_no_name(tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    status, said = run(spool.root, "submit", file(tmp_path / "b.jsonl", batch_of(1)))
+    assert status == 0
+    assert said.startswith(f"{spool.inbox}/b.jsonl: not taken yet: no daemon runs on this spool")
 
 
 def first_line_of_watching(spool: Path, name: str) -> str:

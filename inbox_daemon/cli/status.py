@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 def go(given: argparse.Namespace) -> int:
     spool = Spool(Path(settings(given).spool))
     if given.name and given.watch:
-        return watch(spool, batch_name(given.name))
+        name = batch_name(given.name)
+        return watch(spool, name, lambda: published.status(spool, name))
     if given.watch:
         return _watch_all(spool)
     if given.name:
@@ -71,17 +73,17 @@ def _one(spool: Spool, name: str, as_json: bool) -> int:
 
 
 def _missing(spool: Spool, name: str) -> int:
-    if why := _waits_for(spool, name):
+    if why := waits_for(spool, name):
         show.say(f"{name}: in the inbox, not taken yet: {why}")
         return 0
     if published.in_inbox(spool, name):
-        show.say(f"{name}: in the inbox, not taken yet{_because(spool, name)}")
+        show.say(f"{name}: in the inbox, not taken yet{because(spool, name)}")
         return 0
     show.errors.print(f"inbox-daemon: no batch called {name} in {spool.outbox}", markup=False)
     return NOT_FOUND
 
 
-def _waits_for(spool: Spool, name: str) -> str | None:
+def waits_for(spool: Spool, name: str) -> str | None:
     """Return why the file of this batch is not taken yet; None where no daemon says."""
     return next((why for file, why in published.waiting(spool).items() if batch_name(file) == name), None)
 
@@ -107,15 +109,20 @@ def _watch_all(spool: Spool) -> int:
             live.update(_all(spool), refresh=True)
 
 
-def watch(spool: Spool, name: str) -> int:
-    """Show one batch until it has ended: a bar where a person looks, lines elsewhere. Return the exit status."""
+def watch(spool: Spool, name: str, look: Callable[[], dict[str, Any] | None]) -> int:
+    """Show one batch until it has ended: a bar where a person looks, lines elsewhere. Return the exit status.
+
+    Args:
+        name: what it is called until it has a status.
+        look: returns its status, None while it has none.
+    """
     last, said_at = "", float("-inf")
     live = Live(console=show.console, auto_refresh=False) if show.somebody_looks() else None
     with live or _Nothing():
         while True:
-            status = published.status(spool, name)
+            status = look()
             if status is None:
-                line = f"{name}: not taken yet{_because(spool, name)}"
+                line = f"{name}: not taken yet{because(spool, name)}"
                 text: RenderableType = Text(shown(line))
             else:
                 text = Group(
@@ -133,8 +140,9 @@ def watch(spool: Spool, name: str) -> int:
             time.sleep(_REPAINT)
 
 
-def _because(spool: Spool, name: str) -> str:
-    if why := _waits_for(spool, name):
+def because(spool: Spool, name: str) -> str:
+    """Return what follows "not taken yet": why, where a daemon says, or that there is none."""
+    if why := waits_for(spool, name):
         return f": {why}"
     alive = any(daemon["alive"] for daemon in published.daemons(spool))
     return "" if alive else ": no daemon runs on this spool: systemctl status inbox-daemon"

@@ -10,22 +10,37 @@ import errno
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 
 import orjson
 
 from inbox_daemon import batch
 from inbox_daemon.layout import Published, Spool, Work, batch_name, numbered
-from inbox_daemon.spool import files
+from inbox_daemon.spool import files, source
 
 
-def source_of(work: Work) -> str:
-    """Return the name of the file as users dropped it."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The file as users dropped it; noted with the batch's name, because it is removed once it is accepted.
+
+    Attributes:
+        source: its name.
+        mark: what tells it from every other file of that name (`source.mark`); "" in batches of an earlier version.
+    """
+
+    source: str
+    mark: str
+
+
+def origin_of(work: Work) -> Origin:
     with suppress(FileNotFoundError):
-        return str(orjson.loads(work.name.read_bytes())["source"])
-    return next(work.dropped.iterdir()).name
+        noted = orjson.loads(work.name.read_bytes())
+        return Origin(str(noted["source"]), str(noted.get("mark", "")))
+    dropped = next(work.dropped.iterdir())
+    return Origin(dropped.name, source.mark(dropped))
 
 
-def open_door(spool: Spool, work: Work, source: str, first_status: Callable[[str], dict[str, object]]) -> Published:
+def open_door(spool: Spool, work: Work, origin: Origin, first_status: Callable[[str], dict[str, object]]) -> Published:
     """Make `outbox/NAME/` appear, with a status in it, and return it; the same one again after any crash.
 
     The folder is made inside work/ID and renamed into place; a folder with a file in it cannot be renamed over, so a
@@ -37,12 +52,12 @@ def open_door(spool: Spool, work: Work, source: str, first_status: Callable[[str
         if not work.door.exists() and not is_anothers(published, work):
             return ensure(published)
     files.ensure_dir(work.door)
-    wanted = batch_name(source)
+    wanted = batch_name(origin.source)
     for attempt in itertools.count(1):
         published = Published(spool.outbox / numbered(wanted, attempt))
         if published.dir.exists():
             continue
-        files.write_whole(work.name, batch.dumps({"name": published.dir.name, "source": source}))
+        files.write_whole(work.name, batch.dumps({"name": published.dir.name, **asdict(origin)}))
         write_status(Published(work.door), first_status(published.dir.name))
         try:
             files.move(work.door, published.dir)

@@ -10,22 +10,39 @@ import os
 import shutil
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from inbox_daemon.layout import SUFFIXES, Spool, batch_name, numbered
-from inbox_daemon.spool import files, published, whole
+from inbox_daemon.spool import files, published, source, whole
 
 
-def drop(spool: Spool, path: Path) -> str:
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A file of ours in the inbox.
+
+    Attributes:
+        file: its name there. The batch has most likely that name, too; `published.made_of` knows.
+        mark: what tells it from every other file of that name.
+    """
+
+    file: str
+    mark: str
+
+
+def drop(spool: Spool, path: Path) -> Dropped:
     """Copy a batch file in, and say that it is complete, under a name that neither inbox nor outbox has.
 
-    Return the batch's name. Raises OSError.
+    Raises OSError.
     """
     suffix = next(s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(s))
     hidden = spool.inbox / f".{time.time_ns()}{suffix}"
     try:
         shutil.copyfile(path, hidden)
         _let_the_daemon_read(hidden)
+        now = time.time_ns()
+        os.utime(hidden, ns=(now, now))  # the kernel's own stamps tick every 4 ms, and a removed file's inode is free
+        mark = source.mark(hidden)
         for attempt in itertools.count(1):
             name = numbered(batch_name(path.name), attempt)
             target = spool.inbox / f"{name}{suffix}"
@@ -35,7 +52,7 @@ def drop(spool: Spool, path: Path) -> str:
                 files.link(hidden, target)
                 files.remove(hidden)  # now, since that makes the file younger, and a .done is believed of an older one
                 _say_complete(target)
-                return name
+                return Dropped(target.name, mark)
         raise AssertionError("unreachable")
     finally:
         files.remove(hidden)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,21 @@ def twin(spool: Spool, name: str, sha256: str, id: str, since: float) -> str | N
         if same and other["status"] not in ("failed", "cancelling", "cancelled"):
             return str(other["name"])
     raise AssertionError("unreachable")
+
+
+def made_of(spool: Spool, file: str, mark: str) -> dict[str, Any] | None:
+    """Return the status of the batch that a file in the inbox became, by its `source.mark`; None where there is none.
+
+    Its name does not tell: another file of the same name may have been claimed just before and have no name yet, and
+    which one gets it is seen only in `outbox`.
+    """
+    wanted = batch_name(file)
+    for folder in _children(spool.outbox):
+        if folder.name == wanted or re.fullmatch(re.escape(wanted) + r"\.\d+", folder.name):
+            found = _read(Published(folder).status)
+            if found is not None and found.get("input_mark") == mark:
+                return found
+    return None
 
 
 def statuses(spool: Spool) -> list[dict[str, Any]]:

@@ -97,6 +97,15 @@ def open_regular(path: Path, *, follow: bool = False) -> int:
     return fd
 
 
+def mark(path: Path) -> str:
+    """Return what tells this file from every other, and stays with it when it is renamed and when it is claimed.
+
+    The inode alone would not do: it is given to another file as soon as this one is removed.
+    """
+    found = path.lstat()
+    return f"{found.st_ino}-{found.st_mtime_ns}"
+
+
 def blocks(fd: int, path: Path, limit: int, hasher: Any = None) -> Iterator[bytes]:
     """Yield the file's content in blocks of at most 1 MiB, decompressed by its suffix.
 
