@@ -163,7 +163,7 @@ class Daemon:
             self._suspend(held.work.id, held.work.id, error)
             held.release()
             return
-        self._lives[slot] = Life(held, slot, ledger, lambda: rules_of(self.config))
+        self._lives[slot] = Life(held, slot, ledger, lambda: rules_of(self.config), self._entrance.obey_what_waits_for)
         self._busy = True
 
     def _safely(self, life: Life, action: Callable[[], object]) -> bool:

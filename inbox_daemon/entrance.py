@@ -140,6 +140,14 @@ class Entrance:
 
     # -- control files
 
+    def obey_what_waits_for(self, life: Life) -> None:
+        """Carry out what came before the batch had its name: none of it runs first. Raises OSError, SpoolError.
+
+        Asks the disk, not the last scan: after a crash there is none yet.
+        """
+        for path, verb in control.waiting_for(self._spool, life.name, life.ledger.source):
+            self._carry_out(path, life.name, verb, life)
+
     def _obey(self, now: float) -> None:
         """Carry out control files for a slice of time, one at least."""
         to_come = published.to_come(self._spool) if self._controls else set()  # by now

@@ -192,6 +192,13 @@ def control_of(filename: str) -> tuple[str, str] | None:
     return None
 
 
+def control_files(name: str, source: str) -> list[tuple[str, str]]:
+    """Return (file, verb) of the control files by which users may mean this batch, made of a file called `source`."""
+    stem = next((source.removesuffix(s) for s in SUFFIXES if source.endswith(s)), source)
+    files = [f"{n}{s}{verb}" for n in dict.fromkeys((name, stem)) for s in ("", *SUFFIXES) for verb in CONTROLS]
+    return [(file, control[1]) for file in files if (control := control_of(file)) and control[0] == name]
+
+
 # Control characters, line ends and changes of direction that other people's terminals obey; halves of characters.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 

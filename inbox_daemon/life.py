@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import TypeVar, cast
 
 import orjson
 
@@ -20,7 +19,7 @@ from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Work
 from inbox_daemon.ledger import CANCELLED, Ledger
 from inbox_daemon.records import BatchStatus, EngineInfo, Fault, Outcome, Request, ticket
-from inbox_daemon.slices import in_slices
+from inbox_daemon.slices import busily, in_slices
 from inbox_daemon.spool import control, files, ingest
 from inbox_daemon.spool.claim import Held
 from inbox_daemon.spool.publish import discard, hand_back, publish, write_receipt
@@ -32,22 +31,25 @@ _LONG_READING = 1.0  # seconds; a short file that is refused must not have cost 
 _NAMING_READS = 16 << 20  # bytes of requests read to name those in flight
 _CLOSE_SLICE = 0.01  # seconds of giving requests their error at a time, when a batch ends early
 
-T = TypeVar("T")
-
 BUSY, WAITING = True, False  # what a step says: call me again at once, or when something has happened
 
 
 class Life:
-    """Attributes:
+    """Args:
 
-    slot: the batch's number in this process, part of its requests' tickets.
-    over: nothing is left to do; the batch's folder is gone from work.
+    named: called when the batch has its name, before anything of it is read or run.
+
+    Attributes:
+        slot: the batch's number in this process, part of its requests' tickets.
+        over: nothing is left to do; the batch's folder is gone from work.
     """
 
-    def __init__(self, held: Held, slot: int, ledger: Ledger, rules: Callable[[], Rules]) -> None:
+    def __init__(
+        self, held: Held, slot: int, ledger: Ledger, rules: Callable[[], Rules], named: Callable[[Life], None]
+    ) -> None:
         self.held, self.slot, self.ledger = held, slot, ledger
         self.over = False
-        self._rules = rules
+        self._rules, self._named = rules, named
         self._source: ingest.Input | None = None
         self._twins: Twins | None = None
         self._engine: EngineInfo | None = None
@@ -101,11 +103,12 @@ class Life:
             self.ledger.accepted = ingest.load(self.work)
         _ = self.ledger.published
         self.read_control()
+        self._named(self)
         if self.ledger.accepted is None:
             self.ledger.log.info("%s: claimed", self.name, extra=tell(Message.BATCH_CLAIMED))
             with files.Writer(self.work.open_part, fresh=True) as part:
                 reading = ingest.ingest(self.work, self._rules(), part)
-                self.ledger.accepted = yield from _busily(reading, self._while_reading)
+                self.ledger.accepted = yield from busily(reading, self._while_reading)
         if (window := self._rules().inbox.dedupe_window) and self.ledger.history.first("started") is None:
             self.ledger.refuse_resent(window)
         for dropped in list(self.work.dropped.iterdir()):
@@ -123,9 +126,9 @@ class Life:
         if resumed:
             self.ledger.state = BatchStatus.IN_PROGRESS
         self._source = ingest.Input(self.work)
-        yield from _busily(self.ledger.read_back(self.slot, self._source))
+        yield from busily(self.ledger.read_back(self.slot, self._source))
         self._twins = Twins(self.ledger, self._source, self.slot)
-        yield from _busily(self._twins.join())
+        yield from busily(self._twins.join())
         what = "resumed" if resumed else "accepted"
         self.ledger.history.note("resumed" if resumed else "started", time.time())
         counts = (len(self.queue), self.ledger.tally.done, self.ledger.tally.failed)
@@ -164,7 +167,7 @@ class Life:
         ledger.tell(now())
         final = ledger.final()
         receipt = lambda merged: ledger.receipt(final, merged)  # noqa: E731
-        yield from _busily(publish(self.work, lambda: ledger.published, ledger.outcomes, self._source, receipt))
+        yield from busily(publish(self.work, lambda: ledger.published, ledger.outcomes, self._source, receipt))
         ledger.state = final
         ledger.tell(now())
         self._close_files()
@@ -300,20 +303,3 @@ class Life:
             self._source.close()
             self._source = None
         self.ledger.close()
-
-
-def _busily(
-    steps: Generator[object, None, T], pausing: Callable[[bool], None] = lambda busy: None
-) -> Generator[bool, None, T]:
-    """Pass a long step's pauses on, as BUSY unless it says False, and its result back.
-
-    Args:
-        pausing: called at each of them; what it raises ends the step.
-    """
-    while True:
-        try:
-            busy = next(steps) is not False
-        except StopIteration as end:
-            return cast(T, end.value)
-        pausing(busy)
-        yield BUSY if busy else WAITING

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 
@@ -19,3 +19,20 @@ def in_slices(things: Iterable[T], seconds: float) -> Iterator[list[T]]:
             yield gathered
             gathered, until = [], time.monotonic() + seconds
     yield gathered
+
+
+def busily(
+    steps: Generator[object, None, T], pausing: Callable[[bool], None] = lambda busy: None
+) -> Generator[bool, None, T]:
+    """Pass a long step's pauses on, as True unless it says False, and its result back.
+
+    Args:
+        pausing: called at each of them; what it raises ends the step.
+    """
+    while True:
+        try:
+            busy = next(steps) is not False
+        except StopIteration as end:
+            return cast(T, end.value)
+        pausing(busy)
+        yield busy

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from running import batch_of, custom_ids, jsonl, request
 
-from inbox_daemon import conditions, config, daemon, entrance, ledger
+from inbox_daemon import conditions, config, daemon, entrance, intake, ledger
 from inbox_daemon.cli import show
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published, Spool
@@ -42,6 +42,13 @@ class Passes:
         (self.inbox / ".arriving").write_bytes(content)
         (self.inbox / ".arriving").rename(self.inbox / name)
         self.daemon._intake._hint()  # as the watch does
+
+    def let_the_clock_tick(self, last: Path) -> None:
+        """Make whatever comes now younger than this file: files' stamps tick every 4 ms."""
+        clock = self.inbox / ".clock"
+        clock.touch()
+        while clock.lstat().st_ctime_ns == last.lstat().st_ctime_ns:
+            clock.touch()
 
     def folder(self, name: str) -> Path:
         return self._outbox / name
@@ -141,15 +148,40 @@ def test_a_control_file_dropped_before_its_batch_is_obeyed_once_the_batch_has_it
     assert not list(passes.inbox.iterdir())
 
 
+@pytest.mark.parametrize("verb", ["pause", "cancel"])
+def test_nothing_of_a_batch_runs_whose_control_file_came_first_however_late_the_next_scan_is(
+    verb: str, passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[object] = []
+    send = NullEngine.send
+    monkeypatch.setattr(NullEngine, "send", lambda engine, requests: (sent.extend(requests), send(engine, requests)))
+    monkeypatch.setattr(passes.daemon._intake, "claimed", lambda: None)
+    monkeypatch.setattr(intake, "_POLL", 60.0)
+    (passes.inbox / f"b.{verb}").touch()
+    passes.drop("b.jsonl", batch_of(50))
+    passes.until(lambda: passes.status("b").get("paused") or passes.is_now("b", "cancelled")())
+    for _ in range(20):
+        passes.daemon.step(time.monotonic())
+    assert sent == []
+    assert not list(passes.inbox.iterdir())
+
+
+def test_of_the_control_files_that_came_before_their_batch_the_last_one_counts(passes: Passes) -> None:
+    for verb, content in (("resume", b""), ("priority", b"7"), ("pause", b"")):
+        (passes.inbox / f"b.{verb}").write_bytes(content)
+        passes.let_the_clock_tick(passes.inbox / f"b.{verb}")
+    passes.drop("b.jsonl", batch_of(50))
+    passes.until(lambda: passes.status("b").get("status") == "in_progress")
+    status = passes.status("b")
+    assert (status["paused"], status["priority"]) == (True, 7)
+
+
 def test_control_files_are_obeyed_in_the_order_in_which_they_came(passes: Passes) -> None:
     for verb in ("pause", "resume", "cancel"):
         for number in range(20):
             last = passes.inbox / f"b{number}.{verb}"
             last.touch()
-        clock = passes.inbox / ".clock"
-        clock.touch()
-        while clock.lstat().st_ctime_ns == last.lstat().st_ctime_ns:  # it ticks every 4 ms
-            clock.touch()
+        passes.let_the_clock_tick(last)
     arrivals = passes.daemon._intake.look(time.monotonic())
     assert arrivals
     assert [verb for _, _, verb in arrivals.controls] == ["pause"] * 20 + ["resume"] * 20 + ["cancel"] * 20

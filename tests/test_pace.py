@@ -157,7 +157,7 @@ def test_what_is_left_of_a_real_file_is_reckoned_by_the_length_of_its_lines(tmp_
     held = claim.claim(spool, dropped)
     assert held is not None
     ledger = Ledger(spool, held.work, ResultSettings(sync_every=1), 1000, Tally())
-    life = Life(held, 1, ledger, lambda: rules_of(Config()))
+    life = Life(held, 1, ledger, lambda: rules_of(Config()), lambda life: None)
     while ledger.state is not BatchStatus.IN_PROGRESS:
         life.step()
     engine, now = EngineInfo("null", "0", "m", 100, 100), time.monotonic()

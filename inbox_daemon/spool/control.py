@@ -12,13 +12,14 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
 import orjson
 
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import Published, Spool, Work
+from inbox_daemon.layout import Published, Spool, Work, control_files
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, source
 
@@ -37,9 +38,11 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
     Args:
         batch: the batch called `name` that this daemon holds; None where there is no file for one either.
     """
-    with suppress(FileNotFoundError):
+    try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return None
+    except FileNotFoundError:  # carried out already, when its batch got its name, or by another daemon
+        return None
     if batch is not None:
         with suppress(FileNotFoundError):
             if verb == "priority" and not path.stat().st_size:
@@ -54,6 +57,19 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
         return None
     files.remove(path)
     return f"no batch called {name} is waiting or running"
+
+
+def waiting_for(spool: Spool, name: str, source: str) -> list[tuple[Path, str]]:
+    """Return (path, verb) of the control files for this batch, in the order in which they came.
+
+    Looks for them by name and reads no folder: the inbox may hold files by the ten thousand.
+    """
+    found: list[tuple[int, Path, str]] = []
+    for file, verb in control_files(name, source):
+        path = spool.inbox / file
+        with suppress(OSError):  # not there, or a name that would be too long to be there
+            found.append((path.lstat().st_ctime_ns, path, verb))
+    return [(path, verb) for _, path, verb in sorted(found, key=itemgetter(0))]
 
 
 def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
