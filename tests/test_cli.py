@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,41 @@ def test_who_waits_is_told_why_the_file_is_not_taken(start_daemon: Start) -> Non
 def test_who_waits_is_told_that_no_daemon_runs(tmp_path: Path) -> None:
     spool = empty_spool(tmp_path / "spool")
     assert "b: not taken yet: no daemon runs on this spool" in first_line_of_watching(spool.root, "b")
+
+
+def test_who_cancels_a_file_that_is_not_taken_is_told_why_it_waits_and_what_to_remove(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    cut = daemon.drop("t.jsonl", batch_of(3) + b'{"custom_id":')
+    eventually(lambda: "middle of a line" in "".join(published.waiting(Spool(daemon.spool)).values()))
+    began = time.monotonic()
+    status, said = run(daemon.spool, "cancel", "t")
+    assert time.monotonic() - began < 10
+    said = " ".join(said.split())
+    assert said.startswith(
+        "t: still in the inbox, not taken yet: waiting for the rest: it ends in the middle of a line"
+    )
+    assert (status, said.split(": rm ")[1]) == (1, str(cut))
+    assert [path.name for path in daemon.inbox.iterdir()] == ["t.jsonl"]
+
+
+def test_who_cancels_a_file_that_no_daemon_takes_is_told_so_and_its_sidecar_named(tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    drop.drop(spool, file(tmp_path / "t.jsonl", batch_of(1)))
+    status, said = run(spool.root, "cancel", "t")
+    said = " ".join(said.split())
+    assert (status, "no daemon runs on this spool" in said) == (1, True)
+    assert said.endswith(f": rm {spool.inbox}/t.jsonl {spool.inbox}/t.jsonl.done")
+
+
+def test_a_pause_of_a_file_that_is_not_taken_stays_until_it_is(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    daemon.drop("t.jsonl", (whole_file := batch_of(300)) + b'{"custom_id":')
+    eventually(lambda: published.waiting(Spool(daemon.spool)).get("t.jsonl", "").endswith("middle of a line"))
+    status, said = run(daemon.spool, "pause", "t")
+    assert (status, "pause will be taken with it" in " ".join(said.split())) == (0, True)
+    daemon.drop("t.jsonl", whole_file)
+    eventually(lambda: daemon.status("t").get("paused"))
+    assert not list(daemon.inbox.iterdir())
 
 
 def test_a_file_that_waits_for_a_slot_says_so(start_daemon: Start) -> None:

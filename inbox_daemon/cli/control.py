@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
 
-from inbox_daemon.cli import show
+from inbox_daemon.cli import show, status
 from inbox_daemon.cli.run import settings
 from inbox_daemon.config import MOST_PRIORITY
 from inbox_daemon.layout import Spool, batch_name
@@ -17,6 +18,9 @@ from inbox_daemon.spool import drop, published
 
 NOT_FOUND = 4
 _PATIENCE = 30.0  # seconds for the daemon to take the file
+_SOON = 3.0  # seconds for it to take a batch's own file, where nothing is said of why it waits
+
+_PASSES = (": still ", ": being read")  # what `intake` says of files that it is about to take
 
 _HELP = {
     "cancel": "end a batch; what has an answer keeps it, the rest can be dropped again (retry.jsonl)",
@@ -45,19 +49,39 @@ def _priority(text: str) -> int:
 def go(given: argparse.Namespace) -> int:
     spool = Spool(Path(settings(given).spool))
     name = batch_name(given.name)
-    status = published.status(spool, name)
-    if status is None and not published.in_inbox(spool, name):
+    told = published.status(spool, name)
+    if told is None and not published.in_inbox(spool, name):
         show.errors.print(f"inbox-daemon: no batch called {name} in {spool.root}", markup=False)
         return NOT_FOUND
-    if status is not None and BatchStatus(status["status"]).final:
-        show.errors.print(f"inbox-daemon: {name} has ended already: {status['status']}", markup=False)
+    if told is not None and BatchStatus(told["status"]).final:
+        show.errors.print(f"inbox-daemon: {name} has ended already: {told['status']}", markup=False)
         return 1
     dropped = drop.drop_control(spool, name, given.verb, str(getattr(given, "number", "")))
-    deadline = time.monotonic() + _PATIENCE
+    began = time.monotonic()
     while dropped.exists():
-        if time.monotonic() > deadline:
+        if _waits_on(spool, name, time.monotonic() - began):
+            if given.verb != "cancel":
+                show.say(f"{_in_the_inbox(spool, name)}; {given.verb} will be taken with it")
+                return 0
+            if drop.take_back(dropped):
+                files = " ".join(shlex.quote(str(path)) for path in published.files_to_come(spool, name))
+                show.say(f"{_in_the_inbox(spool, name)}; to have it never run: rm {files}", show.errors)
+                return 1
+        if time.monotonic() - began > _PATIENCE:
             show.errors.print(f"{dropped} is there, but no daemon has taken it yet", markup=False)
             return 1
         time.sleep(0.05)
     show.console.print(f"{name}: {given.verb} taken", markup=False)
     return 0
+
+
+def _waits_on(spool: Spool, name: str, waited: float) -> bool:
+    """Say whether the batch's own file lies in the inbox, and will not be taken at once."""
+    if published.status(spool, name) is not None or not published.in_inbox(spool, name):
+        return False
+    why = status.because(spool, name)
+    return waited > _SOON or bool(why and not why.startswith(_PASSES))
+
+
+def _in_the_inbox(spool: Spool, name: str) -> str:
+    return f"{name}: still in the inbox, not taken yet{status.because(spool, name)}"

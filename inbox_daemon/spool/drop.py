@@ -83,3 +83,12 @@ def drop_control(spool: Spool, name: str, verb: str, content: str = "") -> Path:
     _let_the_daemon_read(hidden)
     hidden.rename(path)
     return path
+
+
+def take_back(control: Path) -> bool:
+    """Remove a control file that was dropped; say whether it was still there."""
+    try:
+        control.unlink()
+    except FileNotFoundError:
+        return False
+    return True

@@ -20,7 +20,7 @@ import orjson
 
 from inbox_daemon import batch
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, numbered
+from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar, numbered
 from inbox_daemon.spool.presence import STALE_AFTER
 
 
@@ -74,6 +74,16 @@ def daemons(spool: Spool) -> list[dict[str, Any]]:
 def in_inbox(spool: Spool, name: str) -> bool:
     """Say whether a file that would become this batch lies in the inbox."""
     return name in to_come(spool)
+
+
+def files_to_come(spool: Spool, name: str) -> list[Path]:
+    """Return the files in the inbox that would become this batch, and the sidecars by which they say so."""
+    try:
+        files = sorted(os.listdir(spool.inbox))  # noqa: PTH208
+    except OSError:
+        return []
+    ours = [file for file in files if is_batch_file(file) and batch_name(file) == name]
+    return [spool.inbox / file for file in files if file in ours or (is_sidecar(file) and Path(file).stem in ours)]
 
 
 def to_come(spool: Spool) -> set[str]:
