@@ -50,13 +50,14 @@ def go(given: argparse.Namespace) -> int:
     spool = Spool(Path(settings(given).spool))
     name = batch_name(given.name)
     told = published.status(spool, name)
-    if told is None and not published.in_inbox(spool, name):
+    if told is None and not published.is_to_come(spool, name):
         show.errors.print(f"inbox-daemon: no batch called {name} in {spool.root}", markup=False)
         return NOT_FOUND
     if told is not None and BatchStatus(told["status"]).final:
         show.errors.print(f"inbox-daemon: {name} has ended already: {told['status']}", markup=False)
         return 1
-    dropped = drop.drop_control(spool, name, given.verb, str(getattr(given, "number", "")))
+    with published.permitted(spool.inbox, "write to"):
+        dropped = drop.drop_control(spool, name, given.verb, str(getattr(given, "number", "")))
     began = time.monotonic()
     while dropped.exists():
         if _waits_on(spool, name, time.monotonic() - began):

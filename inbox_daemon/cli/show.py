@@ -54,6 +54,12 @@ def batches(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def at_rest(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The same batch without what was true only while a daemon said so: how fast it goes, and on what engine."""
+    then = ("requests_per_second", "output_tokens_per_second", "eta_seconds", "engine")
+    return {**status, **dict.fromkeys(then)}
+
+
 def _bar(done: int, total: int) -> ProgressBar:
     return ProgressBar(total=total, completed=done, complete_style="cyan", finished_style="green")
 
@@ -114,7 +120,8 @@ def plain(status: Mapping[str, Any]) -> str:
         line += f", {status['requests_per_second']:.1f} requests/s"
     if status.get("eta_seconds") is not None:
         line += f", {duration(status['eta_seconds'])} left"
-    if status["status"] in ("validating", "in_progress") and status.get("engine", {}).get("state") == "loading":
+    loads = (status.get("engine") or {}).get("state") in ("loading", "backing_off")
+    if status["status"] in ("validating", "in_progress") and loads:
         line += f"; engine {engine(status['engine'])}"
     return line
 

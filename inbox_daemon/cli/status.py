@@ -16,12 +16,15 @@ from rich.text import Text
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.run import settings
-from inbox_daemon.layout import Spool, batch_name, shown
+from inbox_daemon.layout import Published, Spool, batch_name, shown
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import published
 
 _REPAINT = 0.5
+_ERRORS_SHOWN = 5
 _SHOWN = 30  # batches in a list for people; --json has all
+
+_ASK_SYSTEMD = "systemctl status inbox-daemon"
 
 NOT_FOUND = 4
 
@@ -29,13 +32,14 @@ NOT_FOUND = 4
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
     verb = verbs.add_parser("status", parents=[shared], help="what is running, waiting and done", description=__doc__)
     verb.add_argument("name", nargs="?", metavar="NAME", help="one batch; its whole status.json with --json")
-    verb.add_argument("--json", action="store_true", help="as JSON, for programs")
-    verb.add_argument("--watch", action="store_true", help="repaint until the batch ends, or until Ctrl-C")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="as JSON, for programs")
+    how.add_argument("--watch", action="store_true", help="repaint until the batch ends, or until Ctrl-C")
     verb.set_defaults(go=go)
 
 
 def go(given: argparse.Namespace) -> int:
-    spool = Spool(Path(settings(given).spool))
+    spool = published.there(Spool(Path(settings(given).spool)))
     if given.name and given.watch:
         name = batch_name(given.name)
         return watch(spool, name, lambda: published.status(spool, name))
@@ -57,27 +61,66 @@ def go(given: argparse.Namespace) -> int:
 
 
 def _one(spool: Spool, name: str, as_json: bool) -> int:
+    runs = _runs(spool)
     status = published.status(spool, name)
     if status is None:
-        return _missing(spool, name)
+        return _missing(spool, name, as_json)
     if as_json:
         sys.stdout.buffer.write(orjson.dumps(status, option=orjson.OPT_INDENT_2) + b"\n")
         return 0
+    status, gone = _now(spool, status, runs)
     show.console.print(show.batches([status]))
+    if beside := gone or _engine(status):
+        show.say(beside)
     if status.get("parked"):
         show.say(f"parked: {status['parked']}; try again with: inbox-daemon resume {name}")
-    for problem in ((status.get("errors") or {}).get("data") or [])[:5]:
-        where = f"line {problem['line']}: " if problem.get("line") else ""
-        show.say(f"  {where}{problem['code']}: {problem['message']}")
+    _say_errors(spool, status)
     return 0
 
 
-def _missing(spool: Spool, name: str) -> int:
-    if why := waits_for(spool, name):
-        show.say(f"{name}: in the inbox, not taken yet: {why}")
-        return 0
-    if published.in_inbox(spool, name):
-        show.say(f"{name}: in the inbox, not taken yet{because(spool, name)}")
+def _now(spool: Spool, status: dict[str, Any], runs: bool) -> tuple[dict[str, Any], str]:
+    """Return the batch and, where it stands still because no daemon lives, that: then what it says of speed is old.
+
+    `runs` is of before the status was read: a daemon may end a batch and then itself.
+    """
+    if runs or BatchStatus(status["status"]).final:
+        return status, ""
+    return show.at_rest(status), f"no daemon runs on {spool.root}: it goes on when one does ({_ASK_SYSTEMD})"
+
+
+def _engine(status: dict[str, Any]) -> str:
+    """Return what the engine of a batch that has not ended is doing."""
+    if BatchStatus(status["status"]).final or not status.get("engine"):
+        return ""
+    return f"engine {show.engine(status['engine'])}"
+
+
+def _runs(spool: Spool) -> bool:
+    return any(daemon["alive"] for daemon in published.daemons(spool))
+
+
+def _say_errors(spool: Spool, status: dict[str, Any]) -> None:
+    """Name the first errors. Only those of the file are in the status, those of the engine are with the answers."""
+    problems = (status.get("errors") or {}).get("data") or []
+    for problem in problems[:_ERRORS_SHOWN]:
+        where = f"line {problem['line']}: " if problem.get("line") else ""
+        show.say(f"  {where}{problem['code']}: {problem['message']}")
+    counted = max(status["request_counts"]["failed"], len(problems))
+    if more := counted - min(len(problems), _ERRORS_SHOWN):
+        file = Published(spool.outbox / status["name"]).errors
+        has = "has" if BatchStatus(status["status"]).final else "will have"
+        show.say(f"  {f'… and {more:,} more' if problems else f'errors: {more:,}'}; {file} {has} all of them")
+
+
+def _missing(spool: Spool, name: str, as_json: bool) -> int:
+    why = waits_for(spool, name)
+    if why or published.is_to_come(spool, name):
+        why = why or _no_daemon(spool)
+        if as_json:
+            waiting = {"name": name, "status": "waiting", "why": why}
+            sys.stdout.buffer.write(orjson.dumps(waiting, option=orjson.OPT_INDENT_2) + b"\n")
+        else:
+            show.say(f"{name}: in the inbox, not taken yet{f': {why}' if why else ''}")
         return 0
     show.errors.print(f"inbox-daemon: no batch called {name} in {spool.outbox}", markup=False)
     return NOT_FOUND
@@ -89,8 +132,11 @@ def waits_for(spool: Spool, name: str) -> str | None:
 
 
 def _all(spool: Spool) -> RenderableType:
+    daemons = published.daemons(spool)
     statuses = published.statuses(spool)
-    parts: list[RenderableType] = [show.daemons(published.daemons(spool)), ""]
+    if not any(daemon["alive"] for daemon in daemons):
+        statuses = [show.at_rest(status) for status in statuses]
+    parts: list[RenderableType] = [show.daemons(daemons), ""]
     if len(statuses) > _SHOWN:
         parts.append(f"the last {_SHOWN} of {len(statuses)} batches")
     parts.append(show.batches(statuses[-_SHOWN:]) if statuses else f"no batches yet: drop one into {spool.inbox}")
@@ -120,15 +166,15 @@ def watch(spool: Spool, name: str, look: Callable[[], dict[str, Any] | None]) ->
     live = Live(console=show.console, auto_refresh=False) if show.somebody_looks() else None
     with live or _Nothing():
         while True:
+            runs = _runs(spool)
             status = look()
             if status is None:
                 line = f"{name}: not taken yet{because(spool, name)}"
                 text: RenderableType = Text(shown(line))
             else:
-                text = Group(
-                    show.batches([status]), f"engine {show.engine(status['engine'])}" if status["engine"] else ""
-                )
-                line = show.plain(status)
+                status, gone = _now(spool, status, runs)
+                text = Group(show.batches([status]), Text(shown(gone or _engine(status))))
+                line = show.plain(status) + (f"; {gone}" if gone else "")
             ended = status is not None and BatchStatus(status["status"]).final
             if live:
                 live.update(text, refresh=True)
@@ -142,10 +188,13 @@ def watch(spool: Spool, name: str, look: Callable[[], dict[str, Any] | None]) ->
 
 def because(spool: Spool, name: str) -> str:
     """Return what follows "not taken yet": why, where a daemon says, or that there is none."""
-    if why := waits_for(spool, name):
-        return f": {why}"
-    alive = any(daemon["alive"] for daemon in published.daemons(spool))
-    return "" if alive else ": no daemon runs on this spool: systemctl status inbox-daemon"
+    why = waits_for(spool, name) or _no_daemon(spool)
+    return f": {why}" if why else ""
+
+
+def _no_daemon(spool: Spool) -> str | None:
+    """Return that none runs; None where one does."""
+    return None if _runs(spool) else f"no daemon runs on this spool: {_ASK_SYSTEMD}"
 
 
 def _exit_status(status: dict[str, Any]) -> int:

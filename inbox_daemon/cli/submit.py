@@ -29,7 +29,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 def go(given: argparse.Namespace) -> int:
     read = settings(given)
     spool = Spool(Path(read.spool))
-    if not spool.inbox.is_dir():
+    if not published.is_folder(spool.inbox):
         raise SpoolError(f"{spool.inbox} is not there: no daemon has run on this spool; name another with --spool")
     dropped: list[drop.Dropped] = []
     try:
@@ -43,7 +43,8 @@ def go(given: argparse.Namespace) -> int:
                 return 1
             if faults.count:
                 show.say(f"{path}: {faults.count} of {faults.requests} lines are faulty; the others run", show.errors)
-            dropped.append(drop.drop(spool, path))
+            with published.permitted(spool.inbox, "write to"):
+                dropped.append(drop.drop(spool, path))
     finally:
         _name(spool, dropped)
     if not given.wait:

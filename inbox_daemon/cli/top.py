@@ -50,7 +50,7 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 
 def go(given: argparse.Namespace) -> int:
-    spool = Spool(Path(settings(given).spool))
+    spool = published.there(Spool(Path(settings(given).spool)))
     if given.svg:
         given.svg.write_text(svg(_look(spool)))
     elif given.once or not show.somebody_looks():
@@ -82,10 +82,12 @@ def screen(
     now: float,
 ) -> RenderableType:
     """Return the whole picture. `now` is in Unix seconds; the rest is what `published` reads."""
+    present = [daemon for daemon in daemons if daemon["alive"]]
     live = [status for status in statuses if not BatchStatus(status["status"]).final]
+    if not present:
+        live = [show.at_rest(status) for status in live]
     ended = [status for status in statuses if BatchStatus(status["status"]).final]
     parts: list[RenderableType] = [_panel("batches", _batches(live, ended, waiting))]
-    present = [daemon for daemon in daemons if daemon["alive"]]
     if len(present) < len(daemons) or not present:
         parts.append(show.daemons([daemon for daemon in daemons if not daemon["alive"]]))
     for daemon in present:

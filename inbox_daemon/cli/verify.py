@@ -24,8 +24,11 @@ def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
 
 def go(given: argparse.Namespace) -> int:
     folder = Published(given.folder)
-    if not folder.receipt.exists():
-        show.errors.print(f"inbox-daemon: {folder.receipt} is not there: the batch has not ended", markup=False)
+    if not published.is_folder(folder.dir):
+        show.say(f"inbox-daemon: there is no folder {folder.dir}: give the batch's own, OUTBOX/NAME", show.errors)
+        return 1
+    if not published.exists(folder.receipt):
+        show.say(f"inbox-daemon: {folder.receipt} is not there: the batch has not ended", show.errors)
         return 1
     proof = published.verify(folder, given.input)
     receipt = proof.receipt

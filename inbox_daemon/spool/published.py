@@ -9,8 +9,10 @@ import hashlib
 import itertools
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -24,9 +26,47 @@ from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_
 from inbox_daemon.spool.presence import STALE_AFTER
 
 
+@contextmanager
+def permitted(path: Path, to: str = "read") -> Iterator[None]:
+    """Where the system refuses what is done in here with `path`, the SpoolError says who has the right to it."""
+    try:
+        yield
+    except PermissionError as error:
+        why = f"{path}: you may not {to} it; a service's spool is for the group inbox-submit"
+        raise SpoolError(f"{why}: sudo usermod -aG inbox-submit YOU, then log in again") from error
+
+
+def there(spool: Spool) -> Spool:
+    """Return the spool. Raises SpoolError where there is no such folder, which is something else than an empty one."""
+    if not is_folder(spool.root):
+        why = "is no folder" if exists(spool.root) else "is not there: no daemon has run on this spool"
+        raise SpoolError(f"{spool.root} {why}; name another with --spool")
+    return spool
+
+
+def exists(path: Path) -> bool:
+    """Say whether anything lies at `path`. Raises SpoolError where that may not be known."""
+    return _mode(path) is not None
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether a folder lies at `path`. Raises SpoolError where that may not be known."""
+    return stat.S_ISDIR(_mode(path) or 0)
+
+
+def _mode(path: Path) -> int | None:
+    with permitted(path):  # Path.exists() says no where it may not look, from Python 3.14 on
+        try:
+            return path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
 def status(spool: Spool, name: str) -> dict[str, Any] | None:
-    """Return the batch's `status.json`, or None where there is none."""
-    return _read(Published(spool.outbox / name).status)
+    """Return the batch's `status.json`, or None where there is none. Raises SpoolError where it may not be read."""
+    path = Published(spool.outbox / name).status
+    with permitted(path):
+        return _content(path)
 
 
 def twin(spool: Spool, name: str, sha256: str, id: str, since: float) -> str | None:
@@ -35,7 +75,7 @@ def twin(spool: Spool, name: str, sha256: str, id: str, since: float) -> str | N
     One that failed or was cancelled is no twin: to drop it again is to ask for it to be run.
     """
     for attempt in itertools.count(1):
-        other = status(spool, numbered(name, attempt))
+        other = _read(Published(spool.outbox / numbered(name, attempt)).status)
         if other is None:
             return None
         same = other.get("input_sha256") == sha256 and other["id"] != id and other["created_at"] >= since
@@ -88,10 +128,26 @@ def files_to_come(spool: Spool, name: str) -> list[Path]:
 
 def to_come(spool: Spool) -> set[str]:
     """Return the names of the batches whose files lie in the inbox; none where it cannot be read."""
+    with suppress(OSError):
+        return _to_come(spool)
+    return set()
+
+
+def is_to_come(spool: Spool, name: str) -> bool:
+    """Say what `in_inbox` says to somebody who would take its no for an answer.
+
+    Raises:
+        SpoolError: the inbox may not be read, so nobody knows.
+    """
     try:
-        return {batch_name(file) for file in os.listdir(spool.inbox) if is_batch_file(file)}  # noqa: PTH208
+        with permitted(spool.inbox):
+            return name in _to_come(spool)
     except OSError:
-        return set()
+        return False
+
+
+def _to_come(spool: Spool) -> set[str]:
+    return {batch_name(file) for file in os.listdir(spool.inbox) if is_batch_file(file)}  # noqa: PTH208
 
 
 def waiting(spool: Spool) -> dict[str, str]:
@@ -101,17 +157,24 @@ def waiting(spool: Spool) -> dict[str, str]:
 
 def _children(folder: Path) -> list[Path]:
     try:
-        return [path for path in folder.iterdir() if not path.name.startswith(".")]
-    except PermissionError as error:
-        why = f"{folder}: you may not read it; a service's spool is for the group inbox-submit"
-        raise SpoolError(f"{why}: sudo usermod -aG inbox-submit YOU, then log in again") from error
+        with permitted(folder):
+            return [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError:
         return []
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    with suppress(PermissionError):
+        return _content(path)
+    return None
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """Return what a file says; None where there is none, or nothing of ours. Raises PermissionError."""
     try:
         value = orjson.loads(path.read_bytes())
+    except PermissionError:
+        raise
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
@@ -133,7 +196,7 @@ def verify(published: Published, original: Path | None = None) -> Proof:
 
     Raises:
         OSError: there is no receipt: the batch has not ended, or this is no outbox folder.
-        SpoolError: it is damaged.
+        SpoolError: it is damaged, or may not be read.
     """
     receipt = _receipt(published.receipt)
     problems: list[str] = []
@@ -167,7 +230,8 @@ def verify(published: Published, original: Path | None = None) -> Proof:
 
 def _receipt(path: Path) -> dict[str, Any]:
     """Read a receipt that has all that is held against it. Raises OSError, SpoolError."""
-    content = path.read_bytes()
+    with permitted(path):
+        content = path.read_bytes()
     try:
         receipt: dict[str, Any] = orjson.loads(content)
         for part in receipt["files"].values():

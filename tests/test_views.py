@@ -1,0 +1,333 @@
+"""What the verbs say where nothing goes on, where nothing is, and where nothing may be read or written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+import said
+from running import Daemon, batch_of, eventually
+
+from inbox_daemon import cli
+from inbox_daemon.cli import status
+from inbox_daemon.layout import Spool
+from inbox_daemon.spool import published
+
+Start = Callable[..., Daemon]
+Verb = Callable[..., tuple[int, str]]
+Watched = Callable[[dict[str, Any]], list[str]]
+
+RIGHTS = "sudo usermod -aG inbox-submit YOU"
+NOBODY = 65534
+BACKS_OFF = {"state": "backing_off", "since": 0.0, "last_death": "the model does not fit", "starts": 4, "deaths": 4}
+
+
+@pytest.fixture
+def verb(capfd: pytest.CaptureFixture[str]) -> Verb:
+    """Run a verb on a spool and return its exit status and all that it printed, in one line."""
+
+    def run(spool: Spool, *arguments: object) -> tuple[int, str]:
+        where = [] if arguments[0] == "verify" else ["--spool", str(spool.root)]
+        code = cli.main([*map(str, arguments), *where])
+        return code, " ".join("".join(capfd.readouterr()).split())
+
+    return run
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return made(tmp_path / "spool")
+
+
+def made(root: Path) -> Spool:
+    spool = Spool(root)
+    for folder in (spool.inbox, spool.outbox, spool.daemons):
+        folder.mkdir(parents=True)
+    return spool
+
+
+def publish(spool: Spool, state: dict[str, Any]) -> None:
+    folder = spool.outbox / state["name"]
+    folder.mkdir(exist_ok=True)
+    (folder / ".status").write_bytes(orjson.dumps(state))
+    (folder / ".status").rename(folder / "status.json")
+
+
+def live(spool: Spool) -> None:
+    """A daemon says that it is there."""
+    (spool.daemons / "gpu-box-4700.json").write_bytes(orjson.dumps(said.daemon(waiting={})))
+
+
+@pytest.fixture
+def watched(spool: Spool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Watched:
+    """The lines that who waits for a batch gets to read, in a minute of it and at its end."""
+
+    def watch(state: dict[str, Any]) -> list[str]:
+        now = 0.0
+
+        def sleep(seconds: float) -> None:
+            nonlocal now
+            now += seconds
+            if now >= 60:
+                publish(spool, state | {"status": "completed", "engine": {}})
+
+        publish(spool, state)
+        monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+        assert status.watch(spool, state["name"]) == 3
+        return capfd.readouterr().out.splitlines()
+
+    return watch
+
+
+# -- no daemon lives
+
+
+def test_a_batch_without_a_living_daemon_has_no_rate_and_no_time_left(spool: Spool, verb: Verb) -> None:
+    publish(spool, said.batch())
+    for arguments in (["status"], ["status", "candidates"], ["top", "--once"]):
+        _, text = verb(spool, *arguments)
+        assert "7,003/50,000" in text
+        assert "92.5" not in text and "14,060" not in text and "7 min 45 s" not in text, arguments
+    live(spool)
+    for arguments in (["status"], ["status", "candidates"], ["top", "--once"]):
+        _, text = verb(spool, *arguments)
+        assert "7 min 45 s" in text, arguments
+
+
+def test_a_batch_whose_daemon_is_gone_says_that_it_goes_on_with_the_next(spool: Spool, verb: Verb) -> None:
+    publish(spool, said.batch(engine=said.daemon()["engine"]))
+    words = f"no daemon runs on {spool.root}: it goes on when one does"
+    code, text = verb(spool, "status", "candidates")
+    assert code == 0 and words in text and "engine" not in text
+    publish(spool, said.batch(status="completed"))
+    assert "no daemon" not in verb(spool, "status", "candidates")[1]
+
+
+def test_who_waits_for_a_batch_of_no_daemon_is_told_once_and_waits_on(spool: Spool, watched: Watched) -> None:
+    first, *others = watched(said.batch())
+    assert f"; no daemon runs on {spool.root}: it goes on when one does" in first
+    assert "requests/s" not in first and "left" not in first
+    assert len(others) == 1 and "completed" in others[0]
+
+
+def test_who_submits_and_waits_hears_that_no_daemon_runs_any_more(start_daemon: Start, tmp_path: Path) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "1", "INBOX_DAEMON_DAEMON__STOP_GRACE": "0"})
+    spool = Spool(daemon.spool)
+    (tmp_path / "b.jsonl").write_bytes(batch_of(1000))
+    command = [sys.executable, "-m", "inbox_daemon", "submit", str(tmp_path / "b.jsonl"), "--wait"]
+    with subprocess.Popen([*command, "--spool", str(spool.root)], stdout=subprocess.PIPE, text=True) as waiting:
+        try:
+            eventually(lambda: published.status(spool, "b"))
+            daemon.stop()
+            assert waiting.stdout is not None
+            assert any("no daemon runs on" in line for line in waiting.stdout)  # or for ever
+            assert waiting.poll() is None
+        finally:
+            waiting.kill()
+
+
+# -- the engine
+
+
+def test_a_batch_that_waits_for_an_engine_says_why_it_has_none(spool: Spool, verb: Verb) -> None:
+    live(spool)
+    publish(spool, said.batch(engine=BACKS_OFF))
+    assert "engine backing_off, last died: the model does not fit" in verb(spool, "status", "candidates")[1]
+    publish(spool, said.batch(engine=BACKS_OFF, status="completed"))
+    assert "engine" not in verb(spool, "status", "candidates")[1]
+
+
+def test_who_waits_for_a_batch_hears_why_it_has_no_engine(spool: Spool, watched: Watched) -> None:
+    live(spool)
+    first, *_ = watched(said.batch(engine=BACKS_OFF))
+    assert "engine backing_off, last died: the model does not fit" in first
+
+
+# -- errors
+
+
+def faults(count: int) -> dict[str, Any]:
+    return {"data": [{"line": n, "code": "invalid_json", "message": "cut", "param": None} for n in range(1, count + 1)]}
+
+
+@pytest.mark.parametrize(
+    ("listed", "failed", "state", "words"),
+    [
+        (7, 40, "completed", "line 5: invalid_json: cut … and 35 more; {}/errors.jsonl has all of them"),
+        (7, 40, "in_progress", "line 5: invalid_json: cut … and 35 more; {}/errors.jsonl will have all of them"),
+        (2, 3, "completed", "line 2: invalid_json: cut … and 1 more; {}/errors.jsonl has all of them"),
+        (0, 3, "completed", "errors: 3; {}/errors.jsonl has all of them"),
+        (5, 5, "completed", None),
+        (1, 0, "failed", None),
+        (0, 0, "completed", None),
+    ],
+)
+def test_errors_that_are_not_listed_are_counted_and_where_they_are_is_said(
+    listed: int, failed: int, state: str, words: str | None, spool: Spool, verb: Verb
+) -> None:
+    live(spool)
+    counts = {"total": 50, "completed": 10, "failed": failed}
+    publish(spool, said.batch(status=state, request_counts=counts, errors=faults(listed) if listed else None))
+    text = verb(spool, "status", "candidates")[1]
+    assert text.count("invalid_json") == min(listed, 5)
+    if words:
+        assert words.format(spool.outbox / "candidates") in text
+    else:
+        assert "errors.jsonl" not in text
+
+
+def test_a_batch_that_was_refused_as_a_whole_has_its_unlisted_errors_where_it_says(
+    start_daemon: Start, verb: Verb
+) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__STRICT": "true"})
+    daemon.drop("b.jsonl", batch_of(3) + b"one\n" * 7)
+    daemon.finished("b")
+    text = verb(Spool(daemon.spool), "status", "b")[1]
+    assert f"more; {daemon.outbox('b')}/errors.jsonl has all of them" in text
+    assert (daemon.outbox("b") / "errors.jsonl").exists()
+
+
+# -- for programs
+
+
+def test_a_file_that_waits_is_json_for_who_asks_for_json(spool: Spool, verb: Verb) -> None:
+    (spool.inbox / "b.jsonl").write_bytes(batch_of(1))
+    code, text = verb(spool, "status", "--json", "b")
+    why = "no daemon runs on this spool: systemctl status inbox-daemon"
+    assert (code, orjson.loads(text)) == (0, {"name": "b", "status": "waiting", "why": why})
+    live(spool)
+    assert orjson.loads(verb(spool, "status", "--json", "b")[1])["why"] is None
+
+
+def test_a_batch_that_is_nowhere_has_its_exit_status_with_json_too(spool: Spool, verb: Verb) -> None:
+    assert verb(spool, "status", "--json", "b") == (4, f"inbox-daemon: no batch called b in {spool.outbox}")
+
+
+@pytest.mark.parametrize("name", [[], ["b"]])
+def test_json_that_repaints_is_wrong_usage(name: list[str], spool: Spool, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status", *name, "--watch", "--json", "--spool", str(spool.root)])
+    assert ended.value.code == 2
+    assert "not allowed with" in capfd.readouterr().err
+
+
+# -- rights
+
+
+@pytest.fixture
+def private() -> Iterator[Spool]:
+    """A spool with a batch that runs, where everybody gets to; a file to submit lies beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        spool = made(Path(folder) / "spool")
+        publish(spool, said.batch())
+        (Path(folder) / "b.jsonl").write_bytes(batch_of(1))
+        yield spool
+
+
+@pytest.fixture
+def somebody(verb: Verb) -> Verb:
+    """Run a verb as a user who is no friend of the spool."""
+
+    def run(spool: Spool, *arguments: object) -> tuple[int, str]:
+        me = os.geteuid()
+        os.seteuid(me or NOBODY)  # root may read everything
+        try:
+            return verb(spool, *arguments)
+        finally:
+            os.seteuid(me)
+
+    return run
+
+
+def beside(spool: Spool, arguments: list[str]) -> list[object]:
+    return [spool.root.parent / one if one.endswith(".jsonl") else one for one in arguments]
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status"],
+        ["status", "candidates"],
+        ["status", "candidates", "--json"],
+        ["status", "candidates", "--watch"],
+        ["top", "--once"],
+        ["cancel", "candidates"],
+        ["priority", "candidates", "3"],
+        ["submit", "b.jsonl"],
+    ],
+    ids=" ".join,
+)
+def test_a_spool_of_others_is_no_empty_spool(arguments: list[str], private: Spool, somebody: Verb) -> None:
+    private.root.chmod(0o700)
+    code, text = somebody(private, *beside(private, arguments))
+    assert code == 1
+    assert str(private.root) in text and RIGHTS in text and "Errno" not in text
+
+
+@needs_root
+def test_an_inbox_that_may_not_be_listed_is_no_inbox_without_the_file(private: Spool, somebody: Verb) -> None:
+    private.inbox.chmod(0o700)
+    for verb in ("status", "cancel"):
+        code, text = somebody(private, verb, "b")
+        assert code == 1 and f"{private.inbox}: you may not read it" in text and RIGHTS in text
+    assert somebody(private, "status", "candidates")[0] == 0
+
+
+@needs_root
+@pytest.mark.parametrize("arguments", [["submit", "b.jsonl"], ["cancel", "candidates"]], ids=" ".join)
+def test_an_inbox_that_may_not_be_written_to_is_named_with_who_may(
+    arguments: list[str], private: Spool, somebody: Verb
+) -> None:
+    code, text = somebody(private, *beside(private, arguments))
+    assert code == 1
+    assert f"{private.inbox}: you may not write to it" in text and RIGHTS in text and "Errno" not in text
+
+
+@needs_root
+@pytest.mark.parametrize("what", ["folder", "receipt"])
+def test_who_may_not_read_a_receipt_is_told_how_to(what: str, private: Spool, somebody: Verb) -> None:
+    folder = private.outbox / "candidates"
+    (folder / "receipt.json").write_text("{}")
+    (folder if what == "folder" else folder / "receipt.json").chmod(0)
+    code, text = somebody(private, "verify", folder)
+    assert code == 1
+    assert f"{folder}/receipt.json: you may not read it" in text and RIGHTS in text and "Errno" not in text
+
+
+# -- what is not there
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "b"], ["status", "--json"], ["top", "--once"]])
+def test_a_spool_that_is_not_there_is_no_empty_spool(arguments: list[str], tmp_path: Path, verb: Verb) -> None:
+    nowhere = Spool(tmp_path / "nosuch")
+    why = "is not there: no daemon has run on this spool; name another with --spool"
+    assert verb(nowhere, *arguments) == (1, f"inbox-daemon: {nowhere.root} {why}")
+    (tmp_path / "nosuch").touch()
+    assert verb(nowhere, *arguments) == (1, f"inbox-daemon: {nowhere.root} is no folder; name another with --spool")
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["top", "--once"]])
+def test_a_spool_that_is_empty_is_no_fault(arguments: list[str], tmp_path: Path, verb: Verb) -> None:
+    assert verb(Spool(tmp_path), *arguments)[0] == 0
+
+
+@pytest.mark.parametrize("there", ["nothing", "file"])
+def test_a_folder_to_verify_that_is_not_there_is_no_batch_that_runs(there: str, spool: Spool, verb: Verb) -> None:
+    folder = spool.outbox / "mistyped"
+    if there == "file":
+        folder.touch()
+    words = f"inbox-daemon: there is no folder {folder}: give the batch's own, OUTBOX/NAME"
+    assert verb(spool, "verify", folder) == (1, words)
