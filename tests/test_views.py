@@ -81,7 +81,7 @@ def watched(spool: Spool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 
         publish(spool, state)
         monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
-        assert status.watch(spool, state["name"]) == 3
+        assert status.watch(spool, state["name"], lambda: published.status(spool, state["name"])) == 3
         return capfd.readouterr().out.splitlines()
 
     return watch

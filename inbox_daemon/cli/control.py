@@ -51,10 +51,10 @@ def go(given: argparse.Namespace) -> int:
     name = batch_name(given.name)
     told = published.status(spool, name)
     if told is None and not published.is_to_come(spool, name):
-        show.errors.print(f"inbox-daemon: no batch called {name} in {spool.root}", markup=False)
+        show.say(f"inbox-daemon: no batch called {name} in {spool.root}", show.errors)
         return NOT_FOUND
     if told is not None and BatchStatus(told["status"]).final:
-        show.errors.print(f"inbox-daemon: {name} has ended already: {told['status']}", markup=False)
+        show.say(f"inbox-daemon: {name} has ended already: {told['status']}", show.errors)
         return 1
     with published.permitted(spool.inbox, "write to"):
         dropped = drop.drop_control(spool, name, given.verb, str(getattr(given, "number", "")))
@@ -69,10 +69,10 @@ def go(given: argparse.Namespace) -> int:
                 show.say(f"{_in_the_inbox(spool, name)}; to have it never run: rm {files}", show.errors)
                 return 1
         if time.monotonic() - began > _PATIENCE:
-            show.errors.print(f"{dropped} is there, but no daemon has taken it yet", markup=False)
+            show.say(f"{dropped} is there, but no daemon has taken it yet", show.errors)
             return 1
         time.sleep(0.05)
-    show.console.print(f"{name}: {given.verb} taken", markup=False)
+    show.say(f"{name}: {given.verb} taken")
     return 0
 
 

@@ -122,7 +122,7 @@ def _missing(spool: Spool, name: str, as_json: bool) -> int:
         else:
             show.say(f"{name}: in the inbox, not taken yet{f': {why}' if why else ''}")
         return 0
-    show.errors.print(f"inbox-daemon: no batch called {name} in {spool.outbox}", markup=False)
+    show.say(f"inbox-daemon: no batch called {name} in {spool.outbox}", show.errors)
     return NOT_FOUND
 
 
