@@ -68,8 +68,10 @@ def go(given: argparse.Namespace) -> int:
                 files = " ".join(shlex.quote(str(path)) for path in published.files_to_come(spool, name))
                 show.say(f"{_in_the_inbox(spool, name)}; to have it never run: rm {files}", show.errors)
                 return 1
-        if time.monotonic() - began > _PATIENCE:
-            show.say(f"{dropped} is there, but no daemon has taken it yet", show.errors)
+        alive = status.runs_on(spool)
+        if not alive or time.monotonic() - began > _PATIENCE:
+            why = "no daemon has taken it yet" if alive else f"no daemon runs on this spool: {status.ASK_SYSTEMD}"
+            show.say(f"{dropped} is there, but {why}", show.errors)
             return 1
         time.sleep(0.05)
     show.say(f"{name}: {given.verb} taken")

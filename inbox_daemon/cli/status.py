@@ -24,7 +24,7 @@ _REPAINT = 0.5
 _ERRORS_SHOWN = 5
 _SHOWN = 30  # batches in a list for people; --json has all
 
-_ASK_SYSTEMD = "systemctl status inbox-daemon"
+ASK_SYSTEMD = "systemctl status inbox-daemon"
 
 NOT_FOUND = 4
 
@@ -61,7 +61,7 @@ def go(given: argparse.Namespace) -> int:
 
 
 def _one(spool: Spool, name: str, as_json: bool) -> int:
-    runs = _runs(spool)
+    runs = runs_on(spool)
     status = published.status(spool, name)
     if status is None:
         return _missing(spool, name, as_json)
@@ -85,7 +85,7 @@ def _now(spool: Spool, status: dict[str, Any], runs: bool) -> tuple[dict[str, An
     """
     if runs or BatchStatus(status["status"]).final:
         return status, ""
-    return show.at_rest(status), f"no daemon runs on {spool.root}: it goes on when one does ({_ASK_SYSTEMD})"
+    return show.at_rest(status), f"no daemon runs on {spool.root}: it goes on when one does ({ASK_SYSTEMD})"
 
 
 def _engine(status: dict[str, Any]) -> str:
@@ -95,7 +95,8 @@ def _engine(status: dict[str, Any]) -> str:
     return f"engine {show.engine(status['engine'])}"
 
 
-def _runs(spool: Spool) -> bool:
+def runs_on(spool: Spool) -> bool:
+    """Say whether a daemon lives on this spool."""
     return any(daemon["alive"] for daemon in published.daemons(spool))
 
 
@@ -166,7 +167,7 @@ def watch(spool: Spool, name: str, look: Callable[[], dict[str, Any] | None]) ->
     live = Live(console=show.console, auto_refresh=False) if show.somebody_looks() else None
     with live or _Nothing():
         while True:
-            runs = _runs(spool)
+            runs = runs_on(spool)
             status = look()
             if status is None:
                 line = f"{name}: not taken yet{because(spool, name)}"
@@ -194,7 +195,7 @@ def because(spool: Spool, name: str) -> str:
 
 def _no_daemon(spool: Spool) -> str | None:
     """Return that none runs; None where one does."""
-    return None if _runs(spool) else f"no daemon runs on this spool: {_ASK_SYSTEMD}"
+    return None if runs_on(spool) else f"no daemon runs on this spool: {ASK_SYSTEMD}"
 
 
 def _exit_status(status: dict[str, Any]) -> int:
