@@ -287,12 +287,13 @@ def test_a_wrong_engine_argument_ends_the_daemon_with_78_and_is_named(
 def test_a_batch_outlives_a_missing_model_and_an_idle_engine_is_let_go(
     start_daemon: Start, tiny_model: Path, tmp_path: Path
 ) -> None:
-    missing = tmp_path / "no-such-model"
+    missing = tmp_path / "no-model-yet"
+    missing.mkdir()
     lay(tmp_path / "spool", "b1.jsonl", batch_of(20))
     daemon = start_daemon(kind="vllm", arguments=["--model", str(missing), "--drain"])
     eventually(lambda: "last_death" in daemon.status("b1").get("engine", {}), LOADED, "the failure in the status")
     death = daemon.status("b1")["engine"]["last_death"]
-    assert "exit status 1" in death and "Repo id must be in the form" in death and str(missing) in death
+    assert "exit status 1" in death and str(missing) in death, death
     assert daemon.ended(LOADED) == 1
     assert daemon.status("b1")["request_counts"] == {"total": 20, "completed": 0, "failed": 0}
 
