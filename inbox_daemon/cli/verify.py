@@ -36,10 +36,8 @@ def go(given: argparse.Namespace) -> int:
         sys.stdout.buffer.write(orjson.dumps({"problems": proof.problems, "receipt": receipt}) + b"\n")
     else:
         for problem in proof.problems:
-            show.console.print(problem, markup=False, soft_wrap=True)
+            show.say(problem)
         requests, answers, errors = receipt["input"]["requests"], receipt["answers"], receipt["errors"]
         verdict = "does NOT hold" if proof.problems else "holds"
-        show.console.print(
-            f"{given.folder}: {requests:,} requests = {answers:,} answers + {errors:,} errors; {verdict}"
-        )
+        show.say(f"{given.folder}: {requests:,} requests = {answers:,} answers + {errors:,} errors; {verdict}")
     return 1 if proof.problems else 0
