@@ -73,12 +73,14 @@ class Daemon:
         self._metrics = Metrics(config.metrics)
         self._lives: dict[int, Life] = {}
         self._traffic = Traffic(self._engine, self._lives, self._safely)
-        lives, setbacks = self._lives, Setbacks()
-        self._setbacks = setbacks
-        self._oversight = Oversight(config, self.spool, self._engine, self._traffic, lives, setbacks, self._safely)
+        self._setbacks = Setbacks()
+        self._oversight = Oversight(
+            config, self.spool, self._engine, self._traffic, self._lives, self._setbacks, self._safely
+        )
         self._slots = itertools.count(1)
-        asked = lambda: self.config  # noqa: E731  a reload replaces it
-        self._entrance = Entrance(self.spool, asked, self._intake, lives, setbacks, self._begin, self._safely)
+        self._entrance = Entrance(
+            self.spool, lambda: self.config, self._intake, self._lives, self._setbacks, self._begin, self._safely
+        )
         self._last = 0  # the slot whose batch had the last step
         self._some_errors = False
         self._busy = False

@@ -82,8 +82,8 @@ class Entrance:
     @property
     def is_done(self) -> bool:
         """Whether nothing is on its way in, or waits for what may change by itself."""
-        on_the_way = self._intake.arriving or self._arrived or self._left_behind or self.suspended
-        return not on_the_way and not self._refused
+        coming = self._intake.arriving or self._arrived or self._controls
+        return not (coming or self._left_behind or self.suspended or self._refused)
 
     def look(self, now: float) -> None:
         """Take what there is room for. `now` is monotonic seconds, here and below."""

@@ -58,8 +58,7 @@ def _name(spool: Spool, dropped: Sequence[drop.Dropped]) -> None:
     deadline = time.monotonic() + _PATIENCE
     for one in dropped:
         while not (made := _made_of(spool, one)):
-            alive = any(daemon["alive"] for daemon in published.daemons(spool))
-            if not alive or time.monotonic() >= deadline:
+            if not status.runs_on(spool) or time.monotonic() >= deadline:
                 break
             time.sleep(_POLL)
         if made:
