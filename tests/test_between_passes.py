@@ -230,8 +230,8 @@ def test_a_control_file_for_no_batch_is_thrown_away(
 def test_a_merge_that_does_not_fit_leaves_nothing_behind_and_is_done_where_it_fits(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "_CHUNK", 1)
     monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(publish, "_CHUNK", 1)
     monkeypatch.setattr(daemon, "_SUSPEND", 0.0)
     final = lambda: list(passes.inbox.parent.glob("work/*/final/*"))  # noqa: E731
     write = publish._Target.flush
@@ -255,6 +255,7 @@ def test_a_merge_that_does_not_fit_leaves_nothing_behind_and_is_done_where_it_fi
 def test_what_a_killed_merge_has_left_is_gone_before_anything_else_is_written(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(publish, "_CHUNK", 1)
     monkeypatch.setattr(daemon, "_SLICE", 0.0005)
     passes.drop("b.jsonl", batch_of(2000))
@@ -266,7 +267,6 @@ def test_what_a_killed_merge_has_left_is_gone_before_anything_else_is_written(
     seen = []
     note = History.note
     monkeypatch.setattr(History, "note", lambda *a, **k: seen.append(left.exists()) or note(*a, **k))
-    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
     passes.until(passes.is_now("b", "completed"))
     assert seen and seen[0] is False
 
@@ -293,8 +293,9 @@ def test_drain_goes_on_where_the_inbox_cannot_be_read(tmp_path: Path, monkeypatc
 def test_files_that_fail_again_and_again_are_an_alert_until_they_do_not(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conditions, "_FAILED_FOR", 0.0)
     monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(conditions, "_FAILED_FOR", 0.0)
+    monkeypatch.setattr(intake, "_POLL", 0.0)
     monkeypatch.setattr(daemon, "_SUSPEND", 0.0)
     look, write = os.scandir, publish._Target.flush
     broken = [True]
@@ -360,6 +361,7 @@ def test_of_many_control_files_some_are_obeyed_in_each_pass(passes: Passes, monk
 
 def test_nothing_is_told_of_a_log_that_is_being_read_back(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed daemon has left of it in the page cache is durable only at the end of that."""
+    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
     passes.drop("b.jsonl", batch_of(5000))
     passes.until(lambda: any(life.ledger.tally.done > 2000 for life in passes.daemon._lives.values()))
@@ -376,7 +378,6 @@ def test_nothing_is_told_of_a_log_that_is_being_read_back(passes: Passes, monkey
     monkeypatch.setattr(door, "write_status", write_status)
     monkeypatch.setattr(ledger, "_STATUS_EVERY", 0.0)
     monkeypatch.setattr(daemon, "_SLICE", 1e-5)  # a step or none a pass
-    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
     passes.until(lambda: ("in_progress", True) in told)
     assert set(told) == {("in_progress", True)}
 
@@ -442,6 +443,7 @@ def test_a_file_that_is_read_on_waits_for_room_no_more(passes: Passes, monkeypat
 def test_a_part_whose_sealing_was_cut_short_has_a_durable_name_before_it_loses_its_first(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
     passes.drop("b.jsonl", batch_of(500))
     passes.until(lambda: any(life.queue.done for life in passes.daemon._lives.values()))
@@ -454,6 +456,5 @@ def test_a_part_whose_sealing_was_cut_short_has_a_durable_name_before_it_loses_i
     sync_dir, remove = files.sync_dir, files.remove
     monkeypatch.setattr(files, "sync_dir", lambda path: done.append(f"sync {path}") or sync_dir(path))
     monkeypatch.setattr(files, "remove", lambda path: done.append(f"remove {path}") or remove(path))
-    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
     passes.until(passes.is_now("b", "completed"))
     assert f"sync {work.parts}" in done[: done.index(f"remove {work.open_part}")]
