@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -100,7 +100,8 @@ class Entrance:
             self._arrived, self.waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
             self._orphans = arrivals.orphans
             self._controls = deque(arrivals.controls)
-            self._look_for_strays(arrivals.controls, now)
+            there = {path.name for path, _, _ in arrivals.controls}
+            self._strays = {file: since for file, since in self._strays.items() if file in there}
         self._obey(now)
         deadline = time.monotonic() + _SLICE
         while self._may_take and time.monotonic() < deadline:
@@ -157,28 +158,21 @@ class Entrance:
             if time.monotonic() >= deadline:
                 break
 
-    def _look_for_strays(self, controls: Sequence[tuple[Path, str, str]], now: float) -> None:
-        to_come = published.to_come(self._spool) if controls else set()
-        strays = [
-            path.name
-            for path, name, _ in controls
-            if name not in to_come and not self._named(name) and not control.lives(self._spool, name)
-        ]
-        self._strays = {file: self._strays.get(file, now) for file in strays}
-
     def _named(self, name: str) -> Life | None:
         return next((life for life in self._lives.values() if life.name == name), None)
 
     def _control(self, path: Path, name: str, verb: str, to_come: Set[str], now: float) -> None:
-        if named := self._named(name):  # half of it may fail: the batch is let go, and reads from files what it is
-            self._safely(named, partial(self._carry_out, path, name, verb, named))
-            return
-        if path.name not in self._strays or name in to_come:
-            return  # its file is here, or another daemon has it
+        named = self._named(name)
+        if named or name in to_come or control.lives(self._spool, name):
+            self._strays.pop(path.name, None)
+            if named:  # half of it may fail: the batch is let go, and reads from files what it is
+                self._safely(named, partial(self._carry_out, path, name, verb, named))
+            return  # else its file is here, or another daemon has it
+        since = self._strays.setdefault(path.name, now)
         if not all(life.ledger.has_name for life in self._lives.values()):
             self._intake.claimed()  # it may be for one of these: look again soon
             return
-        if self.suspended or now - self._strays[path.name] < _PATIENCE:
+        if self.suspended or now - since < _PATIENCE:
             return
         try:
             self._carry_out(path, name, verb, None)
@@ -186,7 +180,7 @@ class Entrance:
             self._waits(path, f"cannot be carried out: {space.told(error)}")
 
     def _carry_out(self, path: Path, name: str, verb: str, named: Life | None) -> None:
-        if refusal := control.obey(self._spool, path, name, verb, named):
+        if refusal := control.obey(path, name, verb, named):
             log.warning("%s thrown away: %s", shown(path.name), refusal)
 
     # -- files

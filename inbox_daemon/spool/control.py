@@ -32,11 +32,11 @@ class Controlled(Protocol):
     def control(self, verb: str) -> None: ...
 
 
-def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | None) -> str | None:
+def obey(path: Path, name: str, verb: str, batch: Controlled | None) -> str | None:
     """Carry out one control file. Return why it was thrown away, where it was.
 
     Args:
-        batch: the batch called `name` that this daemon holds; None where there is no file for one either.
+        batch: the batch called `name` that this daemon holds; None where nobody has one, nor a file for it.
     """
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
@@ -52,8 +52,6 @@ def obey(spool: Spool, path: Path, name: str, verb: str, batch: Controlled | Non
                 return "a whole number is what it must hold, such as 10"
             _carry_out(batch, path, verb)
             batch.control(verb)
-        return None
-    if lives(spool, name):
         return None
     files.remove(path)
     return f"no batch called {name} is waiting or running"
