@@ -173,6 +173,11 @@ def is_batch_file(filename: str) -> bool:
     return filename.endswith(SUFFIXES) and not filename.startswith(".")
 
 
+def suffix_of(filename: str) -> str:
+    """Return the one of SUFFIXES that `filename` ends with; "" where it ends with none."""
+    return next((suffix for suffix in SUFFIXES if filename.endswith(suffix)), "")
+
+
 def is_sidecar(filename: str) -> bool:
     """Say whether `filename` says of another file that it is complete."""
     return any(filename.endswith(s) and is_batch_file(filename.removesuffix(s)) for s in SIDECARS)
@@ -194,7 +199,7 @@ def control_of(filename: str) -> tuple[str, str] | None:
 
 def control_files(name: str, source: str) -> list[tuple[str, str]]:
     """Return (file, verb) of the control files by which users may mean this batch, made of a file called `source`."""
-    stem = next((source.removesuffix(s) for s in SUFFIXES if source.endswith(s)), source)
+    stem = source.removesuffix(suffix_of(source))
     files = [f"{n}{s}{verb}" for n in dict.fromkeys((name, stem)) for s in ("", *SUFFIXES) for verb in CONTROLS]
     return [(file, control[1]) for file in files if (control := control_of(file)) and control[0] == name]
 
@@ -214,12 +219,7 @@ def batch_name(filename: str) -> str:
     Control characters, slashes and bytes that are not UTF-8 become ``_``, a leading dot too; long names are cut. A
     file in the inbox that is called after a batch gives that batch's name again.
     """
-    stem = filename
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if filename.endswith(suffix):
-            stem = filename.removesuffix(suffix)
-            break
-    stem = shown(stem).replace("/", "_").strip()
+    stem = shown(filename.removesuffix(suffix_of(filename))).replace("/", "_").strip()
     stem = stem.encode()[:_NAME_LIMIT].decode(errors="ignore").strip()
     return re.sub(r"^\.", "_", stem) or "batch"
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from inbox_daemon.layout import SUFFIXES, Spool, batch_name, numbered
+from inbox_daemon.layout import Spool, batch_name, numbered, suffix_of
 from inbox_daemon.spool import files, published, source, whole
 
 
@@ -35,7 +35,7 @@ def drop(spool: Spool, path: Path) -> Dropped:
 
     Raises OSError.
     """
-    suffix = next(s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(s))
+    suffix = suffix_of(path.name)
     hidden = spool.inbox / f".{time.time_ns()}{suffix}"
     try:
         shutil.copyfile(path, hidden)
