@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -43,7 +44,6 @@ examples:
 exit status: 0 done, 1 refused or failed (nothing was written), 2 wrong use
 """
 
-_BOM = b"\xef\xbb\xbf"
 _MODEL = re.compile(rb'"model"\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*")')
 
 
@@ -85,7 +85,7 @@ def rewritten(lines: Iterable[bytes], rename: Callable[[str], str], summary: Sum
     """
     new_names: dict[str, str] = {}
     for number, whole in enumerate(lines, 1):
-        line = whole.removeprefix(_BOM) if number == 1 else whole
+        line = whole.removeprefix(BOM_UTF8) if number == 1 else whole
         request = read(line)
         old = None if request is None else request["body"].get("model")
         if old is not None and old not in new_names and old not in summary.unknown:

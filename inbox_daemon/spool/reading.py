@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -24,7 +25,6 @@ from inbox_daemon.records import Fault
 from inbox_daemon.repeats import Repeats
 from inbox_daemon.spool import files
 
-_BOM = b"\xef\xbb\xbf"
 _IDS_KNOWN = 1024  # custom_ids that were read again and are kept: each may stand in a line of megabytes
 
 Found = tuple[int, int, Fault]  # place, line number, fault
@@ -149,7 +149,7 @@ class _Splitter:
     def _hold(self, piece: bytes) -> None:
         self.pieces.append(piece)
         self.held += len(piece)
-        if self.skipped or self.held > self.limit + len(_BOM):
+        if self.skipped or self.held > self.limit + len(BOM_UTF8):
             self.skipped += self.held
             self._collected(b"")
 
@@ -161,8 +161,8 @@ class _Splitter:
     def _end(self, line: bytes) -> tuple[int, int, bytes | None]:
         self.number += 1
         offset = self.offset
-        if self.number == 1 and line.startswith(_BOM):
-            line, offset = line[len(_BOM) :], len(_BOM)
+        if self.number == 1 and line.startswith(BOM_UTF8):
+            line, offset = line[len(BOM_UTF8) :], len(BOM_UTF8)
         too_long = self.skipped or len(line) > self.limit
         return offset, self.number, None if too_long else line
 

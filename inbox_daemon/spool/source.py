@@ -5,6 +5,7 @@ Opens only regular files, follows no links in the inbox, and never writes.
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import sys
@@ -27,8 +28,8 @@ _OTHER_KINDS = (
     (b"\x1f\x8b", "gzip: name it NAME.jsonl.gz"),
     (b"\x28\xb5\x2f\xfd", "zstd: name it NAME.jsonl.zst"),
     (b"PK\x03\x04", "a zip archive: unpack it"),
-    (b"\xff\xfe", "UTF-16: save it as UTF-8"),
-    (b"\xfe\xff", "UTF-16: save it as UTF-8"),
+    (codecs.BOM_UTF16_LE, "UTF-16: save it as UTF-8"),
+    (codecs.BOM_UTF16_BE, "UTF-16: save it as UTF-8"),
 )
 _PIECES = 500
 _COMPRESSED_BLOCK = 1 << 16  # what is left over of it is copied for each stream in it, and it may hold thousands
@@ -135,7 +136,7 @@ def refuse_other_kinds(fd: int, path: Path) -> None:
     One bad line among good ones shows nothing: it costs itself alone.
     """
     head = os.pread(fd, _HEAD, 0)
-    first, _, rest = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    first, _, rest = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
     kind = next((kind for magic, kind in _OTHER_KINDS if head.startswith(magic)), None)
     if first.strip() == b"[" and rest:
         kind = "one JSON array: write each of its objects on a line of its own, as jq -c '.[]' does"
