@@ -20,7 +20,7 @@ NOT_FOUND = 4
 _PATIENCE = 30.0  # seconds for the daemon to take the file
 _SOON = 3.0  # seconds for it to take a batch's own file, where nothing is said of why it waits
 
-_PASSES = (": still ", ": being read")  # what `intake` says of files that it is about to take
+_PASSES = ("still ", "being read")  # what `intake` says of files that it is about to take
 
 _HELP = {
     "cancel": "end a batch; what has an answer keeps it, the rest can be dropped again (retry.jsonl)",
@@ -68,10 +68,9 @@ def go(given: argparse.Namespace) -> int:
                 files = " ".join(shlex.quote(str(path)) for path in published.files_to_come(spool, name))
                 show.say(f"{_in_the_inbox(spool, name)}; to have it never run: rm {files}", show.errors)
                 return 1
-        alive = status.runs_on(spool)
-        if not alive or time.monotonic() - began > _PATIENCE:
-            why = "no daemon has taken it yet" if alive else f"no daemon runs on this spool: {status.ASK_SYSTEMD}"
-            show.say(f"{dropped} is there, but {why}", show.errors)
+        gone = status.no_daemon(spool)
+        if gone or time.monotonic() - began > _PATIENCE:
+            show.say(f"{dropped} is there, but {gone or 'no daemon has taken it yet'}", show.errors)
             return 1
         time.sleep(0.05)
     show.say(f"{name}: {given.verb} taken")
@@ -82,7 +81,7 @@ def _waits_on(spool: Spool, name: str, waited: float) -> bool:
     """Say whether the batch's own file lies in the inbox, and will not be taken at once."""
     if published.status(spool, name) is not None or not published.in_inbox(spool, name):
         return False
-    why = status.because(spool, name)
+    why = status.waits_for(spool, name) or status.no_daemon(spool)
     return waited > _SOON or bool(why and not why.startswith(_PASSES))
 
 

@@ -24,7 +24,7 @@ _REPAINT = 0.5
 _ERRORS_SHOWN = 5
 _SHOWN = 30  # batches in a list for people; --json has all
 
-ASK_SYSTEMD = "systemctl status inbox-daemon"
+_ASK_SYSTEMD = "systemctl status inbox-daemon"
 
 NOT_FOUND = 4
 
@@ -85,7 +85,7 @@ def _now(spool: Spool, status: dict[str, Any], runs: bool) -> tuple[dict[str, An
     """
     if runs or BatchStatus(status["status"]).final:
         return status, ""
-    return show.at_rest(status), f"no daemon runs on {spool.root}: it goes on when one does ({ASK_SYSTEMD})"
+    return show.at_rest(status), f"no daemon runs on {spool.root}: it goes on when one does ({_ASK_SYSTEMD})"
 
 
 def _engine(status: dict[str, Any]) -> str:
@@ -116,7 +116,7 @@ def _say_errors(spool: Spool, status: dict[str, Any]) -> None:
 def _missing(spool: Spool, name: str, as_json: bool) -> int:
     why = waits_for(spool, name)
     if why or published.is_to_come(spool, name):
-        why = why or _no_daemon(spool)
+        why = why or no_daemon(spool)
         if as_json:
             waiting = {"name": name, "status": "waiting", "why": why}
             sys.stdout.buffer.write(orjson.dumps(waiting, option=orjson.OPT_INDENT_2) + b"\n")
@@ -189,13 +189,13 @@ def watch(spool: Spool, name: str, look: Callable[[], dict[str, Any] | None]) ->
 
 def because(spool: Spool, name: str) -> str:
     """Return what follows "not taken yet": why, where a daemon says, or that there is none."""
-    why = waits_for(spool, name) or _no_daemon(spool)
+    why = waits_for(spool, name) or no_daemon(spool)
     return f": {why}" if why else ""
 
 
-def _no_daemon(spool: Spool) -> str | None:
+def no_daemon(spool: Spool) -> str | None:
     """Return that none runs; None where one does."""
-    return None if runs_on(spool) else f"no daemon runs on this spool: {ASK_SYSTEMD}"
+    return None if runs_on(spool) else f"no daemon runs on this spool: {_ASK_SYSTEMD}"
 
 
 def _exit_status(status: dict[str, Any]) -> int:
