@@ -18,6 +18,7 @@ from inbox_daemon import conditions, config, daemon, entrance, intake, ledger
 from inbox_daemon.cli import show
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published, Spool
+from inbox_daemon.life import Life
 from inbox_daemon.notify import Notifier
 from inbox_daemon.spool import door, drop, files, publish, published, space
 from inbox_daemon.spool.history import History
@@ -43,6 +44,18 @@ class Passes:
         (self.inbox / ".arriving").rename(self.inbox / name)
         self.daemon._intake._hint()  # as the watch does
 
+    def look(self) -> None:
+        """One pass in which the inbox is looked at."""
+        self.daemon._intake._hint()
+        self.daemon.step(time.monotonic())
+
+    def let_go(self) -> Life:
+        """Have the only batch lie there as a killed daemon leaves it; it is adopted again."""
+        [(slot, life)] = self.daemon._lives.items()
+        life.let_go()
+        del self.daemon._lives[slot]
+        return life
+
     def let_the_clock_tick(self, last: Path) -> None:
         """Make whatever comes now younger than this file: files' stamps tick every 4 ms."""
         clock = self.inbox / ".clock"
@@ -61,6 +74,14 @@ class Passes:
 
     def is_now(self, name: str, status: str) -> Callable[[], bool]:
         return lambda: self.status(name).get("status") == status
+
+
+def may_be_full(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether batches lack room on the disk from now on; to be changed."""
+    full = [False]
+    monkeypatch.setattr(space, "lacking", lambda folder, needed: 10**9 if full[0] and folder.name != "work" else 0)
+    monkeypatch.setattr(ledger, "_LOOK_EVERY", 0.0)
+    return full
 
 
 @pytest.fixture
@@ -198,8 +219,7 @@ def test_control_files_wait_for_batches_that_are_claimed_and_have_no_name_yet(
         passes.drop(f"b{number}.jsonl", batch_of(5000))
     passes.until(lambda: len(passes.daemon._lives) == 5)
     for _ in range(5):
-        passes.daemon._intake._hint()
-        passes.daemon.step(time.monotonic())
+        passes.look()
     monkeypatch.setattr(daemon, "_SLICE", 1.0)
     passes.until(lambda: all(passes.status(f"b{number}").get("paused") for number in range(5)))
 
@@ -210,8 +230,7 @@ def test_a_control_file_for_a_batch_that_another_daemon_has_just_claimed_waits_f
     cancel = passes.inbox / "b.cancel"
     cancel.touch()
     for _ in range(3):
-        passes.daemon._intake._hint()
-        passes.daemon.step(time.monotonic())
+        passes.look()
     assert cancel.exists()
     monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
     passes.daemon._intake._hint()
@@ -260,9 +279,7 @@ def test_what_a_killed_merge_has_left_is_gone_before_anything_else_is_written(
     monkeypatch.setattr(daemon, "_SLICE", 0.0005)
     passes.drop("b.jsonl", batch_of(2000))
     passes.until(lambda: list(passes.inbox.parent.glob("work/*/final/results.jsonl")))
-    [life] = passes.daemon._lives.values()
-    life.let_go()
-    passes.daemon._lives.clear()
+    passes.let_go()
     [left] = passes.inbox.parent.glob("work/*/final/results.jsonl")
     seen = []
     note = History.note
@@ -340,8 +357,7 @@ def test_control_files_for_nobody_are_looked_up_once_a_pass_however_many_there_a
     for number in range(300):
         (passes.inbox / f"nobody-{number}.cancel").touch()
     while list(passes.inbox.iterdir()):
-        passes.daemon._intake._hint()
-        passes.daemon.step(time.monotonic())
+        passes.look()
         looks += 1
     assert count <= 2 * looks < 100
 
@@ -353,8 +369,7 @@ def test_of_many_control_files_some_are_obeyed_in_each_pass(passes: Passes, monk
         (passes.inbox / f"nobody-{number}.cancel").touch()
     left = [20]
     while left[-1]:
-        passes.daemon._intake._hint()
-        passes.daemon.step(time.monotonic())
+        passes.look()
         left.append(len(list(passes.inbox.iterdir())))
     assert len(left) > 20
 
@@ -365,9 +380,7 @@ def test_nothing_is_told_of_a_log_that_is_being_read_back(passes: Passes, monkey
     monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
     passes.drop("b.jsonl", batch_of(5000))
     passes.until(lambda: any(life.ledger.tally.done > 2000 for life in passes.daemon._lives.values()))
-    [life] = passes.daemon._lives.values()
-    life.let_go()
-    passes.daemon._lives.clear()
+    passes.let_go()
     told: list[tuple[str, bool]] = []
     write = door.write_status
 
@@ -386,12 +399,9 @@ def test_answers_are_passed_on_to_the_same_requests_where_there_is_room_for_them
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same = jsonl([request(f"r{i}", "the same", temperature=0) for i in range(3000)])
-    full = [True]
-    monkeypatch.setattr(space, "lacking", lambda folder, needed: 10**9 if full[0] and folder.name != "work" else 0)
-    monkeypatch.setattr(ledger, "_LOOK_EVERY", 0.0)
+    full = may_be_full(monkeypatch)
     answer = NullEngine.receive
-    monkeypatch.setattr(NullEngine, "receive", lambda engine: [] if not full[0] else answer(engine))
-    full[0] = False
+    monkeypatch.setattr(NullEngine, "receive", lambda engine: answer(engine) if full[0] else [])
     for name in ("b", "c"):
         passes.drop(f"{name}.jsonl", same)
     passes.until(lambda: sum(life.queue.in_flight for life in passes.daemon._lives.values()) == 2)
@@ -426,9 +436,7 @@ def test_a_parked_batch_that_is_cancelled_is_parked_no_more(passes: Passes, monk
 
 
 def test_a_file_that_is_read_on_waits_for_room_no_more(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = [False]
-    monkeypatch.setattr(space, "lacking", lambda folder, needed: 10**9 if full[0] and folder.name != "work" else 0)
-    monkeypatch.setattr(ledger, "_LOOK_EVERY", 0.0)
+    full = may_be_full(monkeypatch)
     monkeypatch.setattr(daemon, "_SLICE", 1e-5)  # a step or none a pass
     passes.drop("b.jsonl", batch_of(100_000))
     passes.until(lambda: passes.daemon._lives)
@@ -447,10 +455,7 @@ def test_a_part_whose_sealing_was_cut_short_has_a_durable_name_before_it_loses_i
     monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
     passes.drop("b.jsonl", batch_of(500))
     passes.until(lambda: any(life.queue.done for life in passes.daemon._lives.values()))
-    [life] = passes.daemon._lives.values()
-    work = life.work
-    life.let_go()
-    passes.daemon._lives.clear()
+    work = passes.let_go().work
     os.link(work.open_part, work.parts / "part-000001.jsonl")  # and the crash
     done: list[str] = []
     sync_dir, remove = files.sync_dir, files.remove
