@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from inbox_daemon import batch
 from inbox_daemon.alerts import Edge
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.journal import Message, of_batch, tell
@@ -27,6 +26,7 @@ from inbox_daemon.layout import Spool
 from inbox_daemon.privacy import without_input
 from inbox_daemon.records import Severity
 from inbox_daemon.spool import alertlog
+from inbox_daemon.text import dumps
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Announcer:
         except (OSError, SpoolError) as error:
             log.warning("alerts.jsonl cannot be written: %s", error)
         if self.command:
-            self._waiting.append(batch.dumps(said) + b"\n")
+            self._waiting.append(dumps(said) + b"\n")
         logger = of_batch(log, alert.batch) if alert.batch else log
         where = f"{alert.batch}: " if alert.batch else ""
         if not edge.raised:

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from inbox_daemon.engine import Evidence
-from inbox_daemon.layout import shown
 from inbox_daemon.records import GpuDevice, Gpus
+from inbox_daemon.text import shown
 
 WITHIN = 20.0  # seconds; what is not known by then stays unknown
 _READ = 1 << 16

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from inbox_daemon.records import Fault, Outcome
+from inbox_daemon.text import dumps
 
 # The endpoints of vLLM's offline batch runner (`build_endpoint_registry`, vLLM 0.26 to 0.33).
 URLS = frozenset(
@@ -269,22 +270,3 @@ def read_outcome(line: bytes, ticket: int) -> Outcome | None:
         cached,
         usage.get("completion_tokens") or 0,
     )
-
-
-def dumps(value: Any, *, indent: bool = False) -> bytes:
-    """JSON as orjson writes it; a lone surrogate, which no UTF-8 can carry, becomes U+FFFD."""
-    option = orjson.OPT_INDENT_2 if indent else 0
-    try:
-        return orjson.dumps(value, option=option)
-    except TypeError:
-        return orjson.dumps(_without_surrogates(value), option=option)
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_surrogates(item) for item in value]
-    return value

@@ -22,7 +22,7 @@ from inbox_daemon.config import AT_START, RELOADABLE, Config
 from inbox_daemon.engine import Engine
 from inbox_daemon.engine.slot import EngineSlot
 from inbox_daemon.entrance import Entrance
-from inbox_daemon.errors import ConfigError, SpoolError
+from inbox_daemon.errors import ConfigError, SpoolError, told
 from inbox_daemon.intake import Intake
 from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Spool
@@ -32,7 +32,7 @@ from inbox_daemon.metrics import Metrics
 from inbox_daemon.notify import Notifier
 from inbox_daemon.oversight import Oversight
 from inbox_daemon.setbacks import Setbacks
-from inbox_daemon.spool import claim, space
+from inbox_daemon.spool import claim
 from inbox_daemon.spool.presence import Presence
 from inbox_daemon.spool.reading import rules_of
 from inbox_daemon.traffic import Traffic
@@ -186,7 +186,7 @@ class Daemon:
         self._entrance.suspended[id] = now + _SUSPEND
         adapter, fields = of_batch(log, name), tell(Message.BATCH_SUSPENDED)
         if isinstance(error, OSError | SpoolError):
-            why = space.told(error)
+            why = told(error)
             adapter.error("%s: suspended for %.0f s: %s", name, _SUSPEND, why, extra=fields)
         else:
             why = f"a fault of ours, {type(error).__name__}; the journal has the rest"

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from inbox_daemon.config import Config
-from inbox_daemon.errors import SpoolError
+from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.intake import Intake
-from inbox_daemon.layout import Spool, shown
+from inbox_daemon.layout import Spool
 from inbox_daemon.life import Life
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.spool import claim, control, published, space
+from inbox_daemon.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,8 @@ class Entrance:
         try:
             arrivals = self._intake.look(now)
         except OSError as error:
-            log.error("inbox cannot be read: %s; trying again", space.told(error))
-            self._setbacks.failed("inbox", space.told(error), now)
+            log.error("inbox cannot be read: %s; trying again", told(error))
+            self._setbacks.failed("inbox", told(error), now)
             self._refused = True
             return
         if arrivals is not None:
@@ -136,8 +137,8 @@ class Entrance:
                 self._begin(held)
             self._setbacks.over("work")
         except OSError as error:
-            log.error("work cannot be read: %s; trying again", space.told(error))
-            self._setbacks.failed("work", space.told(error), now)
+            log.error("work cannot be read: %s; trying again", told(error))
+            self._setbacks.failed("work", told(error), now)
 
     # -- control files
 
@@ -177,7 +178,7 @@ class Entrance:
         try:
             self._carry_out(path, name, verb, None)
         except (OSError, SpoolError) as error:
-            self._waits(path, f"cannot be carried out: {space.told(error)}")
+            self._waits(path, f"cannot be carried out: {told(error)}")
 
     def _carry_out(self, path: Path, name: str, verb: str, named: Life | None) -> None:
         if refusal := control.obey(path, name, verb, named):
@@ -191,7 +192,7 @@ class Entrance:
                 self._begin(held)
                 self._intake.claimed()
         except (OSError, SpoolError) as error:
-            self._waits(path, f"cannot be claimed: {space.told(error)}")
+            self._waits(path, f"cannot be claimed: {told(error)}")
 
     def _waits(self, path: Path, why: str) -> None:
         """Leave a file in the inbox that the disk refuses to give us; the next scan tries again."""

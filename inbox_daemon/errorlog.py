@@ -15,10 +15,10 @@ from typing import Any
 import orjson
 
 from inbox_daemon.journal import Message, tell
-from inbox_daemon.layout import shown
 from inbox_daemon.privacy import READ, cause
 from inbox_daemon.records import Outcome, place_of
 from inbox_daemon.spool.ingest import Accepted, Input
+from inbox_daemon.text import shown
 
 ONE_BY_ONE = 10  # errors of a batch, in the life of this daemon
 TOGETHER_EVERY = 60.0  # seconds between two lines for the rest

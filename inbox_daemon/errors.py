@@ -12,7 +12,11 @@ A request that is wrong is no exception: it is a `records.Fault`.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 
 class InboxDaemonError(Exception):
@@ -58,3 +62,19 @@ class EngineDied(InboxDaemonError):
         super().__init__(reason)
         self.reason = reason
         self.log = tuple(log)
+
+
+def told(error: Exception) -> str:
+    """Return what a file operation failed with, for the log: the path, the cause and, where it is room, what is left.
+
+    A file system may have bytes but no inodes left; then no file can be made.
+    """
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    sentence = f"{error.filename}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        with suppress(OSError):
+            there = os.statvfs(Path(error.filename).parent)
+            free = f"{there.f_bavail * there.f_frsize} bytes and {there.f_favail} files"
+            return f"{sentence}; there is room for {free} there"
+    return sentence

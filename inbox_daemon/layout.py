@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from inbox_daemon.text import shown
+
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 CONTROLS = (".cancel", ".pause", ".resume", ".priority")
 SIDECARS = (".sha256", ".done")  # NAME.jsonl.sha256 as sha256sum writes it, or NAME.jsonl.done: the upload is complete
@@ -202,15 +204,6 @@ def control_files(name: str, source: str) -> list[tuple[str, str]]:
     stem = source.removesuffix(suffix_of(source))
     files = [f"{n}{s}{verb}" for n in dict.fromkeys((name, stem)) for s in ("", *SUFFIXES) for verb in CONTROLS]
     return [(file, control[1]) for file in files if (control := control_of(file)) and control[0] == name]
-
-
-# Control characters, line ends and changes of direction that other people's terminals obey; halves of characters.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def shown(text: str) -> str:
-    """Return text of unknown origin, such as a file's name, so that logs, terminals and JSON can carry it."""
-    return _UNPRINTABLE.sub("_", text)
 
 
 def batch_name(filename: str) -> str:

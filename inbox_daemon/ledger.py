@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from inbox_daemon import batch, status
+from inbox_daemon import status
 from inbox_daemon.config import ResultSettings
 from inbox_daemon.dispatch import Queue
 from inbox_daemon.errorlog import ErrorLog
@@ -26,6 +26,7 @@ from inbox_daemon.spool.ingest import Accepted, Input
 from inbox_daemon.spool.outcomes import Outcomes
 from inbox_daemon.spool.publish import Merged
 from inbox_daemon.spool.source import BLOCK
+from inbox_daemon.text import dumps
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ class Ledger:
 
     def park(self, reason: str, now: float) -> None:
         """Note durably that nothing more of it runs until somebody says resume. `now` is in Unix seconds."""
-        files.write_whole(self.work.parked, batch.dumps({"at": int(now), "reason": reason}))
+        files.write_whole(self.work.parked, dumps({"at": int(now), "reason": reason}))
         self.history.note("parked", now, reason=reason)
 
     def reject(self, rejected: Rejected) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import orjson
 
-from inbox_daemon import batch
+from inbox_daemon.batch import error_line, request_id
 from inbox_daemon.dispatch import Queue
 from inbox_daemon.errors import EngineDied, Rejected
 from inbox_daemon.journal import Message, tell
@@ -197,7 +197,7 @@ class Life:
     def _error(self, place: int, code: str, message: str) -> Outcome:
         assert self._source is not None
         fault = Fault(code, message, custom_id=orjson.loads(self._source.line(place)).get("custom_id"))
-        line = batch.error_line(batch.request_id(self.work.id, place), fault, self._source.number(place))
+        line = error_line(request_id(self.work.id, place), fault, self._source.number(place))
         return Outcome(ticket(self.slot, place), line, is_error=True)
 
     # -- requests out, outcomes in
@@ -217,7 +217,7 @@ class Life:
             self._engine, self.ledger.model = engine, engine.model
             self.ledger.history.note("engine", time.time(), engine=engine)
         return [
-            Request(ticket(self.slot, place), batch.request_id(id, place), source.number(place), source.line(place), at)
+            Request(ticket(self.slot, place), request_id(id, place), source.number(place), source.line(place), at)
             for at, place in enumerate(places, turn)
         ]
 

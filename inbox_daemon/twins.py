@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 import orjson
 
-from inbox_daemon import batch
+from inbox_daemon.batch import copied_line, read_outcome, request_id
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.records import Outcome, place_of, ticket
 from inbox_daemon.slices import in_slices
@@ -64,8 +64,8 @@ class Twins:
                 self._owed.popleft()
                 continue
             custom_id = orjson.loads(self._source.line(twin))["custom_id"]
-            id = batch.request_id(self._ledger.work.id, twin)
-            line = batch.copied_line(outcome.line, id, custom_id, self._source.number(twin))
-            copied = batch.read_outcome(line, ticket(self._slot, twin))
+            id = request_id(self._ledger.work.id, twin)
+            line = copied_line(outcome.line, id, custom_id, self._source.number(twin))
+            copied = read_outcome(line, ticket(self._slot, twin))
             assert copied is not None, "what we have written ourselves can be read back"
             yield copied

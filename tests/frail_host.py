@@ -20,8 +20,9 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon import batch
+from inbox_daemon.batch import answer_line
 from inbox_daemon.records import EngineStats, Outcome, Request
+from inbox_daemon.text import dumps
 
 FRAIL = Path(os.environ["FRAIL"])
 LOADS = FRAIL / "loads"  # a line for each start to come: what it dies of; none: it lives
@@ -69,9 +70,7 @@ class VllmHost:
         await asyncio.sleep(1e6 if self._mute else 0.01)
         self._answered += 1
         body = {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
-        return Outcome(
-            request.ticket, batch.answer_line(request.id, parsed["custom_id"], batch.dumps(body)), False, 1, 0, 1
-        )
+        return Outcome(request.ticket, answer_line(request.id, parsed["custom_id"], dumps(body)), False, 1, 0, 1)
 
     def stats(self) -> EngineStats:
         return EngineStats(output_tokens=self._answered)

@@ -25,7 +25,7 @@ from typing import Any
 import orjson
 from running import IN_MEMORY, request
 
-from inbox_daemon import batch
+from inbox_daemon.batch import request_id
 from inbox_daemon.cli.check import faults_of
 from inbox_daemon.config import Config, EngineSettings, InboxSettings, ModelSettings, RequestSettings, ResultSettings
 from inbox_daemon.engine.null import NullEngine
@@ -36,6 +36,7 @@ from inbox_daemon.spool import files, ingest, published, whole
 from inbox_daemon.spool.outcomes import Outcomes
 from inbox_daemon.spool.publish import publish
 from inbox_daemon.spool.reading import rules_of
+from inbox_daemon.text import dumps
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -312,7 +313,7 @@ def answer_and_publish(work: Work, folder: Published, config: Config) -> None:
         pass
     engine = NullEngine(config.engine)
     left = [place for place in range(len(source.index)) if not outcomes.has(place)]
-    ids = [batch.request_id(work.id, place) for place in left]
+    ids = [request_id(work.id, place) for place in left]
     engine.send([Request(ticket(1, p), id, source.number(p), source.line(p)) for p, id in zip(left, ids, strict=True)])
     answers: list[Outcome] = engine.receive()
     outcomes.append(answers)
@@ -363,7 +364,7 @@ def lines_of(content: bytes) -> int:
 
 def _comparable(said: Said) -> Any:
     """Half characters are replaced where they are written."""
-    return batch.dumps([said.requests, said.rejected, said.faults])
+    return dumps([said.requests, said.rejected, said.faults])
 
 
 # -- many files

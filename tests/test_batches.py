@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
-from inbox_daemon import batch
+from inbox_daemon.batch import answer_line, request_id
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, ticket
 from inbox_daemon.spool import files, published
@@ -118,7 +118,7 @@ def test_a_part_that_was_taken_away_before_a_crash_is_seen_again_as_it_was_or_no
         return log
 
     def record(log: Outcomes, place: int) -> None:
-        line = batch.answer_line(batch.request_id(work.id, place), f"r{place}", b"{}")
+        line = answer_line(request_id(work.id, place), f"r{place}", b"{}")
         log.append([Outcome(ticket(1, place), line, is_error=False)])
         log.sync()
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
-from inbox_daemon import batch
+from inbox_daemon.batch import read_line
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Spool, Work
@@ -359,10 +359,10 @@ def test_a_line_made_to_hurt_the_parser_costs_that_line(start_daemon: Start) -> 
 def test_a_line_nested_too_deeply_for_anybody_to_go_through_is_a_fault(levels: int) -> None:
     [line] = jsonl([request("deep", tools="NESTED")]).splitlines()
     nested = line.replace(b'"NESTED"', b"[" * levels + b"]" * levels)
-    found = batch.read_line(nested, lambda model: None, lambda url, body: None).fault
+    found = read_line(nested, lambda model: None, lambda url, body: None).fault
     assert found and (found.code, found.custom_id) == ("too_complex", "deep")
     wide = line.replace(b'"NESTED"', b"[" + b",".join([b"[[]]"] * levels) + b"]")
-    assert batch.read_line(wide, lambda model: None, lambda url, body: None).fault is None
+    assert read_line(wide, lambda model: None, lambda url, body: None).fault is None
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from running import Daemon, eventually, jsonl, request
 
-from inbox_daemon import batch
+from inbox_daemon.batch import answer_line
 from inbox_daemon.config import Config, ResultSettings
 from inbox_daemon.layout import Spool
 from inbox_daemon.ledger import Ledger
@@ -163,7 +163,7 @@ def test_what_is_left_of_a_real_file_is_reckoned_by_the_length_of_its_lines(tmp_
     engine, now = EngineInfo("null", "0", "m", 100, 100), time.monotonic()
     for second in range(1, 46):
         requests = life.take(10, engine, 0)
-        answers = [batch.answer_line(one.id, f"r{one.number - 1}", b"{}") for one in requests]
+        answers = [answer_line(one.id, f"r{one.number - 1}", b"{}") for one in requests]
         outcomes = [
             Outcome(one.ticket, line, input_tokens=len(one.line) // 4)
             for one, line in zip(requests, answers, strict=True)

@@ -12,7 +12,8 @@ import orjson
 import pytest
 from running import Daemon, jsonl, lines, request
 
-from inbox_daemon import batch, config, policy
+from inbox_daemon import config, policy
+from inbox_daemon.batch import URLS
 from inbox_daemon.cli import check
 from inbox_daemon.config import Config, RequestSettings
 from inbox_daemon.records import Fault
@@ -210,7 +211,7 @@ def test_a_schema_may_be_large_but_not_bottomless() -> None:
 @pytest.mark.parametrize("value", [None, True, -1, 0.5, "", "x", [], {}, [[]], {"url": {"url": []}}, [None, 1, "a"]])
 def test_no_content_of_any_field_is_too_odd_to_judge(value: Any) -> None:
     names = {name for names in policy._CARRIERS.values() for name in names} | policy._WATCHED | {"tools"}
-    for url in batch.URLS:
+    for url in URLS:
         for name in names:
             policy.refusal(STRICT, url, {"tool_choice": "required", name: value})
         policy.refusal(STRICT, url, dict.fromkeys(names, value))
@@ -218,7 +219,7 @@ def test_no_content_of_any_field_is_too_odd_to_judge(value: Any) -> None:
 
 
 def test_every_endpoint_is_known_to_the_policy() -> None:
-    assert set(policy._CARRIERS) == batch.URLS
+    assert set(policy._CARRIERS) == URLS
 
 
 def test_vllm_gets_the_same_rules_in_its_own_words() -> None:

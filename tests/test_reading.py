@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import batch_of, jsonl, request
 
-from inbox_daemon import batch
+from inbox_daemon.batch import read_line
 from inbox_daemon.config import Config, InboxSettings
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Work
@@ -132,5 +132,5 @@ def test_a_bad_first_line_of_a_batch_costs_that_line(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_that_is_not_json_is_told_where(line: bytes, message: str) -> None:
-    fault = batch.read_line(line, lambda model: None, lambda url, body: None).fault
+    fault = read_line(line, lambda model: None, lambda url, body: None).fault
     assert fault is not None and fault.message == message

@@ -12,15 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inbox_daemon import batch
 from inbox_daemon.cli import show
 from inbox_daemon.cli.run import settings
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import shown
 from inbox_daemon.records import Fault
 from inbox_daemon.spool import files, ingest, source
 from inbox_daemon.spool.reading import Found, Reading, rules_of
+from inbox_daemon.text import dumps, shown
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
@@ -90,7 +89,7 @@ def go(given: argparse.Namespace) -> int:
         faults = faults_of(path, read)
         clean &= not (faults.count or faults.fatal)
         if given.json:
-            sys.stdout.buffer.write(batch.dumps(_object(path, faults)) + b"\n")
+            sys.stdout.buffer.write(dumps(_object(path, faults)) + b"\n")
         else:
             report(path, faults)
     return 0 if clean else 1

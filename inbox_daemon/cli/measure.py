@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inbox_daemon import batch
+from inbox_daemon.batch import read_line
 from inbox_daemon.cli.climb import Trial
 from inbox_daemon.engine import Engine
 from inbox_daemon.errors import ConfigError, EngineDied, Rejected
-from inbox_daemon.layout import shown
 from inbox_daemon.records import Outcome, Request
 from inbox_daemon.spool import source
 from inbox_daemon.spool.reading import Rules
+from inbox_daemon.text import shown
 
 _RUN = 64  # consecutive lines of a sample, so that neighbours that share a prefix stay neighbours
 _WARM_UP = 16  # requests before the clock starts: what a fresh engine compiles at its first ones is not its speed
@@ -40,11 +40,7 @@ def sample(path: Path, wanted: int, rules: Rules) -> list[Request]:
         lines = _sampled(_lines(source.blocks(fd, path, rules.inbox.max_file_bytes)), wanted)
     finally:
         os.close(fd)
-    good = [
-        (number, line)
-        for number, line in lines
-        if batch.read_line(line, rules.model_fault, rules.refusal).fault is None
-    ]
+    good = [(number, line) for number, line in lines if read_line(line, rules.model_fault, rules.refusal).fault is None]
     if not good:
         name = shown(path.name)
         raise Rejected("no_request", f"{name}: none of {len(lines)} lines can run; inbox-daemon check {name} says why")

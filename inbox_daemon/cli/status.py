@@ -16,9 +16,10 @@ from rich.text import Text
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.run import settings
-from inbox_daemon.layout import Published, Spool, batch_name, shown
+from inbox_daemon.layout import Published, Spool, batch_name
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import published
+from inbox_daemon.text import shown
 
 _REPAINT = 0.5
 _ERRORS_SHOWN = 5

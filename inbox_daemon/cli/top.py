@@ -21,9 +21,10 @@ from rich.text import Text
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.run import settings
-from inbox_daemon.layout import Spool, shown
+from inbox_daemon.layout import Spool
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import published
+from inbox_daemon.text import shown
 
 _REPAINT = 1.0  # seconds
 _ENDED_SHOWN = 3

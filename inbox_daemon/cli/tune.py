@@ -27,9 +27,9 @@ from inbox_daemon.cli.climb import Trial, axes, climb, winner
 from inbox_daemon.cli.run import check_model, engine_of, settings
 from inbox_daemon.config import Config
 from inbox_daemon.engine.workers import Workers
-from inbox_daemon.layout import shown
 from inbox_daemon.records import Request
 from inbox_daemon.spool.reading import rules_of
+from inbox_daemon.text import shown
 
 INTERRUPTED = 130
 

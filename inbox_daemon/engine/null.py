@@ -14,10 +14,12 @@ from collections.abc import Sequence
 
 import orjson
 
-from inbox_daemon import __version__, batch
+from inbox_daemon import __version__
+from inbox_daemon.batch import answer_line
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine import Evidence
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
+from inbox_daemon.text import dumps
 
 _IN_FLIGHT = 4096
 
@@ -87,6 +89,4 @@ class NullEngine:
             ],
             "usage": {"prompt_tokens": 0, "completion_tokens": 1, "total_tokens": 1},
         }
-        return Outcome(
-            request.ticket, batch.answer_line(request.id, parsed["custom_id"], batch.dumps(body)), output_tokens=1
-        )
+        return Outcome(request.ticket, answer_line(request.id, parsed["custom_id"], dumps(body)), output_tokens=1)

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from inbox_daemon import batch
+from inbox_daemon.batch import answer_line
 from inbox_daemon.records import Outcome, Request
+from inbox_daemon.text import dumps
 
 
 def answered(request: Request, custom_id: str, body: Any) -> Outcome:
@@ -18,7 +19,7 @@ def answered(request: Request, custom_id: str, body: Any) -> Outcome:
         cached = details.cached_tokens or 0
     return Outcome(
         request.ticket,
-        batch.answer_line(request.id, custom_id, _json(body)),
+        answer_line(request.id, custom_id, _json(body)),
         input_tokens=getattr(usage, "prompt_tokens", 0) or 0,
         cached_tokens=cached,
         output_tokens=getattr(usage, "completion_tokens", 0) or 0,
@@ -29,7 +30,7 @@ def _json(body: Any) -> bytes:
     try:
         return bytes(body.model_dump_json(), "utf-8")
     except (ValueError, UnicodeError):  # a lone surrogate in what the model wrote
-        return batch.dumps(body.model_dump(mode="python"))
+        return dumps(body.model_dump(mode="python"))
 
 
 def aborted(body: Any) -> bool:

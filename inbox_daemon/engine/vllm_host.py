@@ -45,7 +45,8 @@ try:
 except ImportError:
     safe_apply_chat_template = None
 
-from inbox_daemon import batch, nvml
+from inbox_daemon import nvml
+from inbox_daemon.batch import error_line
 from inbox_daemon.engine import counters, graphs, outputs, placement, tokens
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
@@ -223,7 +224,7 @@ class VllmHost:
 
     def _refused(self, request: Request, parsed: Any, status: int, code: str, sentence: str) -> Outcome:
         fault = Fault(code, sentence, custom_id=parsed["custom_id"])
-        return Outcome(request.ticket, batch.error_line(request.id, fault, request.number, status), is_error=True)
+        return Outcome(request.ticket, error_line(request.id, fault, request.number, status), is_error=True)
 
 
 def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from inbox_daemon import batch
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import files
+from inbox_daemon.text import dumps
 
 _FULL = 1 << 20  # bytes
 
@@ -23,5 +23,5 @@ def append(spool: Spool, said: dict[str, Any]) -> None:
             files.move(spool.alerts, spool.alerts.with_name(f"{spool.alerts.name}.1"))
     with files.Writer(spool.alerts, fresh=False) as writer:
         torn = writer.size and os.pread(writer.fd, 1, writer.size - 1) != b"\n"  # a full disk cut the last line short
-        writer.write((b"\n" if torn else b"") + batch.dumps(said) + b"\n")
+        writer.write((b"\n" if torn else b"") + dumps(said) + b"\n")
         writer.sync()

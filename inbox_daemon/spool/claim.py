@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from inbox_daemon.errors import SpoolError
+from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.layout import Spool, Work
-from inbox_daemon.spool import files, space, whole
+from inbox_daemon.spool import files, whole
 
 
 def prepare(spool: Spool) -> None:
@@ -30,7 +30,7 @@ def prepare(spool: Spool) -> None:
         for folder, mode in ((spool.inbox, 0o755), (spool.outbox, 0o755), (spool.work, 0o700), (spool.daemons, 0o755)):
             files.ensure_dir(folder, mode)
     except OSError as error:
-        raise SpoolError(f"{error.filename}: cannot be made ({space.told(error)}); see tools/install") from error
+        raise SpoolError(f"{error.filename}: cannot be made ({told(error)}); see tools/install") from error
     lock = os.open(spool.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the probe has one name, so that what a killed start left is found again
@@ -53,7 +53,7 @@ def _prove_one_file_system(spool: Spool) -> None:
             with suppress(OSError):
                 probes[0].rmdir()
             raise SpoolError(
-                f"{probe.parent}: a folder of {spool.work} cannot be moved here ({space.told(error)}). "
+                f"{probe.parent}: a folder of {spool.work} cannot be moved here ({told(error)}). "
                 "inbox, outbox and work must be writable, have room and lie on one file system and one mount."
             ) from error
 

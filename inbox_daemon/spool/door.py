@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
-from inbox_daemon import batch
 from inbox_daemon.layout import Published, Spool, Work, batch_name, numbered
 from inbox_daemon.spool import files, source
+from inbox_daemon.text import dumps
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def open_door(spool: Spool, work: Work, origin: Origin, first_status: Callable[[
         published = Published(spool.outbox / numbered(wanted, attempt))
         if published.dir.exists():
             continue
-        files.write_whole(work.name, batch.dumps({"name": published.dir.name, **asdict(origin)}))
+        files.write_whole(work.name, dumps({"name": published.dir.name, **asdict(origin)}))
         write_status(Published(work.door), first_status(published.dir.name))
         try:
             files.move(work.door, published.dir)
@@ -91,7 +91,7 @@ def is_anothers(published: Published, work: Work) -> bool:
 def write_status(published: Published, status: dict[str, object], *, last: bool = False) -> None:
     """Tell how the batch is. Only the last word must outlive a power cut: after one, a running batch is told anew."""
     write = files.write_whole if last else files.replace
-    write(published.status, batch.dumps(status) + b"\n")
+    write(published.status, dumps(status) + b"\n")
 
 
 def write_autopsy(published: Published, text: str) -> str:

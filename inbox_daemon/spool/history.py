@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon import batch
 from inbox_daemon.layout import Work
 from inbox_daemon.spool import files
+from inbox_daemon.text import dumps
 
 
 class History:
@@ -37,7 +37,7 @@ class History:
         lines before are on the disk.
         """
         self.events.append({"event": event, "at": round(at, 3), **details})
-        files.write_whole(self._path, b"".join(batch.dumps(one) + b"\n" for one in self.events))
+        files.write_whole(self._path, b"".join(dumps(one) + b"\n" for one in self.events))
 
     def first(self, event: str) -> Mapping[str, Any] | None:
         return next((e for e in self.events if e["event"] == event), None)

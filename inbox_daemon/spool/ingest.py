@@ -16,12 +16,13 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon import batch
+from inbox_daemon.batch import error_line, request_id
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import Work, shown
+from inbox_daemon.layout import Work
 from inbox_daemon.slices import in_slices
 from inbox_daemon.spool import files, source, space, whole
 from inbox_daemon.spool.reading import Found, Index, Reading, Rules
+from inbox_daemon.text import dumps, shown
 
 SHOWN_FAULTS = 100  # in status.json; errors.jsonl has them all
 _TURN = 0.005  # seconds of checking lines between two pauses
@@ -124,7 +125,7 @@ def ingest(work: Work, rules: Rules, part: files.Writer) -> Generator[bool, None
             part.size = 0
     finally:
         os.close(fd)
-    files.write_whole(work.accepted, batch.dumps(asdict(accepted)))
+    files.write_whole(work.accepted, dumps(asdict(accepted)))
     return accepted
 
 
@@ -148,7 +149,7 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
     def note(faults: list[Found]) -> None:
         lines = []
         for place, number, fault in faults:
-            lines.append(batch.error_line(batch.request_id(work.id, place), fault, number))
+            lines.append(error_line(request_id(work.id, place), fault, number))
             if len(first) < SHOWN_FAULTS:
                 first.append({"code": fault.code, "line": number, "message": fault.message, "param": fault.param})
         part.write(b"".join(lines))

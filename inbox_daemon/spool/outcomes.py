@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from inbox_daemon import batch
+from inbox_daemon.batch import place_of_line, read_outcome
 from inbox_daemon.layout import Published, Work, part_name
 from inbox_daemon.records import Outcome, place_of, ticket
 from inbox_daemon.spool import files
@@ -72,10 +72,10 @@ class Outcomes:
             self._writer = rebuilt
 
     def _recognise(self, line: bytes, number: int, offset: int, slot: int, count: Callable[[Outcome], None]) -> bool:
-        place = batch.place_of_line(line)
+        place = place_of_line(line)
         if place is None or place >= len(self._where) or self._where[place] != _NONE:
             return False
-        outcome = batch.read_outcome(line, ticket(slot, place))
+        outcome = read_outcome(line, ticket(slot, place))
         if outcome is None:
             return False
         self._note(place, number, offset, len(line))

@@ -11,8 +11,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from inbox_daemon import batch
 from inbox_daemon.layout import Spool
+from inbox_daemon.text import dumps
 
 STALE_AFTER = 15.0  # seconds; a daemon that has said nothing for so long is not there, or hangs
 _SAY_EVERY = 1.0  # seconds
@@ -40,7 +40,7 @@ class Presence:
         who = {"hostname": socket.gethostname(), "pid": os.getpid(), "started_at": self._started_at}
         said = {**who, "at": round(time.time(), 1), **view}
         with suppress(OSError):  # a full disk stops the batches, and they say so; this says nothing they do not
-            temporary.write_bytes(batch.dumps(said))
+            temporary.write_bytes(dumps(said))
             temporary.rename(self._path)
 
     def _sweep(self) -> None:

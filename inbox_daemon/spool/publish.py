@@ -15,12 +15,13 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon import batch
+from inbox_daemon.batch import may_succeed_later
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.spool import files
 from inbox_daemon.spool.ingest import Input
 from inbox_daemon.spool.outcomes import Outcomes
+from inbox_daemon.text import dumps
 
 _CHUNK = 1 << 20
 
@@ -139,11 +140,11 @@ def _sort(line: bytes, source: Input, place: int, results: _Target, errors: _Tar
 def _may_succeed_later(line: bytes) -> bool:
     parsed = orjson.loads(line)
     response = parsed["response"]
-    return batch.may_succeed_later(parsed["error"]["code"], response and response["status_code"])
+    return may_succeed_later(parsed["error"]["code"], response and response["status_code"])
 
 
 def write_receipt(published: Published, receipt: dict[str, Any]) -> None:
-    files.write_whole(published.receipt, batch.dumps(receipt, indent=True) + b"\n")
+    files.write_whole(published.receipt, dumps(receipt, indent=True) + b"\n")
 
 
 def hand_back(work: Work, published: Published) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon import batch
+from inbox_daemon.batch import place_of_line
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar, numbered
 from inbox_daemon.spool.presence import STALE_AFTER
@@ -245,7 +245,7 @@ def _receipt(path: Path) -> dict[str, Any]:
 
 
 def _check_line(line: bytes, name: str, number: int, places: dict[int, str], problems: list[str]) -> None:
-    place = batch.place_of_line(line)
+    place = place_of_line(line)
     if place is None:
         problems.append(f"{name}:{number}: not an output line of ours")
     elif place in places:

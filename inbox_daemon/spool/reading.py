@@ -17,7 +17,8 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon import batch, order, policy
+from inbox_daemon import order, policy
+from inbox_daemon.batch import Line, but_for_its_id, is_deterministic, read_line, repeated, too_long
 from inbox_daemon.config import Config, InboxSettings
 from inbox_daemon.errors import Rejected
 from inbox_daemon.models import Models
@@ -213,15 +214,15 @@ class Reading:
         self.index.add(offset, number)
         rules = self._rules
         if line is None:
-            read = batch.Line(None, batch.too_long(rules.inbox.max_line_bytes))
+            read = Line(None, too_long(rules.inbox.max_line_bytes))
         else:
-            read = batch.read_line(line, rules.model_fault, rules.refusal)
+            read = read_line(line, rules.model_fault, rules.refusal)
             if read.url:
                 self.urls.add(read.url)
         custom_id, fault = read.custom_id, read.fault
         earlier = self._ids.add(place, custom_id)
         if earlier is not None and custom_id is not None and fault is None and self._id(earlier) == custom_id:
-            fault = batch.repeated(custom_id, self.index.numbers[earlier])
+            fault = repeated(custom_id, self.index.numbers[earlier])
         if fault is None and line is not None:
             self._look_for_twin(place, line, read)
         if self._rules.inbox.group_prefixes:
@@ -237,19 +238,19 @@ class Reading:
             self.index.order = yield from self._prefixes.arranged(self._leading)
 
     def _leading(self, place: int) -> bytes:
-        request = batch.read_line(self._line(place), lambda model: None, lambda url, body: None)
+        request = read_line(self._line(place), lambda model: None, lambda url, body: None)
         return order.leading(request.body) if request.body is not None else b""
 
-    def _look_for_twin(self, place: int, line: bytes, read: batch.Line) -> None:
+    def _look_for_twin(self, place: int, line: bytes, read: Line) -> None:
         if not self._rules.inbox.share_answers or read.custom_id is None or read.body is None or read.url is None:
             return
-        if not batch.is_deterministic(read.url, read.body):
+        if not is_deterministic(read.url, read.body):
             return
-        rest = batch.but_for_its_id(line.rstrip(), read.custom_id)
+        rest = but_for_its_id(line.rstrip(), read.custom_id)
         first = self._requests.add(place, rest)
         if first is not None:
             earlier = self._line(first)
-            if batch.but_for_its_id(earlier, orjson.loads(earlier)["custom_id"]) == rest:
+            if but_for_its_id(earlier, orjson.loads(earlier)["custom_id"]) == rest:
                 self.index.join(first, place)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import shown
+from inbox_daemon.text import shown
 
 if sys.version_info >= (3, 14):
     from compression import zstd

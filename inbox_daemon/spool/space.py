@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -33,19 +31,3 @@ def is_remote(folder: Path) -> bool:
         default=None,
     )
     return best is not None and best.fstype.startswith(_REMOTE)
-
-
-def told(error: Exception) -> str:
-    """Return what a file operation failed with, for the log: the path, the cause and, where it is room, what is left.
-
-    A file system may have bytes but no inodes left; then no file can be made.
-    """
-    if not isinstance(error, OSError) or error.filename is None:
-        return str(error)
-    sentence = f"{error.filename}: {error.strerror}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        with suppress(OSError):
-            there = os.statvfs(Path(error.filename).parent)
-            free = f"{there.f_bavail * there.f_frsize} bytes and {there.f_favail} files"
-            return f"{sentence}; there is room for {free} there"
-    return sentence

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import orjson
 
-from inbox_daemon import batch
+from inbox_daemon.batch import too_complex
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import SIDECARS, shown
+from inbox_daemon.layout import SIDECARS
 from inbox_daemon.spool import source
+from inbox_daemon.text import shown
 
 _TAIL = 1 << 16
 _LONGEST = 1 << 25  # bytes; a last line longer than that is not read to see whether it ends
@@ -146,6 +147,6 @@ def _last_line(fd: int, size: int, tail: bytes) -> bytes:
 
 def _is_object(line: bytes) -> bool:
     try:
-        return not batch.too_complex(line) and isinstance(orjson.loads(line), dict)
+        return not too_complex(line) and isinstance(orjson.loads(line), dict)
     except ValueError:
         return False
