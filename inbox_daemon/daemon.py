@@ -28,8 +28,8 @@ from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Spool
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.life import Life
+from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.metrics import Metrics
-from inbox_daemon.notify import Notifier
 from inbox_daemon.oversight import Oversight
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.spool import claim

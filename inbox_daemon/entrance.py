@@ -19,8 +19,9 @@ from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.intake import Intake
 from inbox_daemon.layout import Spool
 from inbox_daemon.life import Life
+from inbox_daemon.machine import disk
 from inbox_daemon.setbacks import Setbacks
-from inbox_daemon.spool import claim, control, published, space
+from inbox_daemon.spool import claim, control, published
 from inbox_daemon.text import shown
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ class Entrance:
         config = self._config()
         if size > config.inbox.max_file_bytes:
             return True  # none of it will be copied
-        if lacking := space.lacking(self._spool.work, size + config.results.keep_free):
+        if lacking := disk.lacking(self._spool.work, size + config.results.keep_free):
             self.waiting[path.name] = f"waiting for disk space: {1 + lacking // 1_000_000} MB more needed"
             self._intake.complain(path.name, "waits for disk space")
         return not lacking

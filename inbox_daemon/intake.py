@@ -23,7 +23,8 @@ from watchdog.observers.api import BaseObserver
 from inbox_daemon.config import InboxSettings
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import SIDECARS, control_of, is_batch_file, is_sidecar, is_unfinished
-from inbox_daemon.spool import source, space, whole
+from inbox_daemon.machine import disk
+from inbox_daemon.spool import source, whole
 
 log = logging.getLogger(__name__)
 logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it has to say, the rescan makes good
@@ -82,7 +83,7 @@ class Intake:
         self._complained: set[tuple[str, str]] = set()
         self._observer: BaseObserver | None = None
         self._watched: tuple[int, int] | None = None
-        self.polling = settings.watch == "poll" or space.is_remote(inbox)
+        self.polling = settings.watch == "poll" or disk.is_remote(inbox)
 
     # -- the watch
 

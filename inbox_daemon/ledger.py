@@ -18,9 +18,10 @@ from inbox_daemon.errorlog import ErrorLog
 from inbox_daemon.errors import Rejected
 from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Published, Spool, Work, batch_name
+from inbox_daemon.machine import disk
 from inbox_daemon.pace import Done, Pace, seconds_left
 from inbox_daemon.records import BatchStatus, Outcome, place_of
-from inbox_daemon.spool import door, files, published, space
+from inbox_daemon.spool import door, files, published
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.ingest import Accepted, Input
 from inbox_daemon.spool.outcomes import Outcomes
@@ -203,7 +204,7 @@ class Ledger:
         done = self.tally.done
         average = self.outcomes.bytes / done if done >= _ENOUGH_TO_JUDGE else 0.0
         to_come = average * (2 * (len(self.queue) - done) + done) if self.recovered else BLOCK
-        lacking = space.lacking(self.work.dir, to_come + self.results.keep_free)
+        lacking = disk.lacking(self.work.dir, to_come + self.results.keep_free)
         changed, self.lacking = bool(lacking) != bool(self.lacking), lacking
         if changed:
             self.tell(now)

@@ -12,18 +12,19 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from inbox_daemon import host, nvml, status
+from inbox_daemon import status
 from inbox_daemon.alerts import Alerts
 from inbox_daemon.announce import Announcer
 from inbox_daemon.autopsy import Autopsy, Scene, report
 from inbox_daemon.conditions import BatchFacts, Moment
 from inbox_daemon.config import Config
 from inbox_daemon.engine.slot import EngineSlot
-from inbox_daemon.gpu import Sampler
 from inbox_daemon.health import Health, Verdict
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Spool
 from inbox_daemon.life import Life
+from inbox_daemon.machine import host, nvml
+from inbox_daemon.machine.gpu import Sampler
 from inbox_daemon.records import Alert, AlertName, Gpus, Host
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.spool import door

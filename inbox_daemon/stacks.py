@@ -18,7 +18,7 @@ import psutil
 
 from inbox_daemon.engine.lifeline import SHOW_STACKS
 from inbox_daemon.layout import stacks_file
-from inbox_daemon.parent import tie_to_parent
+from inbox_daemon.machine.parent import tie_to_parent
 
 _OF_STATUS = ("Name", "State", "PPid", "Threads", "VmRSS", "SigPnd", "ShdPnd", "SigBlk")
 _ANSWERS_WITHIN = 1.0  # seconds for faulthandler; a stopped process never answers

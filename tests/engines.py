@@ -54,7 +54,7 @@ class Engines:
     """
 
     def __init__(self, daemon: Daemon) -> None:
-        self._known = [one for one in daemon.family() if "inbox_daemon.nvml" not in one.cmdline()]
+        self._known = [one for one in daemon.family() if "inbox_daemon.machine.nvml" not in one.cmdline()]
         self._sessions = {os.getsid(one.pid) for one in self._known} - {os.getsid(daemon.process.pid)}
         assert self._known and self._sessions
 

@@ -29,7 +29,7 @@ from inbox_daemon import config, daemon, entrance, journal, ledger, life, twins
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import EngineDied, InboxDaemonError
-from inbox_daemon.notify import Notifier
+from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.records import Outcome, Request
 
 POISON = b"a poison"

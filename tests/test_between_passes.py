@@ -19,8 +19,9 @@ from inbox_daemon.cli import show
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.life import Life
-from inbox_daemon.notify import Notifier
-from inbox_daemon.spool import door, drop, files, publish, published, space
+from inbox_daemon.machine import disk
+from inbox_daemon.machine.notify import Notifier
+from inbox_daemon.spool import door, drop, files, publish, published
 from inbox_daemon.spool.history import History
 
 
@@ -79,7 +80,7 @@ class Passes:
 def may_be_full(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether batches lack room on the disk from now on; to be changed."""
     full = [False]
-    monkeypatch.setattr(space, "lacking", lambda folder, needed: 10**9 if full[0] and folder.name != "work" else 0)
+    monkeypatch.setattr(disk, "lacking", lambda folder, needed: 10**9 if full[0] and folder.name != "work" else 0)
     monkeypatch.setattr(ledger, "_LOOK_EVERY", 0.0)
     return full
 
@@ -132,7 +133,7 @@ def test_a_batch_cancelled_while_its_file_is_read_ends_at_once_and_the_file_come
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits for room on the disk, which may be never."""
-    monkeypatch.setattr(space, "lacking", lambda folder, needed: 0 if folder.name == "work" else 10**9)
+    monkeypatch.setattr(disk, "lacking", lambda folder, needed: 0 if folder.name == "work" else 10**9)
     passes.drop("b.jsonl", batch_of(50))
     passes.until(lambda: passes.status("b").get("waiting_for_disk_bytes"))
     passes.drop("b.cancel", b"")
@@ -149,7 +150,7 @@ def test_a_batch_cancelled_while_its_file_is_read_ends_at_once_and_the_file_come
 
 def test_a_cancelled_file_stays_cancelled_over_a_restart(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
-    monkeypatch.setattr(space, "lacking", lambda folder, needed: 0 if folder.name == "work" else 10**9)
+    monkeypatch.setattr(disk, "lacking", lambda folder, needed: 0 if folder.name == "work" else 10**9)
     passes.drop("b.jsonl", batch_of(50))
     passes.until(lambda: passes.status("b").get("waiting_for_disk_bytes"))
     [life] = passes.daemon._lives.values()

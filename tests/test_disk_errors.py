@@ -16,7 +16,8 @@ from crashing import EVERYTHING, SYNCS, TAKES_SPACE, Strike
 from scenes import cancelled, dropped, refused, rejected, resumed, unharmed
 
 from inbox_daemon.life import Life
-from inbox_daemon.spool import files, space
+from inbox_daemon.machine import disk
+from inbox_daemon.spool import files
 
 pytestmark = pytest.mark.matrix
 
@@ -132,7 +133,7 @@ def throws_away_what_it_could_not_finish() -> None:
 
 
 def says_only_that_something_failed() -> None:
-    space.told = lambda error: "I/O error"
+    disk.told = lambda error: "I/O error"
 
 
 def leaves_files_open() -> None:

@@ -29,7 +29,7 @@ from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.engine.slot import EngineSlot
 from inbox_daemon.errors import ConfigError, EngineDied
-from inbox_daemon.notify import Notifier
+from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.records import EngineState
 
 Start = Callable[..., Daemon]

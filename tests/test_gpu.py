@@ -14,8 +14,8 @@ import psutil
 import pytest
 from running import eventually
 
-from inbox_daemon import nvml
-from inbox_daemon.gpu import Sampler
+from inbox_daemon.machine import nvml
+from inbox_daemon.machine.gpu import Sampler
 from inbox_daemon.records import GpuDevice, Gpus, GpuState
 
 CARD = GpuDevice(
@@ -129,7 +129,7 @@ def test_nonsense_from_the_child_is_no_sample(sampler: Make) -> None:
 def test_the_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
     program = (
         "import subprocess, sys\n"
-        "code = 'import time; from inbox_daemon.parent import tie_to_parent; tie_to_parent()'\n"
+        "code = 'import time; from inbox_daemon.machine.parent import tie_to_parent; tie_to_parent()'\n"
         "code += '; print(1, flush=True); time.sleep(60)'\n"
         "child = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE)\n"
         "child.stdout.readline(); print(child.pid, flush=True); import time; time.sleep(60)\n"

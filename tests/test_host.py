@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from inbox_daemon import host
+from inbox_daemon.machine import host
 
 
 def cgroup(folder: Path, limit: str, current: int, cache: int) -> None:

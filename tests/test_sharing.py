@@ -18,7 +18,7 @@ from inbox_daemon.engine import wire
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.ledger import Ledger
-from inbox_daemon.notify import Notifier
+from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.records import Outcome, Request
 from inbox_daemon.spool import published
 from inbox_daemon.traffic import _BEFORE_ALL

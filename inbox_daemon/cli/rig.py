@@ -21,7 +21,7 @@ import orjson
 import psutil
 
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.parent import tie_to_parent
+from inbox_daemon.machine.parent import tie_to_parent
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import drop, files, published
 

@@ -18,7 +18,7 @@ from inbox_daemon.engine.local import LocalEngine
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError
-from inbox_daemon.notify import Notifier
+from inbox_daemon.machine.notify import Notifier
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 from inbox_daemon.layout import stacks_file
-from inbox_daemon.parent import tie_to_parent
+from inbox_daemon.machine.parent import tie_to_parent
 
 MARK = "INBOX_DAEMON_WORKER"  # set in the worker's environment, inherited by what vLLM starts there
 SHOW_STACKS = signal.SIGUSR2  # nothing in vLLM or torch uses it

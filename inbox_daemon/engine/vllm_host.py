@@ -45,9 +45,9 @@ try:
 except ImportError:
     safe_apply_chat_template = None
 
-from inbox_daemon import nvml
 from inbox_daemon.batch import error_line
 from inbox_daemon.engine import counters, graphs, outputs, placement, tokens
+from inbox_daemon.machine import nvml
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
 

@@ -19,8 +19,9 @@ import orjson
 from inbox_daemon.batch import error_line, request_id
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Work
+from inbox_daemon.machine import disk
 from inbox_daemon.slices import in_slices
-from inbox_daemon.spool import files, source, space, whole
+from inbox_daemon.spool import files, source, whole
 from inbox_daemon.spool.reading import Found, Index, Reading, Rules
 from inbox_daemon.text import dumps, shown
 
@@ -156,7 +157,7 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
 
     with copy:
         for block in source.blocks(fd, dropped, rules.inbox.max_file_bytes, as_dropped):
-            while space.lacking(work.dir, rules.keep_free + len(block)):
+            while disk.lacking(work.dir, rules.keep_free + len(block)):
                 if not dropped.name.endswith(".jsonl"):  # what comes out of it may have no end
                     raise Rejected(
                         "disk_full", f"{name}: its lines do not fit on the disk; make room and drop it again"

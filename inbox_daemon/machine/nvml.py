@@ -1,8 +1,8 @@
 """NVML: the GPUs of this host, sampled. The only importer of pynvml.
 
 NVML calls can block for ever in the driver, so this runs only where that hurts nobody: as a child of the daemon
-(`python -m inbox_daemon.nvml SECONDS`, one JSON line a sample on stdout) and in the worker. No GPU, no driver, a GPU
-that is gone: each is an answer with a name, none an exception.
+(`python -m inbox_daemon.machine.nvml SECONDS`, one JSON line a sample on stdout) and in the worker. No GPU, no driver,
+a GPU that is gone: each is an answer with a name, none an exception.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import orjson
 import pynvml
 
-from inbox_daemon.parent import tie_to_parent
+from inbox_daemon.machine.parent import tie_to_parent
 from inbox_daemon.records import GpuDevice, Gpus, GpuState
 
 T = TypeVar("T")

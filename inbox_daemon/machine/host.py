@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from inbox_daemon.machine import disk
 from inbox_daemon.records import Host
-from inbox_daemon.spool import space
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OURS = Path("/proc/self/cgroup")
@@ -16,7 +16,7 @@ _OURS = Path("/proc/self/cgroup")
 
 def look(spool: Path) -> Host:
     """Return what is used now. Raises OSError where the spool is gone."""
-    used, free = space.use(spool)
+    used, free = disk.use(spool)
     return Host(round(_memory(), 4), round(used, 4), free)
 
 

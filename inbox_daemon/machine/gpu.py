@@ -37,7 +37,7 @@ class Sampler:
         every: float,
         present: Callable[[], bool],
         *,
-        command: Sequence[str] = (sys.executable, "-P", "-m", "inbox_daemon.nvml"),
+        command: Sequence[str] = (sys.executable, "-P", "-m", "inbox_daemon.machine.nvml"),
         answers_within: float = ANSWERS_WITHIN,
     ) -> None:
         self._every = every
