@@ -31,10 +31,10 @@ from inbox_daemon.life import Life
 from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.metrics import Metrics
 from inbox_daemon.oversight import Oversight
+from inbox_daemon.request.reading import rules_of
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.spool import claim
 from inbox_daemon.spool.presence import Presence
-from inbox_daemon.spool.reading import rules_of
 from inbox_daemon.traffic import Traffic
 from inbox_daemon.wakeup import Wakeup
 

@@ -12,18 +12,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import orjson
 
-from inbox_daemon.batch import error_line, request_id
 from inbox_daemon.dispatch import Queue
 from inbox_daemon.errors import EngineDied, Rejected
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Work
 from inbox_daemon.ledger import CANCELLED, Ledger
 from inbox_daemon.records import BatchStatus, EngineInfo, Fault, Outcome, Request, ticket
+from inbox_daemon.request.line import error_line, request_id
+from inbox_daemon.request.reading import Rules
 from inbox_daemon.slices import busily, in_slices
 from inbox_daemon.spool import control, files, ingest
 from inbox_daemon.spool.claim import Held
 from inbox_daemon.spool.publish import discard, hand_back, publish, write_receipt
-from inbox_daemon.spool.reading import Rules
 from inbox_daemon.twins import Twins
 
 _HOUR = 3600.0

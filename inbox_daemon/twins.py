@@ -11,9 +11,9 @@ from collections.abc import Generator, Iterator, Sequence
 
 import orjson
 
-from inbox_daemon.batch import copied_line, read_outcome, request_id
 from inbox_daemon.ledger import Ledger
 from inbox_daemon.records import Outcome, place_of, ticket
+from inbox_daemon.request.line import copied_line, read_outcome, request_id
 from inbox_daemon.slices import in_slices
 from inbox_daemon.spool.ingest import Input
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.batch import answer_line
 from inbox_daemon.records import EngineStats, Outcome, Request
+from inbox_daemon.request.line import answer_line
 from inbox_daemon.text import dumps
 
 FRAIL = Path(os.environ["FRAIL"])

@@ -25,17 +25,17 @@ from typing import Any
 import orjson
 from running import IN_MEMORY, request
 
-from inbox_daemon.batch import request_id
 from inbox_daemon.cli.check import faults_of
 from inbox_daemon.config import Config, EngineSettings, InboxSettings, ModelSettings, RequestSettings, ResultSettings
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, Request, ticket
+from inbox_daemon.request.line import request_id
+from inbox_daemon.request.reading import rules_of
 from inbox_daemon.spool import files, ingest, published, whole
 from inbox_daemon.spool.outcomes import Outcomes
 from inbox_daemon.spool.publish import publish
-from inbox_daemon.spool.reading import rules_of
 from inbox_daemon.text import dumps
 
 if sys.version_info >= (3, 14):

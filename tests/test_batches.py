@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
-from inbox_daemon.batch import answer_line, request_id
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, ticket
+from inbox_daemon.request.line import answer_line, request_id
 from inbox_daemon.spool import files, published
 from inbox_daemon.spool.outcomes import Outcomes
 

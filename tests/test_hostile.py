@@ -19,12 +19,12 @@ import psutil
 import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
-from inbox_daemon.batch import read_line
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Spool, Work
+from inbox_daemon.request.line import read_line
+from inbox_daemon.request.reading import rules_of
 from inbox_daemon.spool import files, ingest, published
-from inbox_daemon.spool.reading import rules_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inbox_daemon import config
-from inbox_daemon.models import Models, UnknownModel, look_up, table, translate_ollama
-from inbox_daemon.spool.reading import rules_of
+from inbox_daemon.request.catalog import Models, UnknownModel, look_up, table, translate_ollama
+from inbox_daemon.request.reading import rules_of
 
 ROWS = [(family, tag) for family, known in table().families.items() for tag in known.tags]
 SERVED = "Qwen/Qwen3-8B"

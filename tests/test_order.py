@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import Daemon, custom_ids, jsonl, request
 
-from inbox_daemon.order import Prefixes, key, leading
+from inbox_daemon.request.order import Prefixes, key, leading
 
 CHANCE = random.Random(7)
 

@@ -12,11 +12,12 @@ import orjson
 import pytest
 from running import Daemon, jsonl, lines, request
 
-from inbox_daemon import config, policy
-from inbox_daemon.batch import URLS
+from inbox_daemon import config
 from inbox_daemon.cli import check
 from inbox_daemon.config import Config, RequestSettings
 from inbox_daemon.records import Fault
+from inbox_daemon.request import policy
+from inbox_daemon.request.line import URLS
 
 CHAT, EMBED, RERANK, LISTEN = "/v1/chat/completions", "/v1/embeddings", "/v1/rerank", "/v1/audio/transcriptions"
 STRICT = RequestSettings()

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from running import batch_of, jsonl, request
 
-from inbox_daemon.batch import read_line
 from inbox_daemon.config import Config, InboxSettings
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Work
+from inbox_daemon.request.line import read_line
+from inbox_daemon.request.reading import rules_of
 from inbox_daemon.spool import files, ingest, whole
-from inbox_daemon.spool.reading import rules_of
 
 LONG = 1_000_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inbox_daemon.repeats import Repeats
+from inbox_daemon.request.repeats import Repeats
 
 MANY = 20_000
 

@@ -20,7 +20,7 @@ from inbox_daemon import config
 from inbox_daemon.cli import measure, tune
 from inbox_daemon.cli.climb import Axis, Trial, axes, climb, winner
 from inbox_daemon.errors import Rejected
-from inbox_daemon.spool.reading import rules_of
+from inbox_daemon.request.reading import rules_of
 
 DEFAULTS = {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "kv_cache_dtype": "auto", "quantization": None}
 RULES = rules_of(config.Config())

@@ -26,8 +26,8 @@ from sshd import Sshd, cut, ended, serving
 
 from inbox_daemon.config import Config
 from inbox_daemon.layout import Published, Work
+from inbox_daemon.request.reading import rules_of
 from inbox_daemon.spool import files, ingest, published
-from inbox_daemon.spool.reading import rules_of
 
 pytestmark = pytest.mark.upload
 

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from inbox_daemon.models import UnknownModel, look_up, table, translate_ollama
+from inbox_daemon.request.catalog import UnknownModel, look_up, table, translate_ollama
 
 NAME = Path(__file__).name
 USAGE = """\

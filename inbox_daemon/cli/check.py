@@ -17,8 +17,8 @@ from inbox_daemon.cli.run import settings
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
 from inbox_daemon.records import Fault
+from inbox_daemon.request.reading import Found, Reading, rules_of
 from inbox_daemon.spool import files, ingest, source
-from inbox_daemon.spool.reading import Found, Reading, rules_of
 from inbox_daemon.text import dumps, shown
 
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inbox_daemon.batch import read_line
 from inbox_daemon.cli.climb import Trial
 from inbox_daemon.engine import Engine
 from inbox_daemon.errors import ConfigError, EngineDied, Rejected
 from inbox_daemon.records import Outcome, Request
+from inbox_daemon.request.line import read_line
+from inbox_daemon.request.reading import Rules
 from inbox_daemon.spool import source
-from inbox_daemon.spool.reading import Rules
 from inbox_daemon.text import shown
 
 _RUN = 64  # consecutive lines of a sample, so that neighbours that share a prefix stay neighbours

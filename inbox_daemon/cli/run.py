@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inbox_daemon import config, journal, policy
+from inbox_daemon import config, journal
 from inbox_daemon.config import Config
 from inbox_daemon.daemon import Daemon
 from inbox_daemon.engine import Engine
@@ -19,6 +19,7 @@ from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError
 from inbox_daemon.machine.notify import Notifier
+from inbox_daemon.request import policy
 
 
 def add(verbs: Any, shared: argparse.ArgumentParser) -> None:

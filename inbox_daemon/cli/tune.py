@@ -28,7 +28,7 @@ from inbox_daemon.cli.run import check_model, engine_of, settings
 from inbox_daemon.config import Config
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.records import Request
-from inbox_daemon.spool.reading import rules_of
+from inbox_daemon.request.reading import rules_of
 from inbox_daemon.text import shown
 
 INTERRUPTED = 130

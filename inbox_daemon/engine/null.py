@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import orjson
 
 from inbox_daemon import __version__
-from inbox_daemon.batch import answer_line
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine import Evidence
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
+from inbox_daemon.request.line import answer_line
 from inbox_daemon.text import dumps
 
 _IN_FLIGHT = 4096

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from inbox_daemon.batch import answer_line
 from inbox_daemon.records import Outcome, Request
+from inbox_daemon.request.line import answer_line
 from inbox_daemon.text import dumps
 
 

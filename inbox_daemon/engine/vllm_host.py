@@ -45,11 +45,11 @@ try:
 except ImportError:
     safe_apply_chat_template = None
 
-from inbox_daemon.batch import error_line
 from inbox_daemon.engine import counters, graphs, outputs, placement, tokens
 from inbox_daemon.machine import nvml
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
+from inbox_daemon.request.line import error_line
 
 EXIT_CONFIG = 78
 _SURE_AFTER = 1.0  # seconds for vLLM to notice that its EngineCore is gone

@@ -16,13 +16,14 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.batch import error_line, request_id
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Work
 from inbox_daemon.machine import disk
+from inbox_daemon.request.index import Index
+from inbox_daemon.request.line import error_line, request_id
+from inbox_daemon.request.reading import Found, Reading, Rules
 from inbox_daemon.slices import in_slices
 from inbox_daemon.spool import files, source, whole
-from inbox_daemon.spool.reading import Found, Index, Reading, Rules
 from inbox_daemon.text import dumps, shown
 
 SHOWN_FAULTS = 100  # in status.json; errors.jsonl has them all
@@ -56,7 +57,8 @@ class Input:
     """The accepted `input.jsonl`, open for reading single requests."""
 
     def __init__(self, work: Work) -> None:
-        self.index = Index.load(work.index)
+        with work.index.open("rb") as file:
+            self.index = Index.read(file)
         self._fd = os.open(work.input, os.O_RDONLY | os.O_CLOEXEC)
         self._size = os.fstat(self._fd).st_size
 
@@ -175,7 +177,10 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
         copy.sync()
     if not len(reading.index):
         raise Rejected("empty_file", f"{name}: holds no request: it is empty or has only blank lines")
-    reading.index.save(work.index)
+    with files.Writer(work.index, fresh=True) as index:
+        for column in reading.index.written():
+            index.write(column)
+        index.sync()
     part.sync()
     return Accepted(
         source=dropped.name,

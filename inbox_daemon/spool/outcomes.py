@@ -13,9 +13,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from inbox_daemon.batch import place_of_line, read_outcome
 from inbox_daemon.layout import Published, Work, part_name
 from inbox_daemon.records import Outcome, place_of, ticket
+from inbox_daemon.request.line import place_of_line, read_outcome
 from inbox_daemon.spool import files
 
 _NONE = (1 << 64) - 1

@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.batch import may_succeed_later
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Work
+from inbox_daemon.request.line import may_succeed_later
 from inbox_daemon.spool import files
 from inbox_daemon.spool.ingest import Input
 from inbox_daemon.spool.outcomes import Outcomes

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import orjson
 
-from inbox_daemon.batch import too_complex
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import SIDECARS
+from inbox_daemon.request.line import too_complex
 from inbox_daemon.spool import source
 from inbox_daemon.text import shown
 

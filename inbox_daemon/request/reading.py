@@ -7,24 +7,22 @@ reads no file itself and never raises on a line's content.
 from __future__ import annotations
 
 import sys
-from array import array
 from codecs import BOM_UTF8
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from inbox_daemon import order, policy
-from inbox_daemon.batch import Line, but_for_its_id, is_deterministic, read_line, repeated, too_long
 from inbox_daemon.config import Config, InboxSettings
 from inbox_daemon.errors import Rejected
-from inbox_daemon.models import Models
 from inbox_daemon.records import Fault
-from inbox_daemon.repeats import Repeats
-from inbox_daemon.spool import files
+from inbox_daemon.request import order, policy
+from inbox_daemon.request.catalog import Models
+from inbox_daemon.request.index import Index
+from inbox_daemon.request.line import Line, but_for_its_id, is_deterministic, read_line, repeated, too_long
+from inbox_daemon.request.repeats import Repeats
 
 _IDS_KNOWN = 1024  # custom_ids that were read again and are kept: each may stand in a line of megabytes
 
@@ -57,67 +55,6 @@ def rules_of(config: Config) -> Rules:
     model_fault = names.accepts if served else lambda name: None
     refusal = partial(policy.refusal, config.requests)
     return Rules(config.inbox, config.results.keep_free, model_fault, refusal)
-
-
-class Index:
-    """Where each request lies in `input.jsonl`, in memory and on disk: 12 bytes a request, 20 at most.
-
-    Attributes:
-        offsets, numbers: where its line begins, and its 1-based number.
-        order: the places in the order to compute them; empty: as they stand.
-        twins: for each place the next one of the same request, 0 at the chain's end; empty where there is none. The
-            chain begins at the first of them, which is computed; no other place's chain leads to it.
-    """
-
-    def __init__(self) -> None:
-        self.offsets = array("Q")
-        self.numbers = array("I")
-        self.order = array("I")
-        self.twins = array("I")
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def add(self, offset: int, number: int) -> None:
-        self.offsets.append(offset)
-        self.numbers.append(number)
-        if self.twins:
-            self.twins.append(0)
-
-    def end(self, place: int, otherwise: int) -> int:
-        """Return where the next request begins; `otherwise` where this is the last one."""
-        return self.offsets[place + 1] if place + 1 < len(self.offsets) else otherwise
-
-    def join(self, first: int, place: int) -> None:
-        """Note that the request at `place` is the same as the one at `first`."""
-        if not self.twins:
-            self.twins = array("I", bytes(4 * len(self)))
-        self.twins[place] = self.twins[first]
-        self.twins[first] = place
-
-    def twins_of(self, place: int) -> Iterator[int]:
-        """Yield the places of the same request in this one's chain, itself left out."""
-        while self.twins and (place := self.twins[place]):
-            yield place
-
-    @property
-    def _arrays(self) -> tuple[array[int], ...]:
-        return self.offsets, self.numbers, self.order, self.twins
-
-    @classmethod
-    def load(cls, path: Path) -> Index:
-        index = cls()
-        with path.open("rb") as file:
-            for column in index._arrays:
-                column.fromfile(file, int.from_bytes(file.read(8), sys.byteorder))
-        return index
-
-    def save(self, path: Path) -> None:
-        with files.Writer(path, fresh=True) as writer:
-            for column in self._arrays:
-                writer.write(len(column).to_bytes(8, sys.byteorder))
-                writer.write(memoryview(column).cast("B"))
-            writer.sync()
 
 
 @dataclass(slots=True)

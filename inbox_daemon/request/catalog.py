@@ -79,7 +79,7 @@ class Table:
 @functools.cache
 def table() -> Table:
     """Return the packaged table, read once."""
-    text = resources.files("inbox_daemon").joinpath("ollama_models.toml").read_text(encoding="utf-8")
+    text = resources.files("inbox_daemon.request").joinpath("ollama_models.toml").read_text(encoding="utf-8")
     content = tomllib.loads(text)
     verified_on: date = content.pop("verified_on")
     return Table(verified_on, {family: _family(rows) for family, rows in content.items()})
