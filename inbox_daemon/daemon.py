@@ -17,26 +17,27 @@ from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
-from inbox_daemon import journal, status
+from inbox_daemon import journal
+from inbox_daemon.batch.ledger import Ledger
+from inbox_daemon.batch.life import Life
 from inbox_daemon.config import AT_START, RELOADABLE, Config
+from inbox_daemon.dispatch.traffic import Traffic
 from inbox_daemon.engine import Engine
 from inbox_daemon.engine.slot import EngineSlot
-from inbox_daemon.entrance import Entrance
 from inbox_daemon.errors import ConfigError, SpoolError, told
-from inbox_daemon.intake import Intake
+from inbox_daemon.inbox.arrivals import Intake
+from inbox_daemon.inbox.taking import Entrance
 from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Spool
-from inbox_daemon.ledger import Ledger
-from inbox_daemon.life import Life
 from inbox_daemon.machine.notify import Notifier
-from inbox_daemon.metrics import Metrics
-from inbox_daemon.oversight import Oversight
 from inbox_daemon.request.reading import rules_of
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.spool import claim
-from inbox_daemon.spool.presence import Presence
-from inbox_daemon.traffic import Traffic
+from inbox_daemon.spool.daemons import Presence
 from inbox_daemon.wakeup import Wakeup
+from inbox_daemon.watch import view
+from inbox_daemon.watch.metrics import Metrics
+from inbox_daemon.watch.oversight import Oversight
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class Daemon:
         requests = (sum(queue.done for queue in queues), sum(map(len, queues)))
         alerts = [alert.name for alert in self._oversight.raised]
         self._notify.status(
-            status.summary(len(queues), requests, len(self._entrance.suspended), self._oversight.engine, alerts), now
+            view.summary(len(queues), requests, len(self._entrance.suspended), self._oversight.engine, alerts), now
         )
 
     # -- batches

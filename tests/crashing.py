@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from inbox_daemon import cli, daemon, entrance, ledger, life, twins
-from inbox_daemon.spool import ingest, presence
+from inbox_daemon import cli, daemon
+from inbox_daemon.batch import ledger, life, twins
+from inbox_daemon.inbox import taking
+from inbox_daemon.spool import daemons, ingest
 
 SYNCS = frozenset({"fsync", "fdatasync"})
 TAKES_SPACE = frozenset({"write", "create", "mkdir", "link", "symlink", "rename"})
@@ -160,9 +162,9 @@ def _live(
         sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
         signal.setitimer(signal.ITIMER_REAL, within)
         gc.disable()  # nobody but the daemon itself closes its files
-        daemon._SUSPEND = entrance._ADOPT_EVERY = _AGAIN_AFTER
+        daemon._SUSPEND = taking._ADOPT_EVERY = _AGAIN_AFTER
         # Nothing by the clock, so that two runs are alike: a pass takes as long as there is work, views follow changes.
-        daemon._SLICE = entrance._SLICE = ledger._STATUS_EVERY = presence._SAY_EVERY = ingest._TURN = math.inf
+        daemon._SLICE = taking._SLICE = ledger._STATUS_EVERY = daemons._SAY_EVERY = ingest._TURN = math.inf
         twins._SLICE = life._CLOSE_SLICE = math.inf
         if sabotage:
             sabotage()

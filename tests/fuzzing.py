@@ -33,7 +33,7 @@ from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, Request, ticket
 from inbox_daemon.request.line import request_id
 from inbox_daemon.request.reading import rules_of
-from inbox_daemon.spool import files, ingest, published, whole
+from inbox_daemon.spool import complete, files, ingest, published
 from inbox_daemon.spool.outcomes import Outcomes
 from inbox_daemon.spool.publish import publish
 from inbox_daemon.text import dumps
@@ -340,7 +340,7 @@ def problem_of(suffix: str, content: bytes, config: Config) -> tuple[str, Said]:
     said = Said()
     try:
         try:
-            for _ in whole.read_to_see(path, config.inbox.max_file_bytes):
+            for _ in complete.read_to_see(path, config.inbox.max_file_bytes):
                 pass
         except Rejected:
             pass

@@ -10,11 +10,11 @@ import orjson
 import pytest
 from running import Daemon, batch_of, eventually, jsonl, lines, request
 
-from inbox_daemon.alerts import Edge
-from inbox_daemon.announce import Announcer
 from inbox_daemon.layout import Spool
 from inbox_daemon.records import Alert, AlertName, Severity
 from inbox_daemon.spool import alertlog, published
+from inbox_daemon.watch.alerts import Edge
+from inbox_daemon.watch.announce import Announcer
 
 Start = Callable[..., Daemon]
 

@@ -10,27 +10,22 @@ import pytest
 from running import ROOT
 
 PACKAGE = ROOT / "inbox_daemon"
-LAYERS: list[set[str]] = [
-    {"errors", "records", "text", "slices", "setbacks", "__init__"},
-    {"layout"},
-    {"config", "machine"},
-    {"dispatch", "conditions", "suspects", "privacy", "pace"},
-    {"health", "alerts"},
-    {"journal", "metrics", "wakeup"},
+ROOMS = (
+    {"errors", "text", "slices", "setbacks", "__init__"},
+    {"records", "layout", "wakeup", "privacy"},
+    {"config", "journal"},
+    {"machine"},
     {"request"},
     {"spool"},
-    {"announce", "engine", "intake"},
-    {"stacks", "autopsy"},
-    {"status", "errorlog"},
-    {"ledger"},
-    {"twins"},
-    {"life"},
-    {"traffic"},
-    {"oversight", "entrance"},
+    {"engine"},
+    {"batch"},
+    {"dispatch"},
+    {"inbox"},
+    {"watch"},
     {"daemon"},
     {"cli"},
     {"__main__"},
-]
+)
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -39,7 +34,7 @@ def unit(path: Path) -> str:
 
 
 def layer(name: str) -> int:
-    return next(number for number, names in enumerate(LAYERS) if name in names)
+    return next(number for number, names in enumerate(ROOMS) if name in names)
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -54,7 +49,7 @@ def imports(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_module_imports_only_its_own_and_lower_layers(path: Path) -> None:
     units = {name.split(".")[1] for name in imports(path) if name.startswith("inbox_daemon.")}
-    for other in units & set().union(*LAYERS) - {unit(path)}:
+    for other in units & set().union(*ROOMS) - {unit(path)}:
         assert layer(other) < layer(unit(path)), other
 
 

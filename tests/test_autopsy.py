@@ -55,7 +55,7 @@ def family(tmp_path: Path) -> Iterator[psutil.Process]:
 def look(family: psutil.Process, tmp_path: Path) -> Callable[[], dict[str, str]]:
     def look() -> dict[str, str]:
         """The sections of what is found, by their titles."""
-        command = [sys.executable, "-m", "inbox_daemon.stacks", str(family.pid), str(tmp_path)]
+        command = [sys.executable, "-m", "inbox_daemon.watch.stacks", str(family.pid), str(tmp_path)]
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         return dict(section.split("\n", 1) for section in found.split("\n## ")[1:])
 

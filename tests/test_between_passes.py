@@ -14,15 +14,18 @@ import orjson
 import pytest
 from running import batch_of, custom_ids, jsonl, request
 
-from inbox_daemon import conditions, config, daemon, entrance, intake, ledger
+from inbox_daemon import config, daemon
+from inbox_daemon.batch import ledger
+from inbox_daemon.batch.life import Life
 from inbox_daemon.cli import show
 from inbox_daemon.engine.null import NullEngine
+from inbox_daemon.inbox import arrivals, taking
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.life import Life
 from inbox_daemon.machine import disk
 from inbox_daemon.machine.notify import Notifier
-from inbox_daemon.spool import door, drop, files, publish, published
+from inbox_daemon.spool import drop, files, outbox, publish, published
 from inbox_daemon.spool.history import History
+from inbox_daemon.watch import conditions
 
 
 class Passes:
@@ -149,7 +152,7 @@ def test_a_batch_cancelled_while_its_file_is_read_ends_at_once_and_the_file_come
 
 
 def test_a_cancelled_file_stays_cancelled_over_a_restart(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(disk, "lacking", lambda folder, needed: 0 if folder.name == "work" else 10**9)
     passes.drop("b.jsonl", batch_of(50))
     passes.until(lambda: passes.status("b").get("waiting_for_disk_bytes"))
@@ -178,7 +181,7 @@ def test_nothing_of_a_batch_runs_whose_control_file_came_first_however_late_the_
     send = NullEngine.send
     monkeypatch.setattr(NullEngine, "send", lambda engine, requests: (sent.extend(requests), send(engine, requests)))
     monkeypatch.setattr(passes.daemon._intake, "claimed", lambda: None)
-    monkeypatch.setattr(intake, "_POLL", 60.0)
+    monkeypatch.setattr(arrivals, "_POLL", 60.0)
     (passes.inbox / f"b.{verb}").touch()
     passes.drop("b.jsonl", batch_of(50))
     passes.until(lambda: passes.status("b").get("paused") or passes.is_now("b", "cancelled")())
@@ -213,7 +216,7 @@ def test_control_files_wait_for_batches_that_are_claimed_and_have_no_name_yet(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However old they are: their files may have waited in the inbox for hours."""
-    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
+    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
     monkeypatch.setattr(daemon, "_SLICE", 0.0)  # no batch gets as far as a name
     for number in range(5):
         (passes.inbox / f"b{number}.pause").touch()
@@ -233,7 +236,7 @@ def test_a_control_file_for_a_batch_that_another_daemon_has_just_claimed_waits_f
     for _ in range(3):
         passes.look()
     assert cancel.exists()
-    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
+    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
     passes.daemon._intake._hint()
     passes.until(lambda: not cancel.exists())
 
@@ -241,7 +244,7 @@ def test_a_control_file_for_a_batch_that_another_daemon_has_just_claimed_waits_f
 def test_a_control_file_for_no_batch_is_thrown_away(
     passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
+    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
     passes.drop("nobody.cancel", b"")
     passes.until(lambda: not list(passes.inbox.iterdir()))
     assert "nobody.cancel thrown away: no batch called nobody is waiting or running" in caplog.text
@@ -250,7 +253,7 @@ def test_a_control_file_for_no_batch_is_thrown_away(
 def test_a_merge_that_does_not_fit_leaves_nothing_behind_and_is_done_where_it_fits(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(publish, "_CHUNK", 1)
     monkeypatch.setattr(daemon, "_SUSPEND", 0.0)
     final = lambda: list(passes.inbox.parent.glob("work/*/final/*"))  # noqa: E731
@@ -275,7 +278,7 @@ def test_a_merge_that_does_not_fit_leaves_nothing_behind_and_is_done_where_it_fi
 def test_what_a_killed_merge_has_left_is_gone_before_anything_else_is_written(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(publish, "_CHUNK", 1)
     monkeypatch.setattr(daemon, "_SLICE", 0.0005)
     passes.drop("b.jsonl", batch_of(2000))
@@ -311,9 +314,9 @@ def test_drain_goes_on_where_the_inbox_cannot_be_read(tmp_path: Path, monkeypatc
 def test_files_that_fail_again_and_again_are_an_alert_until_they_do_not(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(conditions, "_FAILED_FOR", 0.0)
-    monkeypatch.setattr(intake, "_POLL", 0.0)
+    monkeypatch.setattr(arrivals, "_POLL", 0.0)
     monkeypatch.setattr(daemon, "_SUSPEND", 0.0)
     look, write = os.scandir, publish._Target.flush
     broken = [True]
@@ -346,7 +349,7 @@ def test_files_that_fail_again_and_again_are_an_alert_until_they_do_not(
 def test_control_files_for_nobody_are_looked_up_once_a_pass_however_many_there_are(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
+    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
     looks, count, listed = 0, 0, published.to_come
 
     def to_come(spool: Any) -> set[str]:
@@ -364,8 +367,8 @@ def test_control_files_for_nobody_are_looked_up_once_a_pass_however_many_there_a
 
 
 def test_of_many_control_files_some_are_obeyed_in_each_pass(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entrance, "_PATIENCE", 0.0)
-    monkeypatch.setattr(entrance, "_SLICE", 1e-9)
+    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
+    monkeypatch.setattr(taking, "_SLICE", 1e-9)
     for number in range(20):
         (passes.inbox / f"nobody-{number}.cancel").touch()
     left = [20]
@@ -377,19 +380,19 @@ def test_of_many_control_files_some_are_obeyed_in_each_pass(passes: Passes, monk
 
 def test_nothing_is_told_of_a_log_that_is_being_read_back(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a killed daemon has left of it in the page cache is durable only at the end of that."""
-    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
     passes.drop("b.jsonl", batch_of(5000))
     passes.until(lambda: any(life.ledger.tally.done > 2000 for life in passes.daemon._lives.values()))
     passes.let_go()
     told: list[tuple[str, bool]] = []
-    write = door.write_status
+    write = outbox.write_status
 
     def write_status(folder: Published, said: dict[str, Any], last: bool) -> None:
         told.append((said["status"], all(one.ledger.recovered for one in passes.daemon._lives.values())))
         write(folder, said, last=last)
 
-    monkeypatch.setattr(door, "write_status", write_status)
+    monkeypatch.setattr(outbox, "write_status", write_status)
     monkeypatch.setattr(ledger, "_STATUS_EVERY", 0.0)
     monkeypatch.setattr(daemon, "_SLICE", 1e-5)  # a step or none a pass
     passes.until(lambda: ("in_progress", True) in told)
@@ -452,7 +455,7 @@ def test_a_file_that_is_read_on_waits_for_room_no_more(passes: Passes, monkeypat
 def test_a_part_whose_sealing_was_cut_short_has_a_durable_name_before_it_loses_its_first(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entrance, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
     passes.drop("b.jsonl", batch_of(500))
     passes.until(lambda: any(life.queue.done for life in passes.daemon._lives.values()))

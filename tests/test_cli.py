@@ -17,7 +17,7 @@ from inbox_daemon import cli
 from inbox_daemon.cli import show
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.spool import drop, published, whole
+from inbox_daemon.spool import complete, drop, published
 
 Start = Callable[..., Daemon]
 Answer = tuple[int, str]
@@ -75,7 +75,7 @@ def test_a_file_that_is_claimed_before_it_is_said_to_be_complete_leaves_nothing_
 def test_what_is_submitted_is_believed_to_be_complete(tmp_path: Path) -> None:
     spool = empty_spool(tmp_path / "spool")
     drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1)))
-    assert whole.vouching_for(spool.inbox / "b.jsonl") == [spool.inbox / "b.jsonl.done"]
+    assert complete.vouching_for(spool.inbox / "b.jsonl") == [spool.inbox / "b.jsonl.done"]
 
 
 @pytest.mark.parametrize("taken", ["outbox/b/", "inbox/b.jsonl.gz", "inbox/b.jsonl.sha256"])

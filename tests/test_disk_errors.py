@@ -15,7 +15,7 @@ from aftermath import Finding, Sabotage, Scene, blow
 from crashing import EVERYTHING, SYNCS, TAKES_SPACE, Strike
 from scenes import cancelled, dropped, refused, rejected, resumed, unharmed
 
-from inbox_daemon.life import Life
+from inbox_daemon.batch.life import Life
 from inbox_daemon.machine import disk
 from inbox_daemon.spool import files
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from inbox_daemon.alerts import RULES, Alerts, Edge
-from inbox_daemon.conditions import BatchFacts, Condition, Moment, conditions
 from inbox_daemon.config import AlertSettings, EngineSettings
-from inbox_daemon.health import Health, Verdict
 from inbox_daemon.records import AlertName, EngineState, GpuDevice, Gpus, GpuState, Host
 from inbox_daemon.setbacks import Setback, Setbacks
+from inbox_daemon.watch.alerts import RULES, Alerts, Edge
+from inbox_daemon.watch.conditions import BatchFacts, Condition, Moment, conditions
+from inbox_daemon.watch.health import Health, Verdict
 
 READY, LOADING, OFF = EngineState.READY, EngineState.LOADING, EngineState.OFF
 ENGINE = EngineSettings(load_timeout=1000.0, stall_after=600.0, stall_after_answers=300.0)

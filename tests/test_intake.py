@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from running import batch_of
 
-from inbox_daemon import intake
 from inbox_daemon.config import InboxSettings
-from inbox_daemon.intake import Arrivals, Intake
+from inbox_daemon.inbox import arrivals
+from inbox_daemon.inbox.arrivals import Arrivals, Intake
 
 FILES = 50
 
@@ -34,10 +34,10 @@ def scan(looking: Intake, now: float) -> tuple[int, Arrivals]:
 def test_a_scan_of_a_full_inbox_pauses_after_each_slice_of_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "_SLICE", 0.0)
-    turns, arrivals = scan(inbox(tmp_path), time.monotonic())
+    monkeypatch.setattr(arrivals, "_SLICE", 0.0)
+    turns, found = scan(inbox(tmp_path), time.monotonic())
     assert turns == FILES + 1
-    assert len(arrivals.settled) == FILES
+    assert len(found.settled) == FILES
 
 
 def test_the_next_scan_begins_no_sooner_than_the_last_one_took(tmp_path: Path) -> None:

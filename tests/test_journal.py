@@ -18,7 +18,7 @@ import orjson
 import pytest
 from running import ROOT, SETTINGS, Daemon, jsonl, request
 
-from inbox_daemon.errorlog import ONE_BY_ONE
+from inbox_daemon.batch.errorlog import ONE_BY_ONE
 from inbox_daemon.journal import Message
 from inbox_daemon.privacy import WithoutMessages, cause, without_input
 

@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from running import Daemon, batch_of, eventually
 
-from inbox_daemon import metrics
 from inbox_daemon.config import MetricsSettings
 from inbox_daemon.errors import ConfigError
+from inbox_daemon.watch import metrics
 
 Start = Callable[..., Daemon]
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from running import Daemon, eventually, jsonl, request
 
+from inbox_daemon.batch.ledger import Ledger
+from inbox_daemon.batch.life import Life
+from inbox_daemon.batch.pace import Done, Pace, Speed, seconds_left
+from inbox_daemon.batch.status import Tally
 from inbox_daemon.config import Config, ResultSettings
 from inbox_daemon.layout import Spool
-from inbox_daemon.ledger import Ledger
-from inbox_daemon.life import Life
-from inbox_daemon.pace import Done, Pace, Speed, seconds_left
 from inbox_daemon.records import BatchStatus, EngineInfo, Outcome
 from inbox_daemon.request.line import answer_line
 from inbox_daemon.request.reading import rules_of
 from inbox_daemon.spool import claim
-from inbox_daemon.status import Tally
 
 Start = Callable[..., Daemon]
 

@@ -19,10 +19,10 @@ from engines import LOADED, process
 from prom import RULES, Prometheus, free_port
 from running import ROOT, Daemon, batch_of, eventually
 
-from inbox_daemon.alerts import RULES as RULES_OF_THE_DAEMON
 from inbox_daemon.config import MetricsSettings
-from inbox_daemon.metrics import Metrics
 from inbox_daemon.records import AlertName, Severity
+from inbox_daemon.watch.alerts import RULES as RULES_OF_THE_DAEMON
+from inbox_daemon.watch.metrics import Metrics
 
 pytestmark = pytest.mark.slow
 

@@ -34,13 +34,13 @@ from hypothesis.stateful import (
 from running import IN_MEMORY, jsonl, request
 from stepping import POISON, REFUSED, Stepped
 
-from inbox_daemon.dispatch import Queue
+from inbox_daemon.batch.life import Life
+from inbox_daemon.batch.queue import Queue
+from inbox_daemon.dispatch.suspects import Suspects
 from inbox_daemon.layout import Published
-from inbox_daemon.life import Life
 from inbox_daemon.records import Outcome
 from inbox_daemon.spool import published
 from inbox_daemon.spool.outcomes import Outcomes
-from inbox_daemon.suspects import Suspects
 
 SETTINGS = """
 [engine]

@@ -16,7 +16,7 @@ from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Work
 from inbox_daemon.request.line import read_line
 from inbox_daemon.request.reading import rules_of
-from inbox_daemon.spool import files, ingest, whole
+from inbox_daemon.spool import complete, files, ingest
 
 LONG = 1_000_000
 
@@ -113,7 +113,7 @@ def test_a_file_of_another_kind_is_refused_as_what_it_is_and_waits_for_no_end(
 ) -> None:
     (tmp_path / "x.jsonl").write_bytes(content)
     with pytest.raises(Rejected, match=f"x.jsonl: {why}"):
-        list(whole.read_to_see(tmp_path / "x.jsonl", 1 << 20))
+        list(complete.read_to_see(tmp_path / "x.jsonl", 1 << 20))
     with pytest.raises(Rejected, match=f"x.jsonl: {why}"):
         steps_of(tmp_path, content)
 

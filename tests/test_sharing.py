@@ -12,16 +12,17 @@ import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
 from inbox_daemon import config, daemon
+from inbox_daemon.batch.ledger import Ledger
+from inbox_daemon.batch.queue import Queue
 from inbox_daemon.config import MOST_PRIORITY
-from inbox_daemon.dispatch import Queue, share
+from inbox_daemon.dispatch.share import share
+from inbox_daemon.dispatch.traffic import _BEFORE_ALL
 from inbox_daemon.engine import wire
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.ledger import Ledger
 from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.records import Outcome, Request
 from inbox_daemon.spool import published
-from inbox_daemon.traffic import _BEFORE_ALL
 
 SLOW = {"INBOX_DAEMON_ENGINE__NULL__RATE": "300", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "4000"}
 

@@ -12,7 +12,7 @@ import pytest
 from running import Daemon, batch_of, eventually, jsonl, request
 
 from inbox_daemon.config import InboxSettings
-from inbox_daemon.intake import Arrivals, Intake
+from inbox_daemon.inbox.arrivals import Arrivals, Intake
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import published
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inbox_daemon.suspects import Suspects, blames_no_request
+from inbox_daemon.dispatch.suspects import Suspects, blames_no_request
 
 
 def hunt(requests: int, window: int, poisons: set[int], accidents: random.Random | None = None) -> tuple[set[int], int]:

@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from inbox_daemon.metrics import batch_state
 from inbox_daemon.text import shown
+from inbox_daemon.watch.metrics import batch_state
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.layout import Spool, Work
-from inbox_daemon.spool import files, whole
+from inbox_daemon.spool import complete, files
 
 
 def prepare(spool: Spool) -> None:
@@ -95,7 +95,7 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
         except FileNotFoundError:
             held.remove()
             return None
-        for sidecar in whole.sidecars_of(dropped):
+        for sidecar in complete.sidecars_of(dropped):
             with suppress(FileNotFoundError):
                 files.move(sidecar, work.dir / f"sidecar{sidecar.suffix}")
         files.sync_dir(spool.work)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inbox_daemon.layout import Spool, batch_name, numbered, suffix_of
-from inbox_daemon.spool import files, published, source, whole
+from inbox_daemon.spool import complete, files, published, source
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def drop(spool: Spool, path: Path) -> Dropped:
         for attempt in itertools.count(1):
             name = numbered(batch_name(path.name), attempt)
             target = spool.inbox / f"{name}{suffix}"
-            if (spool.outbox / name).exists() or published.in_inbox(spool, name) or whole.sidecars_of(target):
+            if (spool.outbox / name).exists() or published.in_inbox(spool, name) or complete.sidecars_of(target):
                 continue
             with suppress(FileExistsError):
                 files.link(hidden, target)

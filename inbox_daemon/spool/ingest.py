@@ -23,7 +23,7 @@ from inbox_daemon.request.index import Index
 from inbox_daemon.request.line import error_line, request_id
 from inbox_daemon.request.reading import Found, Reading, Rules
 from inbox_daemon.slices import in_slices
-from inbox_daemon.spool import files, source, whole
+from inbox_daemon.spool import complete, files, source
 from inbox_daemon.text import dumps, shown
 
 SHOWN_FAULTS = 100  # in status.json; errors.jsonl has them all
@@ -117,11 +117,11 @@ def ingest(work: Work, rules: Rules, part: files.Writer) -> Generator[bool, None
     fd = source.open_regular(dropped)
     try:
         while True:
-            while whole.has_writer(dropped):  # opened between being judged settled and being claimed
+            while complete.has_writer(dropped):  # opened between being judged settled and being claimed
                 yield False
             before = _identity(fd)
             accepted = yield from _pass(work, rules, part, fd, dropped)
-            if _identity(fd) == before and not whole.has_writer(dropped):
+            if _identity(fd) == before and not complete.has_writer(dropped):
                 break
             os.lseek(fd, 0, os.SEEK_SET)  # what was read while somebody wrote may be of two minds
             files.truncate(part.path, 0)

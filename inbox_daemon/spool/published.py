@@ -23,7 +23,7 @@ import orjson
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar, numbered
 from inbox_daemon.request.line import place_of_line
-from inbox_daemon.spool.presence import STALE_AFTER
+from inbox_daemon.spool.daemons import STALE_AFTER
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from inbox_daemon.conditions import Condition, Moment, conditions
 from inbox_daemon.config import AlertSettings, EngineSettings
 from inbox_daemon.records import AlertName, EngineState
+from inbox_daemon.watch.conditions import Condition, Moment, conditions
 
 _DEATHS, _WITHIN = 3, 900.0  # so many deaths of engines within so many seconds are too many
 _KILLED_WITHIN = 120.0  # seconds for an autopsy and a kill; an engine still there then is out of our hands

@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from inbox_daemon.alerts import Edge
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Spool
@@ -27,6 +26,7 @@ from inbox_daemon.privacy import without_input
 from inbox_daemon.records import Severity
 from inbox_daemon.spool import alertlog
 from inbox_daemon.text import dumps
+from inbox_daemon.watch.alerts import Edge
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import orjson
 
-from inbox_daemon.dispatch import Queue
+from inbox_daemon.batch.ledger import CANCELLED, Ledger
+from inbox_daemon.batch.queue import Queue
+from inbox_daemon.batch.twins import Twins
 from inbox_daemon.errors import EngineDied, Rejected
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Work
-from inbox_daemon.ledger import CANCELLED, Ledger
 from inbox_daemon.records import BatchStatus, EngineInfo, Fault, Outcome, Request, ticket
 from inbox_daemon.request.line import error_line, request_id
 from inbox_daemon.request.reading import Rules
@@ -24,7 +25,6 @@ from inbox_daemon.slices import busily, in_slices
 from inbox_daemon.spool import control, files, ingest
 from inbox_daemon.spool.claim import Held
 from inbox_daemon.spool.publish import discard, hand_back, publish, write_receipt
-from inbox_daemon.twins import Twins
 
 _HOUR = 3600.0
 _LONG_READING = 1.0  # seconds; a short file that is refused must not have cost an engine start

@@ -14,11 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from inbox_daemon.batch.life import Life
 from inbox_daemon.config import Config
 from inbox_daemon.errors import SpoolError, told
-from inbox_daemon.intake import Intake
+from inbox_daemon.inbox.arrivals import Intake
 from inbox_daemon.layout import Spool
-from inbox_daemon.life import Life
 from inbox_daemon.machine import disk
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.spool import claim, control, published

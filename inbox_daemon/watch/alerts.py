@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inbox_daemon.conditions import Condition
 from inbox_daemon.records import Alert, AlertName, Severity
+from inbox_daemon.watch.conditions import Condition
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What a hung process and its children are doing, printed: a child of the daemon, since any of these reads may hang.
 
-`python -m inbox_daemon.stacks PID FOLDER`: the kernel's view (/proc), Python's stacks (faulthandler's, where the
+`python -m inbox_daemon.watch.stacks PID FOLDER`: the kernel's view (/proc), Python's stacks (faulthandler's, where the
 process has said so in FOLDER, and py-spy's where that is installed). Files, lines and functions; never values.
 """
 

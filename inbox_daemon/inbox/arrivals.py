@@ -24,7 +24,7 @@ from inbox_daemon.config import InboxSettings
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import SIDECARS, control_of, is_batch_file, is_sidecar, is_unfinished
 from inbox_daemon.machine import disk
-from inbox_daemon.spool import source, whole
+from inbox_daemon.spool import complete, source
 
 log = logging.getLogger(__name__)
 logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it has to say, the rescan makes good
@@ -199,7 +199,7 @@ class Intake:
         self._complained = {pair for pair in self._complained if pair[0] in names}
         arrivals.settled.sort(key=lambda path: self._seen[path.name].since)
         self._settling = busy or any(why.startswith("still") for why in arrivals.waiting.values())
-        arrivals.controls.sort(key=lambda control: whole.arrived_at(control[0]))
+        arrivals.controls.sort(key=lambda control: complete.arrived_at(control[0]))
         self._controls = bool(arrivals.controls)
         regular = min(_POLL, self.settings.rescan) if self.polling or self._controls else self.settings.rescan
         self._next = now + (0.0 if busy else min(_SOON, regular) if self._settling else regular)
@@ -213,15 +213,15 @@ class Intake:
         """Say whether a settled file is still what it was when it was looked at, and nobody writes to it."""
         seen = self._seen.get(path.name)
         try:
-            if seen is None or _identity(path, whole.sidecars_of(path)) != seen.identity:
+            if seen is None or _identity(path, complete.sidecars_of(path)) != seen.identity:
                 return False
-            return not whole.has_writer(path)
+            return not complete.has_writer(path)
         except FileNotFoundError:
             return False
 
     def _consider(self, path: Path, names: Set[str], now: float, arrivals: Arrivals) -> bool:
         """Judge one file among all `names`; True where reading it goes on at once."""
-        sidecars = whole.sidecars_of(path) if any(path.name + suffix in names for suffix in SIDECARS) else []
+        sidecars = complete.sidecars_of(path) if any(path.name + suffix in names for suffix in SIDECARS) else []
         try:
             identity = _identity(path, sidecars)
         except FileNotFoundError:
@@ -230,7 +230,7 @@ class Intake:
         if seen is None or seen.identity != identity:
             seen = self._seen[path.name] = _Seen(identity, now)
         quiet = now - seen.since
-        said_complete = bool(sidecars and whole.vouching_for(path))
+        said_complete = bool(sidecars and complete.vouching_for(path))
         if self.settings.require_sidecar and not said_complete:
             self._waits(
                 path, "waiting for its sidecar, .sha256 or a .done no older than it (inbox.require_sidecar)", arrivals
@@ -242,7 +242,7 @@ class Intake:
         if quiet < self.settings.settle and not said_complete:
             arrivals.waiting[_shown(path)] = "still settling"
             return False
-        writers = whole.has_writer(path)
+        writers = complete.has_writer(path)
         if writers or (writers is None and quiet < self.settings.settle_unproven and not said_complete):
             arrivals.waiting[_shown(path)] = "still being written" if writers else "still settling"
             return False
@@ -251,7 +251,7 @@ class Intake:
                 arrivals.waiting[_shown(path)] = "still to be read"
                 return True
             self._being_read += 1
-            seen.reading = whole.read_to_see(path, self.settings.max_file_bytes)
+            seen.reading = complete.read_to_see(path, self.settings.max_file_bytes)
         if seen.reading is not None:
             return self._read_on(path, seen, arrivals)
         self._waits(path, seen.waiting, arrivals)

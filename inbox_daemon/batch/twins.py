@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 import orjson
 
-from inbox_daemon.ledger import Ledger
+from inbox_daemon.batch.ledger import Ledger
 from inbox_daemon.records import Outcome, place_of, ticket
 from inbox_daemon.request.line import copied_line, read_outcome, request_id
 from inbox_daemon.slices import in_slices

@@ -45,7 +45,14 @@ class Autopsy:
         if scene.evidence.pid is None:
             self._note = "the engine has no processes of its own"
             return
-        command = [sys.executable, "-P", "-m", "inbox_daemon.stacks", str(scene.evidence.pid), scene.evidence.folder]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "inbox_daemon.watch.stacks",
+            str(scene.evidence.pid),
+            scene.evidence.folder,
+        ]
         try:
             self._child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from inbox_daemon import status
+from inbox_daemon.batch import status
+from inbox_daemon.batch.errorlog import ErrorLog
+from inbox_daemon.batch.pace import Done, Pace, seconds_left
+from inbox_daemon.batch.queue import Queue
 from inbox_daemon.config import ResultSettings
-from inbox_daemon.dispatch import Queue
-from inbox_daemon.errorlog import ErrorLog
 from inbox_daemon.errors import Rejected
 from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import Published, Spool, Work, batch_name
 from inbox_daemon.machine import disk
-from inbox_daemon.pace import Done, Pace, seconds_left
 from inbox_daemon.records import BatchStatus, Outcome, place_of
-from inbox_daemon.spool import door, files, published
+from inbox_daemon.spool import files, outbox, published
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.ingest import Accepted, Input
 from inbox_daemon.spool.outcomes import Outcomes
@@ -69,7 +69,7 @@ class Ledger:
         self.model = ""
         self.engine: dict[str, Any] = {}
         self.told: dict[str, Any] = {}  # the last status.json; replaced whole
-        self._origin = door.origin_of(work)
+        self._origin = outbox.origin_of(work)
         self.source = self._origin.source
         self.created = int(work.id.removeprefix("batch_")[:12], 16) // 1000  # the id begins with the claim's time
         self.log = of_batch(log, work.id)
@@ -89,10 +89,10 @@ class Ledger:
     @property
     def published(self) -> Published:
         """The batch's folder in the outbox, there even where a user has removed it."""
-        if self._published is None or door.is_anothers(self._published, self.work):
-            self._published = door.open_door(self._spool, self.work, self._origin, self._object)
+        if self._published is None or outbox.is_anothers(self._published, self.work):
+            self._published = outbox.open_door(self._spool, self.work, self._origin, self._object)
             self.log = of_batch(log, self.name)
-        return door.ensure(self._published)
+        return outbox.ensure(self._published)
 
     @property
     def name(self) -> str:
@@ -187,7 +187,7 @@ class Ledger:
         working = self.queue.in_flight > 0 or self._unsynced_since is not None
         self._pace.mark(now, self._done(), working)
         self.told = self._object()
-        door.write_status(self.published, self.told, last=self.state.final)
+        outbox.write_status(self.published, self.told, last=self.state.final)
 
     def tell_soon(self) -> None:
         """Have the next `tick` write the status, whatever the clock says."""

@@ -11,13 +11,13 @@ from functools import partial
 from operator import attrgetter
 from typing import TypeVar
 
-from inbox_daemon.dispatch import share
+from inbox_daemon.batch.life import Life
+from inbox_daemon.dispatch.share import share
+from inbox_daemon.dispatch.suspects import Suspects, blames_no_request
 from inbox_daemon.engine.slot import EngineSlot
 from inbox_daemon.errors import EngineDied
 from inbox_daemon.journal import Message, of_engine, tell
-from inbox_daemon.life import Life
 from inbox_daemon.records import EngineInfo, Request, place_of, slot_of
-from inbox_daemon.suspects import Suspects, blames_no_request
 
 log = logging.getLogger(__name__)
 

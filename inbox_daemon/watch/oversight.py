@@ -12,23 +12,24 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from inbox_daemon import status
-from inbox_daemon.alerts import Alerts
-from inbox_daemon.announce import Announcer
-from inbox_daemon.autopsy import Autopsy, Scene, report
-from inbox_daemon.conditions import BatchFacts, Moment
+from inbox_daemon.batch import status
+from inbox_daemon.batch.life import Life
 from inbox_daemon.config import Config
+from inbox_daemon.dispatch.traffic import Traffic
 from inbox_daemon.engine.slot import EngineSlot
-from inbox_daemon.health import Health, Verdict
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Spool
-from inbox_daemon.life import Life
 from inbox_daemon.machine import host, nvml
 from inbox_daemon.machine.gpu import Sampler
 from inbox_daemon.records import Alert, AlertName, Gpus, Host
 from inbox_daemon.setbacks import Setbacks
-from inbox_daemon.spool import door
-from inbox_daemon.traffic import Traffic
+from inbox_daemon.spool import outbox
+from inbox_daemon.watch import view
+from inbox_daemon.watch.alerts import Alerts
+from inbox_daemon.watch.announce import Announcer
+from inbox_daemon.watch.autopsy import Autopsy, Scene, report
+from inbox_daemon.watch.conditions import BatchFacts, Moment
+from inbox_daemon.watch.health import Health, Verdict
 
 _HOST_EVERY = 5.0  # seconds
 _NAMED = 100  # requests in flight that an autopsy names
@@ -77,8 +78,8 @@ class Oversight:
     def said(self, now: float) -> dict[str, Any]:
         """Return what this daemon says of itself."""
         progress_at = time.time() - (now - self._health.progress_at)
-        requests = status.requests_view(self.totals, progress_at)
-        return status.daemon_view(self.engine, requests, self._gpus, self._host, self.raised)
+        requests = view.requests_view(self.totals, progress_at)
+        return view.daemon_view(self.engine, requests, self._gpus, self._host, self.raised)
 
     def configure(self, config: Config) -> None:
         """Take what SIGHUP may change."""
@@ -119,7 +120,7 @@ class Oversight:
         death = slot.last_death.reason if slot.last_death else None
         counts = (slot.starts, slot.deaths, self._traffic.in_flight)
         facts = (slot.state, slot.phase, slot.last_info, slot.stats, death, self._since)
-        return status.engine_view(status.EngineFacts(*facts, *counts))
+        return view.engine_view(view.EngineFacts(*facts, *counts))
 
     def _moment(self, wanted: bool, now: float, wall: float) -> Moment:
         engine, info = self._slot, self._slot.info
@@ -168,7 +169,7 @@ class Oversight:
 
 def _write_for(life: Life, scene: Scene, processes: str) -> None:
     text = report(scene, processes, life.queue.in_flight, life.in_flight(_NAMED), time.time())
-    name = door.write_autopsy(life.ledger.published, text)
+    name = outbox.write_autopsy(life.ledger.published, text)
     life.ledger.log.info("%s: autopsy of the engine: %s", life.name, name, extra=tell(Message.AUTOPSY))
 
 

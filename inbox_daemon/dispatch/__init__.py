@@ -1,0 +1,1 @@
+"""Which request goes next, to which engine, and whom an engine's death accuses."""

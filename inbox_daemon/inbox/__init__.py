@@ -1,0 +1,1 @@
+"""What arrives in the inbox, and taking it. Runs nothing."""
