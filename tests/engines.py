@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 from running import Daemon, eventually
 
@@ -95,3 +97,14 @@ class Shared:
             with suppress(subprocess.TimeoutExpired):
                 self._daemon.stop()
             self._daemon.kill()
+
+
+def proven(folder: Path, original: Path) -> None:
+    """`inbox-daemon verify` agrees."""
+    command = [sys.executable, "-m", "inbox_daemon", "verify", str(folder), "--input", str(original)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def receipt_of(folder: Path) -> dict[str, Any]:
+    return dict(orjson.loads((folder / "receipt.json").read_bytes()))

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 import orjson
 import psutil
 
+from inbox_daemon.layout import Published
+from inbox_daemon.spool import published
+
 ROOT = Path(__file__).resolve().parent.parent
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # for spools by the hundred that no disk need keep
 T = TypeVar("T")
@@ -188,3 +191,41 @@ def vllm_processes() -> Iterator[psutil.Process]:
             text = " ".join([process.name(), *process.cmdline()])
             if ("inbox_daemon.engine.worker" in text or "VLLM::" in text) and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
+
+
+def proven(daemon: Daemon, name: str, original: Path | None = None) -> None:
+    proof = published.verify(Published(daemon.outbox(name)), original)
+    assert proof.problems == []
+
+
+def mixed() -> bytes:
+    """Three good lines among every fault that a line can have."""
+    good = [request("good-1"), request("good-2"), request("good-3")]
+    bad: list[object] = [
+        {k: v for k, v in request("x").items() if k != "custom_id"},
+        request("good-1"),
+        request("get") | {"method": "GET"},
+        request("url") | {"url": "/v1/images"},
+        {k: v for k, v in request("nobody").items() if k != "body"},
+        request("stream", stream=True),
+        ["not", "an", "object"],
+        request("model", model="other/model"),
+    ]
+    long = jsonl([request("long", "x" * 5000)])
+    return (
+        jsonl(good[:1]) + b"this is not json\n" + jsonl(bad[:4]) + b"\n" + jsonl(good[1:2]) + jsonl(bad[4:]) + long
+    ) + jsonl(good[2:])
+
+
+FAULTS_OF_MIXED = [
+    (2, "invalid_json"),
+    (3, "missing_custom_id"),
+    (4, "duplicate_custom_id"),
+    (5, "invalid_method"),
+    (6, "invalid_url"),
+    (9, "missing_body"),
+    (10, "stream_not_supported"),
+    (11, "not_an_object"),
+    (12, "model_mismatch"),
+    (13, "line_too_long"),
+]

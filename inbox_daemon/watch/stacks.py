@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from inbox_daemon.engine.lifeline import SHOW_STACKS
+from inbox_daemon.engine.worker.lifeline import SHOW_STACKS
 from inbox_daemon.layout import stacks_file
 from inbox_daemon.machine.parent import tie_to_parent
 

@@ -25,10 +25,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from inbox_daemon.cli import rig, show, trials
-from inbox_daemon.cli.rig import Rig
+from inbox_daemon.cli import show
 from inbox_daemon.cli.run import settings
-from inbox_daemon.cli.trials import CHECKS, DISK_FULL, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, Check, Row
+from inbox_daemon.cli.selftest import rig, trials
+from inbox_daemon.cli.selftest.rig import Rig
+from inbox_daemon.cli.selftest.trials import CHECKS, DISK_FULL, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, Check, Row
 from inbox_daemon.config import Config
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import published

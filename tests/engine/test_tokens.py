@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from inbox_daemon.engine.tokens import Gathered, speed_up
+from inbox_daemon.engine.worker.tokens import Gathered, speed_up
 
 
 class _Plain:

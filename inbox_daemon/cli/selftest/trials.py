@@ -16,8 +16,8 @@ from pathlib import Path
 import orjson
 import psutil
 
-from inbox_daemon.cli import rig
-from inbox_daemon.cli.rig import Rig
+from inbox_daemon.cli.selftest import rig
+from inbox_daemon.cli.selftest.rig import Rig
 from inbox_daemon.layout import Published
 from inbox_daemon.spool import published
 

@@ -11,11 +11,11 @@ import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from nspawn import Machine, machine
+from running import ROOT
 
 from inbox_daemon.config import DaemonSettings
 from inbox_daemon.journal import Message
@@ -139,7 +139,7 @@ class Service:
 @pytest.fixture(scope="module")
 def host() -> Iterator[Machine]:
     """A booted host with a checkout, a venv without vLLM, and three people: alice and bob may submit, eve may not."""
-    checkout = Path(__file__).parents[1]
+    checkout = ROOT
     with machine() as container:
         target = container.root / CHECKOUT[1:]
         shutil.copytree(checkout, target, ignore=shutil.ignore_patterns(".*", "__pycache__"))
@@ -197,7 +197,7 @@ def test_install_writes_the_model_into_settings_and_keeps_everything_else(fresh:
 
 
 def test_install_writes_the_model_into_the_settings_it_ships(fresh: Service) -> None:
-    shipped = (Path(__file__).parents[1] / "etc/inbox-daemon.toml").read_text()
+    shipped = (ROOT / "etc/inbox-daemon.toml").read_text()
     fresh.host.run(f"mkdir -p /etc/inbox-daemon && cp {CHECKOUT}/etc/inbox-daemon.toml {CONFIG}", check=True)
     fresh.install("--model", "org/name")
     written = (fresh.host.root / CONFIG[1:]).read_text()
@@ -363,7 +363,7 @@ def test_a_daemon_that_falls_silent_is_killed_and_comes_back_and_completes(servi
 
 
 def test_systemd_waits_longer_for_a_stop_than_the_daemon_waits_for_the_engine() -> None:
-    unit = (Path(__file__).parents[1] / "systemd/inbox-daemon.service").read_text()
+    unit = (ROOT / "systemd/inbox-daemon.service").read_text()
     (given,) = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.M)
     assert int(given) >= DaemonSettings().stop_grace + 30
 

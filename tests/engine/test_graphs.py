@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from inbox_daemon.engine.graphs import sizes
+from inbox_daemon.engine.worker.graphs import sizes
 
 
 @pytest.mark.parametrize("seats", [513, 1000, 1024, 2048, 4096])

@@ -13,12 +13,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
+from running import (
+    FAULTS_OF_MIXED,
+    ROOT,
+    Daemon,
+    batch_of,
+    custom_ids,
+    eventually,
+    jsonl,
+    lines,
+    mixed,
+    proven,
+)
 
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, ticket
 from inbox_daemon.request.line import answer_line, request_id
-from inbox_daemon.spool import files, published
+from inbox_daemon.spool import files
 from inbox_daemon.spool.outcomes import Outcomes
 
 if sys.version_info >= (3, 14):
@@ -31,11 +42,6 @@ SLOW = {"INBOX_DAEMON_ENGINE__NULL__RATE": "400"}
 # The engine makes up for a pause of the daemon; with this, for no more than so many requests.
 STEADY = SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "50"}
 OFTEN = {"INBOX_DAEMON_RESULTS__SYNC_EVERY": "25", "INBOX_DAEMON_RESULTS__SEAL_EVERY": "50"}
-
-
-def proven(daemon: Daemon, name: str, original: Path | None = None) -> None:
-    proof = published.verify(Published(daemon.outbox(name)), original)
-    assert proof.problems == []
 
 
 def done_when_resumed(daemon: Daemon, name: str) -> int:
@@ -148,37 +154,6 @@ def test_a_name_in_use_gets_the_next_free_one_and_nothing_is_overwritten(start_d
     assert len(lines(daemon.outbox("b") / "results.jsonl")) == 3
 
 
-def mixed() -> bytes:
-    """Three good lines among every fault that a line can have."""
-    good = [request("good-1"), request("good-2"), request("good-3")]
-    bad: list[object] = [
-        {k: v for k, v in request("x").items() if k != "custom_id"},
-        request("good-1"),
-        request("get") | {"method": "GET"},
-        request("url") | {"url": "/v1/images"},
-        {k: v for k, v in request("nobody").items() if k != "body"},
-        request("stream", stream=True),
-        ["not", "an", "object"],
-        request("model", model="other/model"),
-    ]
-    long = jsonl([request("long", "x" * 5000)])
-    return (
-        jsonl(good[:1]) + b"this is not json\n" + jsonl(bad[:4]) + b"\n" + jsonl(good[1:2]) + jsonl(bad[4:]) + long
-    ) + jsonl(good[2:])
-
-
-FAULTS_OF_MIXED = [
-    (2, "invalid_json"),
-    (3, "missing_custom_id"),
-    (4, "duplicate_custom_id"),
-    (5, "invalid_method"),
-    (6, "invalid_url"),
-    (9, "missing_body"),
-    (10, "stream_not_supported"),
-    (11, "not_an_object"),
-    (12, "model_mismatch"),
-    (13, "line_too_long"),
-]
 MIXED_RULES = {"INBOX_DAEMON_INBOX__MAX_LINE_BYTES": "4096", "INBOX_DAEMON_ENGINE__MODEL": "served/model"}
 
 
@@ -419,4 +394,4 @@ def test_the_daemon_imports_neither_vllm_nor_torch(start_daemon: Start) -> None:
     daemon.finished("b")
     mapped = Path(f"/proc/{daemon.process.pid}/maps").read_text()
     assert "torch" not in mapped
-    assert "vllm" not in mapped.replace(str(Path(__file__).parent), "")
+    assert "vllm" not in mapped.replace(str(ROOT), "")

@@ -45,7 +45,8 @@ try:
 except ImportError:
     safe_apply_chat_template = None
 
-from inbox_daemon.engine import counters, graphs, outputs, placement, tokens
+from inbox_daemon.engine import placement
+from inbox_daemon.engine.worker import counters, graphs, outputs, tokens
 from inbox_daemon.machine import nvml
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request

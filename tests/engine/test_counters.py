@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from inbox_daemon.engine.counters import Counters, put_into
+from inbox_daemon.engine.worker.counters import Counters, put_into
 from inbox_daemon.records import EngineStats
 
 

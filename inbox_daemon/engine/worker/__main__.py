@@ -16,7 +16,8 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.engine import lifeline, wire
+from inbox_daemon.engine import wire
+from inbox_daemon.engine.worker import lifeline
 from inbox_daemon.records import Outcome
 
 _FLUSH_AFTER = 0.02  # seconds an outcome may wait for company in its frame
@@ -78,7 +79,7 @@ def end(status: int) -> None:
 async def serve(sock: socket.socket) -> None:
     connection = Connection(sock)
     await connection.send(wire.message(wire.Kind.PHASE, {"phase": "importing vLLM"}))
-    from inbox_daemon.engine.vllm_host import VllmHost
+    from inbox_daemon.engine.worker.vllm_host import VllmHost
 
     options = await connection.told()
     os.environ.update(options["environment"])

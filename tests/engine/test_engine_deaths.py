@@ -1,7 +1,7 @@
 """However an engine ends, it costs time; whichever request ends it costs itself; and a batch that only dies is parked.
 
 The worker process is the real one with a host that dies on order (`frail_host`), or, where only the loop's decisions
-count, the daemon's passes are driven one by one (`stepping`). tests/test_vllm.py has the same with the real vLLM.
+count, the daemon's passes are driven one by one (`stepping`). test_vllm.py has the same with the real vLLM.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ import orjson
 import psutil
 import pytest
 from engines import Engines
-from running import Daemon, custom_ids, eventually, jsonl, lines, request
+from running import Daemon, custom_ids, eventually, jsonl, lines, proven, request
 from stepping import POISON, Mortal
-from test_batches import proven
 
 from inbox_daemon import config, daemon
 from inbox_daemon.config import EngineSettings
@@ -34,42 +33,6 @@ from inbox_daemon.records import EngineState
 
 Start = Callable[..., Daemon]
 pytestmark = pytest.mark.slow
-
-HERE = Path(__file__).parent
-STALL_AFTER, LOAD_TIMEOUT = 6, 20  # seconds; far more than a step of frail_host takes on a busy machine
-
-# Python imports a sitecustomize from its path at every start; this one has the worker find another host.
-FINDS_FRAIL_HOST = f"""
-import importlib.util, sys
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name == "inbox_daemon.engine.vllm_host":
-            return importlib.util.spec_from_file_location(name, {str(HERE / "frail_host.py")!r})
-sys.meta_path.insert(0, Finder())
-"""
-
-
-@pytest.fixture
-def start_frail(start_daemon: Start, tmp_path: Path) -> Callable[..., Daemon]:
-    """Start a daemon whose worker hosts `frail_host`; `loads` says what the first starts die of."""
-
-    def start(*loads: str, prefix: Sequence[str] = (), **environment: str) -> Daemon:
-        folder = tmp_path / "frail"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(FINDS_FRAIL_HOST)
-        (folder / "loads").write_text("\n".join(loads))
-        path = os.pathsep.join([str(folder), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-        settings = {
-            "PYTHONPATH": path,
-            "FRAIL": str(folder),
-            "INBOX_DAEMON_ENGINE__IN_FLIGHT": "4",
-            "INBOX_DAEMON_ENGINE__STALL_AFTER": str(STALL_AFTER),
-            "INBOX_DAEMON_ENGINE__LOAD_TIMEOUT": str(LOAD_TIMEOUT),
-        }
-        options = {"arguments": ["--model", "frail"], "environment": settings | environment, "prefix": prefix}
-        return start_daemon(kind="vllm", **options)
-
-    return start
 
 
 # -- every way to end

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 from running import Daemon, eventually, jsonl, request
-from test_engine_deaths import start_frail  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +17,7 @@ IMAGE = "x" * MIB
 
 
 def test_large_requests_go_to_the_worker_as_it_reads_and_wait_for_nothing_else(
-    start_frail: Callable[..., Daemon],  # noqa: F811
+    start_frail: Callable[..., Daemon],
 ) -> None:
     running = start_frail(INBOX_DAEMON_ENGINE__IN_FLIGHT="64")
     running.drop("b.jsonl", jsonl([request(f"r{i}", f"{IMAGE} {i}") for i in range(100)]))
@@ -28,7 +27,7 @@ def test_large_requests_go_to_the_worker_as_it_reads_and_wait_for_nothing_else(
 
 
 def test_no_more_bytes_are_handed_over_than_is_set_however_many_requests_there_is_room_for(
-    start_frail: Callable[..., Daemon],  # noqa: F811
+    start_frail: Callable[..., Daemon],
 ) -> None:
     asked = [request(f"r{i}", f"{IMAGE} {i}") for i in range(60)]
     asked[0] = request("r0", f"say {IMAGE}; always: core stopped")

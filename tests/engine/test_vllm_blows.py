@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from engines import LOADED, Engines, process
+from engines import LOADED, Engines, process, proven, receipt_of
 from running import Daemon, batch_of, custom_ids, eventually
-from test_vllm import proven, receipt_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(3600)]
 

@@ -17,8 +17,9 @@ import pytest
 from running import VLLM_ENVIRONMENT, VLLM_SETTINGS, batch_of, eventually, request
 
 from inbox_daemon import config
-from inbox_daemon.cli import measure, tune
-from inbox_daemon.cli.climb import Axis, Trial, axes, climb, winner
+from inbox_daemon.cli import tune
+from inbox_daemon.cli.tune import measure
+from inbox_daemon.cli.tune.climb import Axis, Trial, axes, climb, winner
 from inbox_daemon.errors import Rejected
 from inbox_daemon.request.reading import rules_of
 
@@ -199,7 +200,7 @@ def test_tune_finds_the_faster_of_two_settings_with_the_real_engine(tmp_path: Pa
     file.write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in asked))
     settings.write_text(VLLM_SETTINGS + "max_num_seqs = 2\n")
     program = (
-        "import sys; from inbox_daemon import cli; from inbox_daemon.cli import tune; from inbox_daemon.cli.climb "
+        "import sys; from inbox_daemon import cli; from inbox_daemon.cli import tune; from inbox_daemon.cli.tune.climb "
         "import Scale; tune.axes = lambda *_: [Scale('max_num_seqs', 2, 4)]; sys.exit(cli.main(sys.argv[1:]))"
     )
     verb = ["tune", str(file), "--config", str(settings), "--model", str(tiny_model), "--json", "--write", str(written)]

@@ -17,8 +17,9 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running import ROOT
 
-TOOL = Path(__file__).parent.parent / "tools" / "fix_batch_model_names.py"
+TOOL = ROOT / "tools" / "fix_batch_model_names.py"
 SERVED = "Qwen/Qwen3-8B"
 
 

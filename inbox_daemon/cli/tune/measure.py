@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inbox_daemon.cli.climb import Trial
+from inbox_daemon.cli.tune.climb import Trial
 from inbox_daemon.engine import Engine
 from inbox_daemon.errors import ConfigError, EngineDied, Rejected
 from inbox_daemon.records import Outcome, Request

@@ -18,8 +18,8 @@ import pytest
 from running import SETTINGS, VLLM_ENVIRONMENT, VLLM_SETTINGS, Daemon, batch_of, eventually
 
 from inbox_daemon import config
-from inbox_daemon.cli import rig
-from inbox_daemon.cli.trials import CHECKS, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, problems
+from inbox_daemon.cli.selftest import rig
+from inbox_daemon.cli.selftest.trials import CHECKS, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, problems
 from inbox_daemon.layout import Published
 
 pytestmark = pytest.mark.slow

@@ -22,9 +22,10 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from inbox_daemon.cli import measure, show
-from inbox_daemon.cli.climb import Trial, axes, climb, winner
+from inbox_daemon.cli import show
 from inbox_daemon.cli.run import check_model, engine_of, settings
+from inbox_daemon.cli.tune import measure
+from inbox_daemon.cli.tune.climb import Trial, axes, climb, winner
 from inbox_daemon.config import Config
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.records import Request

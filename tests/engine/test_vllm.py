@@ -16,12 +16,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import orjson
 import psutil
 import pytest
-from engines import ENDED, IN_FLIGHT, LOADED, Engines, Shared, engine_view, ours, process
-from running import ROOT, Daemon, batch_of, custom_ids, eventually, jsonl, lines, request, vllm_processes
-from test_batches import FAULTS_OF_MIXED, mixed
+from engines import ENDED, IN_FLIGHT, LOADED, Engines, Shared, engine_view, ours, process, proven, receipt_of
+from running import (
+    FAULTS_OF_MIXED,
+    ROOT,
+    Daemon,
+    batch_of,
+    custom_ids,
+    eventually,
+    jsonl,
+    lines,
+    mixed,
+    request,
+    vllm_processes,
+)
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 
@@ -60,23 +70,12 @@ def vllm_version() -> str:
     raise AssertionError("vLLM is not installed: tools/setup")
 
 
-def proven(folder: Path, original: Path) -> None:
-    """`inbox-daemon verify` agrees."""
-    command = [sys.executable, "-m", "inbox_daemon", "verify", str(folder), "--input", str(original)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def raw(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True)
 
 
 def in_parts(folder: Path) -> list[bytes]:
     return [line for part in sorted((folder / "parts").glob("part-*.jsonl")) for line in raw(part)]
-
-
-def receipt_of(folder: Path) -> dict[str, Any]:
-    return dict(orjson.loads((folder / "receipt.json").read_bytes()))
 
 
 def test_preload_has_the_engine_loaded_before_any_file_arrives(daemon: Daemon) -> None:

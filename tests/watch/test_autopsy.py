@@ -18,7 +18,7 @@ from inbox_daemon.layout import stacks_file
 # A worker with a child of its own, as vLLM has; `secret` stands for what must not be shown.
 WORKER = """
 import os, subprocess, sys, time
-from inbox_daemon.engine.lifeline import show_stacks_when_asked
+from inbox_daemon.engine.worker.lifeline import show_stacks_when_asked
 
 def hangs_here(secret):
     print(os.getpid(), flush=True)

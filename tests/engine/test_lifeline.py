@@ -14,13 +14,13 @@ import psutil
 import pytest
 from running import eventually
 
-from inbox_daemon.engine.lifeline import SHOW_STACKS
+from inbox_daemon.engine.worker.lifeline import SHOW_STACKS
 from inbox_daemon.layout import stacks_file
 
 # A worker; its EngineCore, started as vLLM starts it, plugins loaded once a process; and a process of EngineCore's own.
 WORKER = r"""
 import multiprocessing, os, signal, sys, threading
-from inbox_daemon.engine import lifeline
+from inbox_daemon.engine.worker import lifeline
 
 plugins_loaded = False
 how = multiprocessing.get_context(sys.argv[1])
