@@ -83,6 +83,7 @@ class NullSettings:
     """`[engine.null]`: the engine without a model."""
 
     rate: float = setting(0.0, least=0)
+    engines: int = setting(1, least=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +163,6 @@ class Config:
     alerts: AlertSettings = field(default_factory=AlertSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
-
-# What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.
-RELOADABLE = ("inbox", "results", "daemon", "models", "alerts")
-AT_START = ("inbox.watch", "daemon.gpu_every")  # not these of them
 
 # vLLM's arguments that [requests] decides, so that what a request may ask of the host has one answer; and two that
 # would break a promise.

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-# A ticket names one request of one batch within this process: the batch's slot above, the request's place in its file
+# A ticket names one request of one batch within this process: the batch's number above, the request's place in its file
 # below. It travels to the engine and back as one integer, so neither side keeps a table.
 _PLACE_BITS = 40
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
 
 
-def ticket(slot: int, place: int) -> int:
-    """Return the ticket of the request at `place` (0-based, faulty lines counted) of the batch in `slot`."""
-    return slot << _PLACE_BITS | place
+def ticket(number: int, place: int) -> int:
+    """Return the ticket of the request at `place` (0-based, faulty lines counted) of the batch of this `number`."""
+    return number << _PLACE_BITS | place
 
 
-def slot_of(ticket: int) -> int:
+def number_of(ticket: int) -> int:
     return ticket >> _PLACE_BITS
 
 

@@ -14,14 +14,17 @@ from crashing import Ended, Strike, run
 from running import jsonl, request
 
 from inbox_daemon.layout import Published
-from inbox_daemon.spool import published
+from inbox_daemon.spool import proof
 
 # Every batch passes through every operation more than once: parts of three lines or four, several syncs in a part, and
 # a rest that only the end seals. Nothing waits for what only patience needs.
 SETTINGS = """
 [engine]
 kind = "null"
-in_flight = 2
+in_flight = {in_flight}
+[engine.null]
+engines = {engines}
+rate = {rate}
 [inbox]
 settle = 0
 settle_unproven = 0
@@ -54,6 +57,7 @@ class Scene:
         status: with which it must end.
         dropped: the file's name; a rejected one must be in the outbox under it.
         stop_at: the operation at which the first run gets SIGTERM.
+        recalled: two engines answer nothing, and the batch is cancelled while they have its requests.
     """
 
     start: Path
@@ -62,10 +66,17 @@ class Scene:
     dropped: str = "b.jsonl"
     strict: bool = False
     stop_at: int = 0
+    recalled: bool = False
 
     @property
     def settings(self) -> str:
-        return SETTINGS.format(strict=str(self.strict).lower())
+        engines = {"in_flight": 8, "engines": 2, "rate": 0.001} if self.recalled else {}
+        return SETTINGS.format(strict=str(self.strict).lower(), **{"in_flight": 2, "engines": 1, "rate": 0} | engines)
+
+    @property
+    def happens(self) -> dict[str, Any]:
+        """What `crashing.run` does to each run of this scene, beside the strike."""
+        return {"cancel_at_work": self.name} if self.recalled else {}
 
     @property
     def original(self) -> Path:
@@ -162,7 +173,7 @@ def torn(path: Path) -> list[str]:
 
 def _receipt(folder: Path, scene: Scene) -> list[str]:
     try:
-        return published.verify(Published(folder), None if scene.rejected else scene.original).problems
+        return proof.verify(Published(folder), None if scene.rejected else scene.original).problems
     except (OSError, ValueError, KeyError) as error:
         return [f"{folder}/receipt.json: {error!r}"]
 
@@ -252,13 +263,13 @@ class Finding:
 
 def end_well(spool: Path, scene: Scene, sabotage: Sabotage = None, *, again: bool = True) -> tuple[Ended, list[str]]:
     """Start the daemon until it has nothing left to do, then once more; return what is not as promised."""
-    restart = run(spool, scene.settings, sabotage=sabotage)
+    restart = run(spool, scene.settings, sabotage=sabotage, **scene.happens)
     problems = [] if restart.status in (0, 3) else [f"the restart ended with {restart.status}: {restart.log}"]
     problems += broken_at_the_end(spool, scene)
     problems += [f"left open: {path}" for path in restart.leaked]
     if again and not problems:
         before = tree(spool)
-        once_more = run(spool, scene.settings, sabotage=sabotage)
+        once_more = run(spool, scene.settings, sabotage=sabotage, **scene.happens)
         if once_more.status != 0 or tree(spool) != before:
             difference = _difference(before, tree(spool))
             problems.append(f"one more start ended with {once_more.status} and changed {difference}")
@@ -275,7 +286,7 @@ def blow(scene: Scene, spool: Path, strikes: Sequence[Strike], sabotage: Sabotag
     copy(scene.start / "spool", spool)
     problems = []
     for strike in strikes:
-        struck = run(spool, scene.settings, strike, sabotage=sabotage, stop_at=scene.stop_at)
+        struck = run(spool, scene.settings, strike, sabotage=sabotage, stop_at=scene.stop_at, **scene.happens)
         refused = struck.status == 1 and "ready: " not in struck.log  # a start that says why, and is tried again
         if not struck.killed and not refused and struck.status not in (0, 3):
             problems.append(f"a run ended with {struck.status}: {struck.log}")

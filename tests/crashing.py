@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from inbox_daemon import cli, daemon
-from inbox_daemon.batch import ledger, life, twins
+import inbox_daemon.cli.run  # noqa: F401  a child that is struck imports nothing any more
+from inbox_daemon import batches, cli, daemon
+from inbox_daemon.batch import face, running, twins
 from inbox_daemon.inbox import taking
 from inbox_daemon.spool import daemons, ingest
 
@@ -99,6 +100,7 @@ def run(
     sabotage: Callable[[], None] | None = None,
     at_each: Callable[[int], None] | None = None,
     stop_at: int = 0,
+    cancel_at_work: str = "",
     durable: bool = False,
     within: float = 60.0,
 ) -> Ended:
@@ -106,6 +108,7 @@ def run(
 
     Args:
         stop_at: the operation at which the child gets SIGTERM; 0: none.
+        cancel_at_work: the batch whose user cancels it once an engine has its requests.
         sabotage: breaks the daemon on purpose, in the child.
         at_each: called in the child before each operation, with its number.
         durable: whether syncs really reach the disk.
@@ -117,7 +120,8 @@ def run(
     gc.freeze()  # or looking for garbage copies every page
     child = os.fork()
     if not child:
-        wire = Tripwire(spool, trace, strike, _before_each(stop_at, at_each), durable)
+        before = _before_each(spool, stop_at, cancel_at_work, at_each)
+        wire = Tripwire(spool, trace, strike, before, durable)
         _live(spool, config, log, wire, sabotage, within)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     said: dict[str, list[str]] = {"began": [], "failed": [], "resynced": [], "leaked": []}
@@ -141,8 +145,19 @@ def impersonal(text: str, root: str) -> str:
     return re.sub(r"daemons/(\.?).*\.json", r"daemons/\1HOST.json", text)
 
 
-def _before_each(stop_at: int, at_each: Callable[[int], None] | None) -> Callable[[int], None]:
+def _before_each(
+    spool: Path, stop_at: int, cancel_at_work: str, at_each: Callable[[int], None] | None
+) -> Callable[[int], None]:
+    control = spool.with_name(f"{spool.name}.cancel")  # linked from outside, which is no operation of the daemon's
+
     def before(number: int) -> None:
+        if cancel_at_work and any(
+            b'"engine"' in path.read_bytes() for path in spool.glob("work/batch_*/history.jsonl")
+        ):
+            control.touch()
+            there = spool / "inbox" / f"{cancel_at_work}.cancel"
+            if not there.exists() and not any(spool.glob("work/batch_*/cancel")):
+                os.link(control, there)
         if number == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
         if at_each:
@@ -162,10 +177,10 @@ def _live(
         sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
         signal.setitimer(signal.ITIMER_REAL, within)
         gc.disable()  # nobody but the daemon itself closes its files
-        daemon._SUSPEND = taking._ADOPT_EVERY = _AGAIN_AFTER
+        batches._SUSPEND = taking._ADOPT_EVERY = _AGAIN_AFTER
         # Nothing by the clock, so that two runs are alike: a pass takes as long as there is work, views follow changes.
-        daemon._SLICE = taking._SLICE = ledger._STATUS_EVERY = daemons._SAY_EVERY = ingest._TURN = math.inf
-        twins._SLICE = life._CLOSE_SLICE = math.inf
+        daemon._SLICE = taking._SLICE = face._STATUS_EVERY = daemons._SAY_EVERY = ingest._TURN = math.inf
+        twins._SLICE = running._CLOSE_SLICE = math.inf
         if sabotage:
             sabotage()
         wire.arm()

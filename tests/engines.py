@@ -27,10 +27,15 @@ SHARED = {
 }
 
 
-def engine_view(daemon: Daemon) -> dict[str, Any]:
-    """What this daemon says that its engine is doing; {} while it has not said anything."""
+def engine_views(daemon: Daemon) -> list[dict[str, Any]]:
+    """What this daemon says that its engines are doing; [] while it has not said anything."""
     said = published.daemons(Spool(daemon.spool))
-    return next((dict(one["engine"]) for one in said if one["pid"] == daemon.process.pid), {})
+    return next((list(one["engines"]) for one in said if one["pid"] == daemon.process.pid), [])
+
+
+def engine_view(daemon: Daemon) -> dict[str, Any]:
+    """The same of the first engine; {} while there is nothing."""
+    return next(iter(engine_views(daemon)), {})
 
 
 def process(daemon: Daemon, words: str) -> psutil.Process | None:

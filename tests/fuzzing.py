@@ -33,7 +33,7 @@ from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, Request, ticket
 from inbox_daemon.request.line import request_id
 from inbox_daemon.request.reading import rules_of
-from inbox_daemon.spool import complete, files, ingest, published
+from inbox_daemon.spool import complete, files, ingest, proof
 from inbox_daemon.spool.outcomes import Outcomes
 from inbox_daemon.spool.publish import publish
 from inbox_daemon.text import dumps
@@ -323,7 +323,7 @@ def answer_and_publish(work: Work, folder: Published, config: Config) -> None:
     made = publish(work, lambda: folder, outcomes, source, lambda merged: numbers | {"files": named(merged)})
     for _ in made:
         pass
-    assert published.verify(folder).problems == []
+    assert proof.verify(folder).problems == []
     source.close()
     outcomes.close()
 

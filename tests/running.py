@@ -16,7 +16,7 @@ import orjson
 import psutil
 
 from inbox_daemon.layout import Published
-from inbox_daemon.spool import published
+from inbox_daemon.spool import proof
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # for spools by the hundred that no disk need keep
@@ -194,8 +194,8 @@ def vllm_processes() -> Iterator[psutil.Process]:
 
 
 def proven(daemon: Daemon, name: str, original: Path | None = None) -> None:
-    proof = published.verify(Published(daemon.outbox(name)), original)
-    assert proof.problems == []
+    found = proof.verify(Published(daemon.outbox(name)), original)
+    assert found.problems == []
 
 
 def mixed() -> bytes:

@@ -1,4 +1,4 @@
-"""What a daemon with two GPUs says of itself, and of a batch: the shape that every view reads. No test lives here."""
+"""What a daemon with two GPUs says of itself and a batch: the shape that every view reads. No test lives here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 GIB = 1 << 30
+MODEL = "Qwen/Qwen3-4B"
+OWN_COUNT = ("running", "waiting", "kv_cache_usage", "input_tokens", "output_tokens", "preemptions")
 
 
 def gpu(index: int, **changed: Any) -> dict[str, Any]:
@@ -29,31 +31,42 @@ def gpu(index: int, **changed: Any) -> dict[str, Any]:
     } | changed
 
 
+def engine(number: int = 1, **changed: Any) -> dict[str, Any]:
+    """One that answers, with every value there is; in another state it has no count of its own."""
+    said = {
+        "engine": number,
+        "model": MODEL,
+        "host": "gpu-box",
+        "state": "ready",
+        "since": time.time() - 900,
+        "version": "vllm 0.32.0",
+        "gpus": ["NVIDIA H200 (driver 570.124)"],
+        "start": 2,
+        "starts": 2,
+        "deaths": 1,
+        "in_flight": 1536,
+        "running": 1024,
+        "waiting": 512,
+        "kv_cache_usage": 0.64,
+        "input_tokens": 4_000_000,
+        "output_tokens": 1_100_000,
+        "preemptions": 3,
+    } | changed
+    return said if said["state"] == "ready" else {key: value for key, value in said.items() if key not in OWN_COUNT}
+
+
 def daemon(**changed: Any) -> dict[str, Any]:
     """With every value there is."""
     now = time.time()
     return {
+        "schema": 2,
         "hostname": "gpu-box",
         "pid": 4700,
         "started_at": now - 4000,
         "at": now,
         "alive": True,
-        "engine": {
-            "state": "ready",
-            "since": now - 900,
-            "model": "Qwen/Qwen3-4B",
-            "version": "vllm 0.32.0",
-            "replicas": 2,
-            "running": 1024,
-            "waiting": 512,
-            "kv_cache_usage": 0.64,
-            "input_tokens": 4_000_000,
-            "output_tokens": 1_100_000,
-            "preemptions": 3,
-            "starts": 2,
-            "deaths": 1,
-            "in_flight": 1536,
-        },
+        "models": [MODEL],
+        "engines": [engine()],
         "requests": {
             "completed": 7000,
             "failed": 3,
@@ -78,13 +91,16 @@ def daemon(**changed: Any) -> dict[str, Any]:
                 "batch": "candidates",
             }
         ],
+        "log": [],
         "waiting": {"half.jsonl": "ends in the middle of a line"},
+        "waiting_unnamed": 0,
         "batches": 1,
     } | changed
 
 
 def batch(name: str = "candidates", **changed: Any) -> dict[str, Any]:
     return {
+        "schema": 2,
         "id": f"batch_{name}",
         "name": name,
         "status": "in_progress",
@@ -94,12 +110,14 @@ def batch(name: str = "candidates", **changed: Any) -> dict[str, Any]:
         "in_flight": 1536,
         "paused": False,
         "parked": None,
+        "waiting_for_model": None,
         "waiting_for_disk_bytes": None,
         "requests_per_second": 92.5,
         "output_tokens_per_second": 14_060.0,
         "eta_seconds": 465,
         "engine_deaths": 1,
-        "engine": {},
+        "model": MODEL,
+        "engines": [],
     } | changed
 
 
@@ -113,3 +131,10 @@ def without(said: dict[str, Any], *paths: str) -> dict[str, Any]:
             inner = inner[section]
         del inner[key]
     return said
+
+
+def of_schema_1(**changed: Any) -> dict[str, Any]:
+    """What a daemon of the release before says of itself."""
+    engine = {"state": "ready", "since": 0.0, "model": MODEL, "version": "vllm 0.32.0", "running": 0, "waiting": 0}
+    said = daemon(engine=engine | {"kv_cache_usage": 0.0, "starts": 1, "deaths": 0, "in_flight": 0})
+    return without(said, "schema", "models", "engines", "waiting_unnamed") | changed

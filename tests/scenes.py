@@ -30,6 +30,11 @@ def resumed(start: Path) -> Scene:
     return half_done(start, "resume", "completed")
 
 
+def recalled(start: Path) -> Scene:
+    """Nothing has happened yet; in the run to come, the batch is cancelled while two engines have its requests."""
+    return scene(start, status="cancelled", recalled=True)
+
+
 def stopped(start: Path) -> Scene:
     """Nothing has happened yet; in the run to come, SIGTERM arrives when some lines wait in the open part."""
     made = scene(start)
@@ -57,4 +62,4 @@ def second_part(made: Scene) -> int:
 def unharmed(pool: ProcessPoolExecutor, scene: Scene, spool: Path) -> list[str]:
     """Return the operations of a run that nothing happens to."""
     copy(scene.start / "spool", spool)
-    return pool.submit(run, spool, scene.settings, stop_at=scene.stop_at).result().operations
+    return pool.submit(run, spool, scene.settings, stop_at=scene.stop_at, **scene.happens).result().operations

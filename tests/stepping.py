@@ -25,9 +25,10 @@ from typing import Any, NoReturn
 import orjson
 from crashing import FOR_EVER, TAKES_SPACE, Strike, Tripwire
 
-from inbox_daemon import config, daemon, journal
-from inbox_daemon.batch import ledger, life, twins
+from inbox_daemon import batches, config, daemon, journal
+from inbox_daemon.batch import needs, running, twins
 from inbox_daemon.config import EngineSettings
+from inbox_daemon.engine import Place
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import EngineDied, InboxDaemonError
 from inbox_daemon.inbox import taking
@@ -41,10 +42,13 @@ REFUSED = 7  # the exit status where the daemon itself ended with an error of th
 
 
 class Mortal(NullEngine):
-    """An engine that loads, answers slowly, and dies: of poison, and of `orders`."""
+    """An engine that loads, answers slowly, and dies: of poison, and of `orders`, by the number of its place."""
 
-    def __init__(self, settings: EngineSettings, orders: dict[str, str], events: int) -> None:
-        super().__init__(settings)
+    def __init__(
+        self, settings: EngineSettings, orders: dict[int, str], events: int, place: Place | None = None
+    ) -> None:
+        super().__init__(settings, place)
+        self._number = place.number if place else 1
         self._loaded, self.info = self.info, None
         self.phase = "loading"
         self._orders, self._events = orders, events
@@ -59,7 +63,7 @@ class Mortal(NullEngine):
         self._say("sent", requests)
 
     def receive(self) -> list[Outcome]:
-        if self._died is None and (how := self._orders.pop("die", "")):
+        if self._died is None and (how := self._orders.pop(self._number, "")):
             self._die(how, [OF_THE_MACHINE] if how == "machine" else ["RuntimeError: killed by the test"])
         if self._died:
             raise self._died
@@ -75,6 +79,12 @@ class Mortal(NullEngine):
         if not answers and self._died:
             raise self._died
         return answers
+
+    def recall(self, tickets: Sequence[int]) -> None:
+        back = [request for request in self._has if request.ticket in tickets]
+        self._has = deque(request for request in self._has if request.ticket not in tickets)
+        self._recalled += [request.ticket for request in back]
+        self._say("recalled", back)
 
     def kill(self) -> None:
         self._has.clear()
@@ -139,7 +149,7 @@ class _Child:
         self._spool, self._settings = spool, settings
         self._log, self._trace = (spool.with_name(f"{spool.name}.{suffix}") for suffix in ("log", "trace"))
         self._events = events
-        self._dying: dict[str, str] = {}
+        self._dying: dict[int, str] = {}
         self._free = os.statvfs
 
     def live(self, orders: int, replies: int, disk: str) -> NoReturn:
@@ -150,12 +160,12 @@ class _Child:
             os.dup2(output, 2)
             sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
             signal.alarm(120)
-            waits = ((daemon, "_SUSPEND"), (taking, "_ADOPT_EVERY"), (ledger, "_LOOK_EVERY"), (taking, "_PATIENCE"))
+            waits = ((batches, "_SUSPEND"), (taking, "_ADOPT_EVERY"), (needs, "_LOOK_EVERY"), (taking, "_PATIENCE"))
             for module, name in waits:
                 assert hasattr(module, name), name
                 setattr(module, name, 0.0)
             # What a pass does is not a matter of time.
-            daemon._SLICE = taking._SLICE = twins._SLICE = life._CLOSE_SLICE = math.inf
+            daemon._SLICE = taking._SLICE = twins._SLICE = running._CLOSE_SLICE = math.inf
             self._wire = Tripwire(self._spool, self._trace, None, lambda number: None, durable=False)
             events = os.open(self._events, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             self._wire.arm()
@@ -172,7 +182,8 @@ class _Child:
     def _obey(self, orders: int, replies: int, events: int) -> int:
         read = config.load(self._settings, {}, {"spool": str(self._spool)})
         journal.set_up("info")
-        one = daemon.Daemon(read, lambda number: Mortal(read.engine, self._dying, events), Notifier({}), drain=False)
+        made = lambda number, place: Mortal(read.engine, self._dying, events, place)  # noqa: E731
+        one = daemon.Daemon(read, made, Notifier({}), drain=False)
         now = time.monotonic()
         os.write(replies, b".")
         with open(orders, "rb", buffering=0) as lines:
@@ -183,8 +194,8 @@ class _Child:
                         for _ in range(times):
                             now += 1.0
                             one.step(now)
-                    case ["die", how]:
-                        self._dying["die"] = how
+                    case ["die", number, how]:
+                        self._dying[number] = how
                     case ["kill", at, half]:
                         self._wire.strike(Strike(at, half=half))
                     case ["fail", at, code]:

@@ -6,14 +6,14 @@ and then. errors.jsonl has them all. Nothing is said that a request's own text i
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 import orjson
 
+from inbox_daemon.batch.face import Face
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.privacy import READ, cause
 from inbox_daemon.records import Outcome, place_of
@@ -25,14 +25,10 @@ TOGETHER_EVERY = 60.0  # seconds between two lines for the rest
 
 
 class ErrorLog:
-    """The errors of one batch. `now` is monotonic seconds.
+    """The errors of one batch. `now` is monotonic seconds."""
 
-    Args:
-        where: the batch's name, the name of its file and its logger, as they are when a line is written.
-    """
-
-    def __init__(self, where: Callable[[], tuple[str, str, logging.LoggerAdapter[logging.Logger]]]) -> None:
-        self._where = where
+    def __init__(self, face: Face) -> None:
+        self._face = face
         self._said = 0
         self._more = 0
         self._summed_at = float("-inf")
@@ -58,7 +54,7 @@ class ErrorLog:
         """Say how many more there were, where such a line is due."""
         if not self._more or (now - self._summed_at < TOGETHER_EVERY and not final):
             return
-        name, _, log = self._where()
+        name, log = self._face.name, self._face.log
         more, self._more, self._summed_at = self._more, 0, now
         fields = tell(Message.REQUEST_ERROR)
         log.warning("%s: %d more requests ended as errors; errors.jsonl will have them all", name, more, extra=fields)
@@ -72,7 +68,7 @@ class ErrorLog:
         return False
 
     def _one(self, error: dict[str, Any], custom_id: str | None, request: bytes) -> None:
-        name, source, log = self._where()
+        name, source, log = self._face.name, self._face.source, self._face.log
         custom_id = custom_id or _custom_id(request)
         why = cause(str(error.get("message") or ""), request)
         named = f" ({shown(str(custom_id))[:80]})" if custom_id else ""

@@ -5,15 +5,17 @@ Pure: facts in, dictionaries out. Every number users see is made here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from inbox_daemon import __version__
 from inbox_daemon.batch.pace import Speed
+from inbox_daemon.batch.state import State
 from inbox_daemon.records import BatchStatus, Outcome
 from inbox_daemon.spool.history import History
-from inbox_daemon.spool.ingest import Accepted
 from inbox_daemon.spool.publish import Merged
+from inbox_daemon.spool.shapes import SCHEMA
 
 
 @dataclass(slots=True)
@@ -56,10 +58,8 @@ class Facts:
     Attributes:
         mark: of the file as it was dropped, by which who dropped it finds its batch.
         created: Unix seconds of the claim.
-        parked: why nothing more of it runs until somebody says resume.
+        engines: what each engine is doing, as dictionaries.
         eta: seconds that it is expected to take still.
-        lacking: bytes of disk that must become free before more of it runs.
-        rejected: why the file as a whole is no batch, as one of OpenAI's `errors.data[]`.
     """
 
     id: str
@@ -67,77 +67,75 @@ class Facts:
     source: str
     mark: str
     created: int
-    status: BatchStatus
+    state: State
     history: History
-    tally: Tally
-    accepted: Accepted | None = None
+    engines: Sequence[Mapping[str, Any]] = ()
+    tally: Tally = field(default_factory=Tally)
     in_flight: int = 0
     priority: int = 0
-    paused: bool = False
-    parked: str | None = None
-    lacking: int = 0
-    rejected: dict[str, Any] | None = None
     speed: Speed = Speed()  # noqa: RUF009  frozen
     eta: float | None = None
-    model: str = ""
-    engine: dict[str, Any] = field(default_factory=dict)
 
 
 def batch_object(facts: Facts, now: float) -> dict[str, Any]:
     """Return `status.json`. `now` is in Unix seconds."""
-    accepted, history, tally = facts.accepted, facts.history, facts.tally
+    state, history, tally = facts.state, facts.history, facts.tally
+    accepted, status = state.accepted, state.status
     total = accepted.requests if accepted else 0
-    problems = [facts.rejected] if facts.rejected else accepted.shown if accepted else []
-    final = facts.status.final
-    running = facts.status is BatchStatus.IN_PROGRESS and not facts.paused and not facts.parked
+    problems = [state.rejected] if state.rejected else accepted.shown if accepted else []
+    final = status.final
+    running = status is BatchStatus.IN_PROGRESS and not state.paused and not state.parked
     speed = facts.speed if running else Speed()
     return {
+        "schema": SCHEMA,
         "id": facts.id,
         "object": "batch",
         "name": facts.name,
         "endpoint": accepted.endpoint if accepted else "",
-        "model": facts.model or None,
+        "model": state.model or None,
         "input_file_id": facts.source,
         "input_mark": facts.mark,
         "input_sha256": accepted.sha256 if accepted else None,
         "completion_window": "none",
-        "status": facts.status.value,
+        "status": status.value,
         "output_file_id": "results.jsonl" if final and accepted else None,
         "error_file_id": "errors.jsonl" if final and accepted and tally.failed else None,
         "created_at": facts.created,
         "in_progress_at": history.stamp("started"),
         "finalizing_at": history.stamp("finalizing"),
-        "completed_at": int(now) if facts.status is BatchStatus.COMPLETED else None,
-        "failed_at": int(now) if facts.status is BatchStatus.FAILED else None,
+        "completed_at": int(now) if status is BatchStatus.COMPLETED else None,
+        "failed_at": int(now) if status is BatchStatus.FAILED else None,
         "cancelling_at": history.stamp("cancelling"),
-        "cancelled_at": int(now) if facts.status is BatchStatus.CANCELLED else None,
+        "cancelled_at": int(now) if status is BatchStatus.CANCELLED else None,
         "request_counts": {"total": total, "completed": tally.completed, "failed": tally.failed},
         "errors": {"object": "list", "data": problems} if problems else None,
         "usage": tally.usage(),
         "updated_at": round(now, 1),
         "in_flight": facts.in_flight,
         "priority": facts.priority,
-        "paused": facts.paused,
-        "parked": facts.parked,
-        "waiting_for_disk_bytes": facts.lacking or None,
+        "paused": state.paused,
+        "parked": None if final else state.parked,
+        "waiting_for_disk_bytes": (None if final else state.lacking) or None,
+        "waiting_for_model": None if final else state.waits_for,
         "requests_per_second": round(speed.requests, 2),
         "output_tokens_per_second": round(speed.output_tokens, 1),
         "eta_seconds": round(facts.eta) if running and facts.eta is not None else None,
         "engine_deaths": history.count("engine_died"),
-        "engine": facts.engine,
+        "engines": list(facts.engines),
     }
 
 
-def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, Any]:
+def receipt(facts: Facts, final: BatchStatus, merged: dict[str, Merged], now: float) -> dict[str, Any]:
     """Return `receipt.json`: what went in, what came out, by what. `now` is in Unix seconds."""
-    accepted, history = facts.accepted, facts.history
+    accepted, history = facts.state.accepted, facts.history
     started = history.stamp("started")
     engines = [e["engine"] for e in history.events if e["event"] == "engine" and e.get("engine")]
     files = {name: asdict(part) for name, part in merged.items() if part.lines or name != "retry.jsonl"}
     return {
+        "schema": SCHEMA,
         "id": facts.id,
         "name": facts.name,
-        "status": facts.status.value,
+        "status": final.value,
         "input": {
             "file": facts.source,
             "bytes": accepted.bytes if accepted else 0,
@@ -148,7 +146,7 @@ def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, An
         "answers": facts.tally.completed,
         "errors": facts.tally.failed,
         "files": files,
-        "problem": facts.rejected,
+        "problem": facts.state.rejected,
         "usage": facts.tally.usage(),
         "times": {
             "created_at": facts.created,

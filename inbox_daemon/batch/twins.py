@@ -1,7 +1,7 @@
 """Requests of a batch that are the same but for their custom_id: one is computed, each gets its answer.
 
 Owns what one outcome means for the others. Which requests are the same was found when the file was read
-(`spool/reading`); never compares requests itself.
+(`request/reading`); never compares requests itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 import orjson
 
-from inbox_daemon.batch.ledger import Ledger
+from inbox_daemon.batch.books import Books
 from inbox_daemon.records import Outcome, place_of, ticket
 from inbox_daemon.request.line import copied_line, read_outcome, request_id
 from inbox_daemon.slices import in_slices
@@ -22,15 +22,19 @@ _SLICE = 0.005  # seconds of copying between two pauses; each copy reads a line,
 
 
 class Twins:
-    """Args: slot: of the batch, part of its requests' tickets."""
+    """The requests of one batch that have an earlier one's outcome.
 
-    def __init__(self, ledger: Ledger, source: Input, slot: int) -> None:
-        self._ledger, self._source, self._slot = ledger, source, slot
+    Args:
+        id, number: of the batch; its requests' output lines and tickets are made of them.
+    """
+
+    def __init__(self, books: Books, source: Input, id: str, number: int) -> None:
+        self._books, self._source, self._id, self._number = books, source, id, number
         self._owed: deque[tuple[Outcome, Iterator[int]]] = deque()  # outcomes, and whose they are as well
 
     def join(self) -> Generator[None, None, None]:
         """Have each request that is the same as an earlier one wait for that one's outcome. Yields now and then."""
-        queue, index = self._ledger.queue, self._source.index
+        queue, index = self._books.queue, self._source.index
         joined = bytearray(len(queue))
         for place in range(len(queue)) if index.twins else ():
             twins = [] if joined[place] else list(index.twins_of(place))
@@ -40,21 +44,23 @@ class Twins:
             for twin in left:
                 queue.follow(twin)
             if left and queue.is_done(place):  # after a crash between the two
-                first = Outcome(ticket(self._slot, place), self._ledger.outcomes.line(place))
+                first = Outcome(ticket(self._number, place), self._books.outcomes.line(place))
                 self._owed.append((first, iter(left)))
             if place % _TURN == 0:
                 yield
 
-    def record(self, outcomes: Sequence[Outcome], now: float) -> None:
-        """Record outcomes; for whom else each is the outcome, `pass_on` records. `now` is monotonic seconds."""
-        self._ledger.append(outcomes, now)
+    def owe(self, outcomes: Sequence[Outcome]) -> None:
+        """Take note of outcomes that are recorded: for whom else each is the outcome, `pass_on` records it."""
         if self._source.index.twins:
             twins_of = self._source.index.twins_of
             self._owed += [(outcome, twins_of(place_of(outcome.ticket))) for outcome in outcomes]
 
     def pass_on(self, now: float) -> bool:
-        """Record some of what is owed; say whether there is more. One outcome may be that of millions."""
-        self._ledger.append(next(in_slices(self._copies(), _SLICE)), now)
+        """Record some of what is owed; say whether there is more. One outcome may be that of millions.
+
+        `now` is monotonic seconds.
+        """
+        self._books.append(next(in_slices(self._copies(), _SLICE)), now)
         return bool(self._owed)
 
     def _copies(self) -> Iterator[Outcome]:
@@ -64,8 +70,8 @@ class Twins:
                 self._owed.popleft()
                 continue
             custom_id = orjson.loads(self._source.line(twin))["custom_id"]
-            id = request_id(self._ledger.work.id, twin)
+            id = request_id(self._id, twin)
             line = copied_line(outcome.line, id, custom_id, self._source.number(twin))
-            copied = read_outcome(line, ticket(self._slot, twin))
+            copied = read_outcome(line, ticket(self._number, twin))
             assert copied is not None, "what we have written ourselves can be read back"
             yield copied

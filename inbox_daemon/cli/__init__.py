@@ -1,6 +1,7 @@
 """The command line: one file a verb, and here what they share: the parser and the exit status.
 
-Verbs that change something drop a file into the inbox; verbs that show something read what is published.
+Verbs that change something drop a file into the inbox; verbs that show something read what is published. A verb's file
+is imported when the verb is asked for: who looks at a batch does not wait for what only a daemon needs.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from inbox_daemon import __version__, config
-from inbox_daemon.cli import check, control, run, selftest, status, submit, top, tune, verify
 from inbox_daemon.errors import ConfigError, InboxDaemonError
 
 _ABOUT = """\
@@ -28,10 +29,27 @@ exit status: 0 done, 1 failed, 2 wrong usage, 3 done but some requests ended as 
 78 a setting is wrong (the message says which and what would be right), 130 interrupted
 """
 
+# Which file has which verb, and what `--help` says of it.
+_VERBS = {
+    "run": ("run", "the daemon"),
+    "submit": ("submit", "hand files to the daemon"),
+    "status": ("status", "what is running, waiting and done"),
+    "top": ("top", "batches, engines, GPUs, alerts at a glance"),
+    "check": ("check", "find every fault in a file"),
+    "cancel": ("control", "end a batch; what has an answer keeps it, the rest can be dropped again (retry.jsonl)"),
+    "pause": ("control", "send nothing more of a batch to the engine"),
+    "resume": ("control", "go on with a batch that is paused or parked"),
+    "priority": ("priority", "serve a batch before those with a lower number; all have 0 unless told otherwise"),
+    "verify": ("verify", "prove a finished batch's receipt"),
+    "selftest": ("selftest", "try kill -9, hangs and a full disk on this host, with your engine"),
+    "tune": ("tune", "find the fastest engine settings for requests like a file's"),
+}
+
 FAILURE, USAGE, NOT_FOUND, CONFIG, INTERRUPTED = 1, 2, 4, 78, 130
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(asked: str) -> argparse.ArgumentParser:
+    """Return the parser of the verb that is asked for; of the others it knows the names."""
     command = argparse.ArgumentParser(
         prog="inbox-daemon",
         description=_ABOUT,
@@ -43,14 +61,19 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--config", metavar="FILE", help=f"settings, default {config.DEFAULT_PATH} where it exists")
     shared.add_argument("--spool", metavar="DIR", help="the folder of inbox and outbox, default from the settings")
     verbs = command.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
-    for verb in (run, submit, status, top, check, control, verify, selftest, tune):
-        verb.add(verbs, shared)
+    for name, (file, about) in _VERBS.items():
+        parents = [] if name == "verify" else [shared]  # which is given a folder, wherever that lies
+        verb = verbs.add_parser(name, parents=parents, help=about, description=about)
+        if name == asked:
+            import_module(f"inbox_daemon.cli.{file}").add(verb)
     return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit status."""
-    given = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    asked = next((word for word in words if not word.startswith("-")), "")
+    given = parser(asked).parse_args(words)
     try:
         status = int(given.go(given))
         if sys.stdout is not None:  # as after `>&-`

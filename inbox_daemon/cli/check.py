@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inbox_daemon.cli import show
-from inbox_daemon.cli.run import settings
+from inbox_daemon.cli.settings import settings
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
 from inbox_daemon.records import Fault
@@ -22,9 +22,8 @@ from inbox_daemon.spool import files, ingest, source
 from inbox_daemon.text import dumps, shown
 
 
-def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the verb to the parser."""
-    verb = verbs.add_parser("check", parents=[shared], help="find every fault in a file", description=__doc__)
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = __doc__
     verb.add_argument("files", nargs="+", type=Path, metavar="FILE")
     verb.add_argument("--model", metavar="NAME", help="the model that will serve it; unset, any model name passes")
     verb.add_argument("--json", action="store_true", help="one object a file, for programs")

@@ -1,49 +1,28 @@
-"""`inbox-daemon cancel | pause | resume NAME`, `priority NAME NUMBER`: drops a control file and waits for it."""
+"""`inbox-daemon cancel | pause | resume | priority NAME`: drops a control file and waits for it."""
 
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import time
 from pathlib import Path
-from typing import Any
 
-from inbox_daemon.cli import show, status
-from inbox_daemon.cli.run import settings
-from inbox_daemon.config import MOST_PRIORITY
+from inbox_daemon.cli import show
+from inbox_daemon.cli.settings import settings
 from inbox_daemon.layout import Spool, batch_name
 from inbox_daemon.records import BatchStatus
-from inbox_daemon.spool import drop, published
+from inbox_daemon.spool import drop, published, views
 
 NOT_FOUND = 4
 _PATIENCE = 30.0  # seconds for the daemon to take the file
 _SOON = 3.0  # seconds for it to take a batch's own file, where nothing is said of why it waits
 
-_PASSES = ("still ", "being read")  # what `intake` says of files that it is about to take
-
-_HELP = {
-    "cancel": "end a batch; what has an answer keeps it, the rest can be dropped again (retry.jsonl)",
-    "pause": "send nothing more of a batch to the engine",
-    "resume": "go on with a batch that is paused or parked",
-    "priority": "serve a batch before those with a lower number; all have 0 unless told otherwise",
-}
+_PASSES = ("still ", "being read")  # what `inbox/arrivals` says of files that it is about to take
 
 
-def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    for verb, about in _HELP.items():
-        parser = verbs.add_parser(verb, parents=[shared], help=about, description=about)
-        parser.add_argument("name", metavar="NAME")
-        if verb == "priority":
-            parser.add_argument("number", metavar="NUMBER", type=_priority)
-        parser.set_defaults(go=go)
-
-
-def _priority(text: str) -> int:
-    """Return the number. Raises ArgumentTypeError where the daemon would throw it away."""
-    if not re.fullmatch(r"[+-]?\d+", text, re.ASCII) or not -MOST_PRIORITY <= int(text) <= MOST_PRIORITY:
-        raise argparse.ArgumentTypeError(f"a whole number from -{MOST_PRIORITY:,} to {MOST_PRIORITY:,}, not {text!r}")
-    return int(text)
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name", metavar="NAME")
+    verb.set_defaults(go=go)
 
 
 def go(given: argparse.Namespace) -> int:
@@ -68,7 +47,7 @@ def go(given: argparse.Namespace) -> int:
                 files = " ".join(shlex.quote(str(path)) for path in published.files_to_come(spool, name))
                 show.say(f"{_in_the_inbox(spool, name)}; to have it never run: rm {files}", show.errors)
                 return 1
-        gone = status.no_daemon(spool)
+        gone = views.no_daemon(spool)
         if gone or time.monotonic() - began > _PATIENCE:
             show.say(f"{dropped} is there, but {gone or 'no daemon has taken it yet'}", show.errors)
             return 1
@@ -81,9 +60,9 @@ def _waits_on(spool: Spool, name: str, waited: float) -> bool:
     """Say whether the batch's own file lies in the inbox, and will not be taken at once."""
     if published.status(spool, name) is not None or not published.in_inbox(spool, name):
         return False
-    why = status.waits_for(spool, name) or status.no_daemon(spool)
+    why = views.waits_for(spool, name) or views.no_daemon(spool)
     return waited > _SOON or bool(why and not why.startswith(_PASSES))
 
 
 def _in_the_inbox(spool: Spool, name: str) -> str:
-    return f"{name}: still in the inbox, not taken yet{status.because(spool, name)}"
+    return f"{name}: still in the inbox, not taken yet{views.because(spool, name)}"

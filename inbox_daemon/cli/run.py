@@ -7,39 +7,22 @@ import os
 import resource
 from contextlib import closing, suppress
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from inbox_daemon import config, journal
+from inbox_daemon import journal
+from inbox_daemon.cli.settings import settings
 from inbox_daemon.config import Config
 from inbox_daemon.daemon import Daemon
-from inbox_daemon.engine import Engine
-from inbox_daemon.engine.local import LocalEngine
-from inbox_daemon.engine.null import NullEngine
+from inbox_daemon.engine.open import engine_of
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError
 from inbox_daemon.machine.notify import Notifier
-from inbox_daemon.request import policy
 
 
-def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    verb = verbs.add_parser("run", parents=[shared], help="the daemon", description=__doc__)
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = __doc__
     verb.add_argument("--model", metavar="PATH_OR_NAME", help="the model to serve, as vLLM takes it")
     verb.add_argument("--drain", action="store_true", help="end when nothing is left to do")
     verb.set_defaults(go=go)
-
-
-def settings(given: argparse.Namespace) -> Config:
-    """Read the settings as `run` does, flags included. Raises ConfigError."""
-    flags: dict[str, Any] = {}
-    if given.spool:
-        flags["spool"] = str(Path(given.spool).absolute())
-    if getattr(given, "model", None):
-        flags["engine.model"] = given.model
-    read = config.from_environment(given.config, flags)
-    if not Path(read.spool).is_absolute():
-        raise ConfigError(f"spool = {read.spool!r} must be an absolute path")
-    return read
 
 
 def check_model(read: Config) -> None:
@@ -53,13 +36,6 @@ def check_model(read: Config) -> None:
     if model.startswith(("/", "./", "../", "~")) and not os.path.exists(model):  # noqa: PTH110  raises nothing
         unseen = "; a service sees nothing below /home, /root and /tmp" if "INVOCATION_ID" in os.environ else ""
         raise ConfigError(f"engine.model = {model!r}: there is nothing of that name{unseen}")
-
-
-def engine_of(read: Config, workers: Workers, number: int) -> Engine:
-    """Start the engine that these settings name; `number` tells it from others of this process, in the log."""
-    if read.engine.kind == "null":
-        return NullEngine(read.engine)
-    return LocalEngine(workers, read.engine, policy.for_vllm(read.requests), number)
 
 
 def go(given: argparse.Namespace) -> int:

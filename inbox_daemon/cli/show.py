@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from inbox_daemon.spool import views
+from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView
 from inbox_daemon.text import shown
-from inbox_daemon.watch.metrics import batch_state
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 _WAITING_ALIKE = 10  # files that wait for the same, named
+
+_WORDS = {"waiting_for_disk": "disk full", "waiting_for_model": "no engine"}
+_ENGINE_STATES = ("ready", "loading", "backing_off", "off")
+_NOT_YET = ("loading", "backing_off")
 
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "in_progress": "cyan"}
 
@@ -31,7 +37,7 @@ def somebody_looks() -> bool:
     return sys.stdout.isatty()
 
 
-def batches(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
+def batches(statuses: Sequence[BatchObject]) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("batch", overflow="fold", max_width=40)
     table.add_column("status", no_wrap=True)
@@ -54,48 +60,104 @@ def batches(statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
-def at_rest(status: Mapping[str, Any]) -> dict[str, Any]:
-    """The same batch without what was true only while a daemon said so: how fast it goes, and on what engine."""
-    then = ("requests_per_second", "output_tokens_per_second", "eta_seconds", "engine")
-    return {**status, **dict.fromkeys(then)}
-
-
 def _bar(done: int, total: int) -> ProgressBar:
     return ProgressBar(total=total, completed=done, complete_style="cyan", finished_style="green")
 
 
-def word(status: Mapping[str, Any]) -> str:
+def word(status: BatchObject) -> str:
     """The one word for a batch's state that a person wants first."""
-    state = batch_state(status)
-    return "disk full" if state == "waiting_for_disk" else state
+    state = views.batch_state(status)
+    return _WORDS.get(state, state)
 
 
-def daemons(found: Sequence[Mapping[str, Any]]) -> RenderableType:
+def daemons(found: Sequence[DaemonView]) -> RenderableType:
     if not found:
-        return Text("no daemon runs on this spool: systemctl status inbox-daemon", style="yellow")
+        return Text(views.NO_DAEMON, style="yellow")
     lines = []
     for daemon in found:
+        who = f"daemon {daemon['hostname']} (pid {daemon['pid']})"
         if not daemon["alive"]:
-            lines.append(
-                Text(f"daemon {daemon['hostname']} (pid {daemon['pid']}) has said nothing lately", style="red")
-            )
+            lines.append(Text(f"{who} has said nothing lately", style="red"))
             continue
-        lines.append(Text(f"daemon {daemon['hostname']} (pid {daemon['pid']}): engine {engine(daemon['engine'])}"))
+        having = engines(views.engines_of(daemon))
+        lines.append(Text(f"{who}: {having}" if having else who))
+        lines += [Text(f"  {line}") for line in by_model(views.engines_of(daemon))]
     return Group(*lines)
 
 
-def engine(view: Mapping[str, Any]) -> str:
-    """One line on what the engine is doing."""
-    text = str(view["state"])
+def engine(view: EngineView) -> str:
+    """One line on what one engine is doing."""
+    text = view["state"]
     if view.get("phase"):
         text += f", {view['phase']}"
-    if view.get("model"):
+    if view.get("version"):
         text += f", {view['model']} ({view['version']})"
     if view["state"] == "ready":
-        text += f", {view['running']} running, {view['waiting']} waiting, KV cache {view['kv_cache_usage']:.0%}"
+        text += f", {_has_to_do([view])}"
     if view.get("last_death"):
         text += f", last died: {view['last_death']}"
     return shown(text)
+
+
+def engines(some: Sequence[EngineView]) -> str:
+    """One line on what engines are doing, all together; "" where nothing is said of any."""
+    if len(some) < 2:
+        return f"engine {engine(some[0])}" if some else ""
+    text = f"{len(some)} engines: {states(some)}"
+    if ready := [view for view in some if view["state"] == "ready"]:
+        text += f"; {_has_to_do(ready)}"
+    return shown(text + "".join(f"; {line}" for line in last_deaths(some)))
+
+
+def states(some: Sequence[EngineView]) -> str:
+    """How many engines are in each state, and what those that load are at: "2 ready, 1 loading (weights)"."""
+    counts = Counter(view["state"] for view in some)
+    phases = dict.fromkeys(view["phase"] for view in some if view.get("phase"))
+    at = f" ({'; '.join(phases)})" if phases else ""
+    known = [state for state in _ENGINE_STATES if state in counts]
+    return ", ".join(f"{counts[state]} {state}{at if state == 'loading' else ''}" for state in known)
+
+
+def last_deaths(some: Sequence[EngineView]) -> list[str]:
+    """Of engines that died and are not back, how; those of one cause together."""
+    causes: dict[str, list[str]] = {}
+    for view in some:
+        if view.get("last_death") and view["state"] != "ready":
+            causes.setdefault(view["last_death"], []).append(str(view["engine"]))
+    return [f"{_numbered(numbers)} last died: {cause}" for cause, numbers in causes.items()]
+
+
+def by_model(some: Sequence[EngineView]) -> list[str]:
+    """A line a model, where engines serve several: what those of it are doing."""
+    models: dict[str, list[EngineView]] = {}
+    for view in some:
+        models.setdefault(view["model"], []).append(view)
+    if len(models) < 2:
+        return []
+    return [shown(f"{model}: {states(those)}") for model, those in models.items()]
+
+
+def _numbered(numbers: Sequence[str]) -> str:
+    return f"engine {numbers[0]}" if len(numbers) == 1 else f"engines {', '.join(numbers)}"
+
+
+class Load(NamedTuple):
+    """What engines that answer have to do, all together, and how much of their KV caches is in use."""
+
+    running: int
+    waiting: int
+    kv_cache_usage: float
+
+
+def load(ready: Sequence[EngineView]) -> Load:
+    running = sum(view.get("running", 0) for view in ready)
+    waiting = sum(view.get("waiting", 0) for view in ready)
+    return Load(running, waiting, sum(view.get("kv_cache_usage", 0.0) for view in ready) / len(ready))
+
+
+def _has_to_do(ready: Sequence[EngineView]) -> str:
+    all_of_it = load(ready)
+    return f"{all_of_it.running} running, {all_of_it.waiting} waiting, KV cache {all_of_it.kv_cache_usage:.0%}"
 
 
 def waiting(files: Mapping[str, str]) -> RenderableType:
@@ -111,7 +173,7 @@ def waiting(files: Mapping[str, str]) -> RenderableType:
     return Group(*(Text(shown(line), style="yellow") for line in lines))
 
 
-def plain(status: Mapping[str, Any]) -> str:
+def plain(status: BatchObject) -> str:
     """One line on a batch, for logs and pipes."""
     counts = status["request_counts"]
     done = counts["completed"] + counts["failed"]
@@ -120,9 +182,11 @@ def plain(status: Mapping[str, Any]) -> str:
         line += f", {status['requests_per_second']:.1f} requests/s"
     if status.get("eta_seconds") is not None:
         line += f", {duration(status['eta_seconds'])} left"
-    loads = (status.get("engine") or {}).get("state") in ("loading", "backing_off")
-    if status["status"] in ("validating", "in_progress") and loads:
-        line += f"; engine {engine(status['engine'])}"
+    serving = views.engines_for(status)
+    if why := views.no_model(status):
+        line += f"; {why}"
+    elif status["status"] in ("validating", "in_progress") and any(view["state"] in _NOT_YET for view in serving):
+        line += f"; {engines(serving)}"
     return line
 
 

@@ -1,4 +1,4 @@
-"""`inbox-daemon status`: batches, counts, rate, time left, what the engine is doing."""
+"""`inbox-daemon status`: batches, counts, rate, time left, what the engines are doing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Group, RenderableType
@@ -15,23 +14,21 @@ from rich.live import Live
 from rich.text import Text
 
 from inbox_daemon.cli import show
-from inbox_daemon.cli.run import settings
+from inbox_daemon.cli.settings import settings
 from inbox_daemon.layout import Published, Spool, batch_name
-from inbox_daemon.records import BatchStatus
-from inbox_daemon.spool import published
+from inbox_daemon.spool import published, views
+from inbox_daemon.spool.shapes import SCHEMA, BatchObject
 from inbox_daemon.text import shown
 
 _REPAINT = 0.5
 _ERRORS_SHOWN = 5
 _SHOWN = 30  # batches in a list for people; --json has all
 
-_ASK_SYSTEMD = "systemctl status inbox-daemon"
-
 NOT_FOUND = 4
 
 
-def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    verb = verbs.add_parser("status", parents=[shared], help="what is running, waiting and done", description=__doc__)
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = __doc__
     verb.add_argument("name", nargs="?", metavar="NAME", help="one batch; its whole status.json with --json")
     how = verb.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="as JSON, for programs")
@@ -50,7 +47,7 @@ def go(given: argparse.Namespace) -> int:
         return _one(spool, batch_name(given.name), given.json)
     if given.json:
         everything = {
-            "schema": 1,
+            "schema": SCHEMA,
             "batches": published.statuses(spool),
             "waiting": published.waiting(spool),
             "daemons": published.daemons(spool),
@@ -62,7 +59,7 @@ def go(given: argparse.Namespace) -> int:
 
 
 def _one(spool: Spool, name: str, as_json: bool) -> int:
-    runs = runs_on(spool)
+    runs = views.runs_on(spool)
     status = published.status(spool, name)
     if status is None:
         return _missing(spool, name, as_json)
@@ -71,7 +68,7 @@ def _one(spool: Spool, name: str, as_json: bool) -> int:
         return 0
     status, gone = _now(spool, status, runs)
     show.console.print(show.batches([status]))
-    if beside := gone or _engine(status):
+    if beside := gone or _engines(status):
         show.say(beside)
     if status.get("parked"):
         show.say(f"parked: {status['parked']}; try again with: inbox-daemon resume {name}")
@@ -79,29 +76,24 @@ def _one(spool: Spool, name: str, as_json: bool) -> int:
     return 0
 
 
-def _now(spool: Spool, status: dict[str, Any], runs: bool) -> tuple[dict[str, Any], str]:
+def _now(spool: Spool, status: BatchObject, runs: bool) -> tuple[BatchObject, str]:
     """Return the batch and, where it stands still because no daemon lives, that: then what it says of speed is old.
 
     `runs` is of before the status was read: a daemon may end a batch and then itself.
     """
-    if runs or BatchStatus(status["status"]).final:
+    if runs or views.has_ended(status):
         return status, ""
-    return show.at_rest(status), f"no daemon runs on {spool.root}: it goes on when one does ({_ASK_SYSTEMD})"
+    return views.at_rest(status), f"no daemon runs on {spool.root}: it goes on when one does ({views.ASK_SYSTEMD})"
 
 
-def _engine(status: dict[str, Any]) -> str:
-    """Return what the engine of a batch that has not ended is doing."""
-    if BatchStatus(status["status"]).final or not status.get("engine"):
+def _engines(status: BatchObject) -> str:
+    """Return what the engines of a batch that has not ended are doing."""
+    if views.has_ended(status):
         return ""
-    return f"engine {show.engine(status['engine'])}"
+    return views.no_model(status) or show.engines(views.engines_for(status))
 
 
-def runs_on(spool: Spool) -> bool:
-    """Say whether a daemon lives on this spool."""
-    return any(daemon["alive"] for daemon in published.daemons(spool))
-
-
-def _say_errors(spool: Spool, status: dict[str, Any]) -> None:
+def _say_errors(spool: Spool, status: BatchObject) -> None:
     """Name the first errors. Only those of the file are in the status, those of the engine are with the answers."""
     problems = (status.get("errors") or {}).get("data") or []
     for problem in problems[:_ERRORS_SHOWN]:
@@ -110,14 +102,14 @@ def _say_errors(spool: Spool, status: dict[str, Any]) -> None:
     counted = max(status["request_counts"]["failed"], len(problems))
     if more := counted - min(len(problems), _ERRORS_SHOWN):
         file = Published(spool.outbox / status["name"]).errors
-        has = "has" if BatchStatus(status["status"]).final else "will have"
+        has = "has" if views.has_ended(status) else "will have"
         show.say(f"  {f'… and {more:,} more' if problems else f'errors: {more:,}'}; {file} {has} all of them")
 
 
 def _missing(spool: Spool, name: str, as_json: bool) -> int:
-    why = waits_for(spool, name)
+    why = views.waits_for(spool, name)
     if why or published.is_to_come(spool, name):
-        why = why or no_daemon(spool)
+        why = why or views.no_daemon(spool)
         if as_json:
             waiting = {"name": name, "status": "waiting", "why": why}
             sys.stdout.buffer.write(orjson.dumps(waiting, option=orjson.OPT_INDENT_2) + b"\n")
@@ -128,16 +120,11 @@ def _missing(spool: Spool, name: str, as_json: bool) -> int:
     return NOT_FOUND
 
 
-def waits_for(spool: Spool, name: str) -> str | None:
-    """Return why the file of this batch is not taken yet; None where no daemon says."""
-    return next((why for file, why in published.waiting(spool).items() if batch_name(file) == name), None)
-
-
 def _all(spool: Spool) -> RenderableType:
     daemons = published.daemons(spool)
     statuses = published.statuses(spool)
     if not any(daemon["alive"] for daemon in daemons):
-        statuses = [show.at_rest(status) for status in statuses]
+        statuses = [views.at_rest(status) for status in statuses]
     parts: list[RenderableType] = [show.daemons(daemons), ""]
     if len(statuses) > _SHOWN:
         parts.append(f"the last {_SHOWN} of {len(statuses)} batches")
@@ -157,7 +144,7 @@ def _watch_all(spool: Spool) -> int:
             live.update(_all(spool), refresh=True)
 
 
-def watch(spool: Spool, name: str, look: Callable[[], dict[str, Any] | None]) -> int:
+def watch(spool: Spool, name: str, look: Callable[[], BatchObject | None]) -> int:
     """Show one batch until it has ended: a bar where a person looks, lines elsewhere. Return the exit status.
 
     Args:
@@ -168,16 +155,16 @@ def watch(spool: Spool, name: str, look: Callable[[], dict[str, Any] | None]) ->
     live = Live(console=show.console, auto_refresh=False) if show.somebody_looks() else None
     with live or _Nothing():
         while True:
-            runs = runs_on(spool)
+            runs = views.runs_on(spool)
             status = look()
             if status is None:
-                line = f"{name}: not taken yet{because(spool, name)}"
+                line = f"{name}: not taken yet{views.because(spool, name)}"
                 text: RenderableType = Text(shown(line))
             else:
                 status, gone = _now(spool, status, runs)
-                text = Group(show.batches([status]), Text(shown(gone or _engine(status))))
+                text = Group(show.batches([status]), Text(shown(gone or _engines(status))))
                 line = show.plain(status) + (f"; {gone}" if gone else "")
-            ended = status is not None and BatchStatus(status["status"]).final
+            ended = status is not None and views.has_ended(status)
             if live:
                 live.update(text, refresh=True)
             elif ended or (line != last and time.monotonic() - said_at >= 2.0):
@@ -188,18 +175,7 @@ def watch(spool: Spool, name: str, look: Callable[[], dict[str, Any] | None]) ->
             time.sleep(_REPAINT)
 
 
-def because(spool: Spool, name: str) -> str:
-    """Return what follows "not taken yet": why, where a daemon says, or that there is none."""
-    why = waits_for(spool, name) or no_daemon(spool)
-    return f": {why}" if why else ""
-
-
-def no_daemon(spool: Spool) -> str | None:
-    """Return that none runs; None where one does."""
-    return None if runs_on(spool) else f"no daemon runs on this spool: {_ASK_SYSTEMD}"
-
-
-def _exit_status(status: dict[str, Any]) -> int:
+def _exit_status(status: BatchObject) -> int:
     if status["status"] != "completed":
         return 1
     return 3 if status["request_counts"]["failed"] else 0

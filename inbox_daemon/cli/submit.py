@@ -7,20 +7,20 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from inbox_daemon.cli import check, show, status
-from inbox_daemon.cli.run import settings
+from inbox_daemon.cli.settings import settings
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import SUFFIXES, Spool, batch_name, is_batch_file
-from inbox_daemon.spool import drop, published
+from inbox_daemon.spool import drop, published, views
+from inbox_daemon.spool.shapes import BatchObject
 
 _PATIENCE = 3.0  # seconds for a daemon to take the files and name their batches
 _POLL = 0.05  # seconds
 
 
-def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    verb = verbs.add_parser("submit", parents=[shared], help="hand files to the daemon", description=__doc__)
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = __doc__
     verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help=" ".join(SUFFIXES))
     verb.add_argument("--wait", action="store_true", help="show progress and end with the batch's result")
     verb.set_defaults(go=go)
@@ -58,14 +58,14 @@ def _name(spool: Spool, dropped: Sequence[drop.Dropped]) -> None:
     deadline = time.monotonic() + _PATIENCE
     for one in dropped:
         while not (made := _made_of(spool, one)):
-            if not status.runs_on(spool) or time.monotonic() >= deadline:
+            if not views.runs_on(spool) or time.monotonic() >= deadline:
                 break
             time.sleep(_POLL)
         if made:
             show.say(made["name"])
         else:
-            show.say(f"{spool.inbox / one.file}: not taken yet{status.because(spool, batch_name(one.file))}")
+            show.say(f"{spool.inbox / one.file}: not taken yet{views.because(spool, batch_name(one.file))}")
 
 
-def _made_of(spool: Spool, one: drop.Dropped) -> dict[str, Any] | None:
+def _made_of(spool: Spool, one: drop.Dropped) -> BatchObject | None:
     return published.made_of(spool, one.file, one.mark)

@@ -1,4 +1,4 @@
-"""`inbox-daemon top`: everything at a glance, from what is published: batches, engine, GPUs, host, alerts, the log."""
+"""`inbox-daemon top`: everything at a glance, from what is published: batches, engines, GPUs, host, alerts, the log."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rich.box import ROUNDED
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from inbox_daemon.cli import show
-from inbox_daemon.cli.run import settings
+from inbox_daemon.cli import frames, show
+from inbox_daemon.cli.settings import settings
 from inbox_daemon.layout import Spool
-from inbox_daemon.records import BatchStatus
-from inbox_daemon.spool import published
+from inbox_daemon.spool import published, views
+from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView
 from inbox_daemon.text import shown
 
 _REPAINT = 1.0  # seconds
-_ENDED_SHOWN = 3
-_LOG_SHOWN = 8
-_BAR = 24
+_ENDED_SHOWN, _LOG_SHOWN = 3, 8
+_IN_BOXES = 4  # GPUs; more of them get a line each
 _GIB = 1 << 30
+_UNKNOWN = "not known: this daemon is of another release"
 _NO_GPUS = {
     "absent": "no NVIDIA GPU here",
     "no_driver": "no driver answers",
@@ -41,10 +39,8 @@ _ENGINE = {"ready": "green", "loading": "cyan", "backing_off": "red"}
 _LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
 
 
-def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    verb = verbs.add_parser(
-        "top", parents=[shared], help="batches, engine, GPUs, alerts at a glance", description=__doc__
-    )
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = __doc__
     verb.add_argument("--once", action="store_true", help="print it once and end")
     verb.add_argument("--svg", metavar="FILE", type=Path, help="write it once into an SVG file and end")
     verb.set_defaults(go=go)
@@ -77,18 +73,18 @@ def svg(picture: RenderableType, width: int = 110) -> str:
 
 
 def screen(
-    daemons: Sequence[Mapping[str, Any]],
-    statuses: Sequence[Mapping[str, Any]],
+    daemons: Sequence[DaemonView],
+    statuses: Sequence[BatchObject],
     waiting: Mapping[str, str],
     now: float,
 ) -> RenderableType:
     """Return the whole picture. `now` is in Unix seconds; the rest is what `published` reads."""
     present = [daemon for daemon in daemons if daemon["alive"]]
-    live = [status for status in statuses if not BatchStatus(status["status"]).final]
+    live = [status for status in statuses if not views.has_ended(status)]
     if not present:
-        live = [show.at_rest(status) for status in live]
-    ended = [status for status in statuses if BatchStatus(status["status"]).final]
-    parts: list[RenderableType] = [_panel("batches", _batches(live, ended, waiting))]
+        live = [views.at_rest(status) for status in live]
+    ended = [status for status in statuses if views.has_ended(status)]
+    parts: list[RenderableType] = [frames.panel("batches", _batches(live, ended, waiting))]
     if len(present) < len(daemons) or not present:
         parts.append(show.daemons([daemon for daemon in daemons if not daemon["alive"]]))
     for daemon in present:
@@ -96,9 +92,7 @@ def screen(
     return Group(*parts)
 
 
-def _batches(
-    live: Sequence[Mapping[str, Any]], ended: Sequence[Mapping[str, Any]], waiting: Mapping[str, str]
-) -> RenderableType:
+def _batches(live: Sequence[BatchObject], ended: Sequence[BatchObject], waiting: Mapping[str, str]) -> RenderableType:
     parts: list[RenderableType] = []
     if some := [*ended[-_ENDED_SHOWN:], *live]:
         parts.append(show.batches(some))
@@ -107,80 +101,105 @@ def _batches(
     return Group(*parts) if parts else Text("no batch yet", style="dim")
 
 
-def _daemon(daemon: Mapping[str, Any], tokens_per_second: float, now: float) -> Iterator[RenderableType]:
+def _daemon(daemon: DaemonView, tokens_per_second: float, now: float) -> Iterator[RenderableType]:
     up = show.duration(now - daemon.get("started_at", now))
     who = f"{daemon['hostname']}, pid {daemon['pid']}, up {up}"
-    engine = _panel("engine", _engine(daemon.get("engine") or {}, tokens_per_second, now))
-    yield _side_by_side([engine, _panel(who, _host(daemon.get("host") or {}))])
+    engines = views.engines_of(daemon)
+    host = frames.panel(who, _host(daemon.get("host") or {}))
+    if len(engines) > 1:
+        yield frames.SideBySide([frames.panel(f"{len(engines)} engines", _engines(engines, tokens_per_second)), host])
+        yield frames.panel("each engine", _each(engines, daemon["hostname"], now))
+    else:
+        inside = _engine(engines[0], tokens_per_second, now) if engines else Text(_UNKNOWN, style="dim")
+        yield frames.SideBySide([frames.panel("engine", inside), host])
     yield _gpus(daemon.get("gpus") or {}, now)
     if alerts := daemon.get("alerts"):
-        yield _panel("alerts", Group(*(_alert(alert, now) for alert in alerts)), "red")
+        yield frames.panel("alerts", Group(*(_alert(alert, now) for alert in alerts)), "red")
     if lines := (daemon.get("log") or [])[-_LOG_SHOWN:]:
-        yield _panel("log", Group(*(_line(line) for line in lines)))
+        yield frames.panel("log", Group(*(_line(line) for line in lines)))
 
 
-def _panel(title: str, inside: RenderableType, style: str = "bright_black") -> Panel:
-    return Panel(inside, title=Text(shown(title), style="bold"), title_align="left", box=ROUNDED, border_style=style)
-
-
-def _side_by_side(panels: Sequence[Panel]) -> Table:
-    """Two in a row; a single one takes all of it."""
-    grid = Table.grid(expand=True)
-    columns = min(2, len(panels))
-    for _ in range(columns):
-        grid.add_column(ratio=1)
-    for at in range(0, len(panels), 2):
-        grid.add_row(*panels[at : at + 2])
-    return grid
-
-
-def _facts(rows: Iterable[tuple[str, RenderableType | None]]) -> Table:
-    """A name and a value a line; a value of None is no line."""
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(style="dim", no_wrap=True)
-    for name, value in rows:
-        if value is not None:
-            grid.add_row(name, Text(shown(value)) if isinstance(value, str) else value)
-    return grid
-
-
-def _bar(share: float | None, beside: str = "", warn: float = 2.0) -> RenderableType | None:
-    """A bar for a share of 0 to 1, in red from `warn` on; None where it is not known."""
-    if share is None:
-        return None
-    style = "red" if share >= warn else "green"
-    bar = ProgressBar(total=1.0, completed=share, width=_BAR, complete_style=style, finished_style=style)
-    grid = Table.grid(padding=(0, 1))
-    grid.add_row(bar, Text(f"{share:4.0%}"), Text(beside, style="dim"))
-    return grid
-
-
-def _engine(engine: Mapping[str, Any], tokens_per_second: float, now: float) -> RenderableType:
-    state = str(engine.get("state", "off"))
+def _engine(engine: EngineView, tokens_per_second: float, now: float) -> RenderableType:
     since = f" for {show.duration(now - engine['since'])}" if engine.get("since") else ""
     phase = f", {engine['phase']}" if engine.get("phase") else ""
-    ready = state == "ready"
-    lives = f"{engine.get('starts', 0)} started, {engine.get('deaths', 0)} died"
-    work = f"{engine['running']:,} running, {engine['waiting']:,} waiting" if ready and "running" in engine else None
-    return _facts(
+    model = f"{engine['model']} ({engine['version']})" if engine.get("version") else None
+    return frames.facts(
         [
-            ("state", Text(shown(f"{state}{since}{phase}"), style=_ENGINE.get(state, ""))),
-            ("model", f"{engine['model']} ({engine['version']})" if engine.get("model") else None),
-            ("requests", work),
-            ("tokens", f"{tokens_per_second:,.0f}/s generated" if ready else None),
-            ("KV cache", _bar(engine.get("kv_cache_usage"))),
-            ("engines", lives if engine.get("starts") else None),
+            ("state", Text(shown(f"{engine['state']}{since}{phase}"), style=_style([engine]))),
+            ("model", model),
+            *_work([engine], tokens_per_second),
             ("last death", Text(shown(engine["last_death"]), style="red") if engine.get("last_death") else None),
         ]
     )
 
 
+def _engines(engines: Sequence[EngineView], tokens_per_second: float) -> RenderableType:
+    """What is said of one engine, of all of them together."""
+    models = list(dict.fromkeys(engine["model"] for engine in engines))
+    versions = dict.fromkeys(engine["version"] for engine in engines if "version" in engine)
+    version = f" ({', '.join(versions)})" if versions else ""
+    return frames.facts(
+        [
+            ("state", Text(shown(show.states(engines)), style=_style(engines))),
+            ("model", f"{models[0]}{version}" if len(models) == 1 else f"{len(models)} models{version}"),
+            *_work(engines, tokens_per_second),
+        ]
+    )
+
+
+def _style(engines: Sequence[EngineView]) -> str:
+    """The colour of the worst state that one of them is in."""
+    states = {engine["state"] for engine in engines}
+    return next((style for state, style in reversed(_ENGINE.items()) if state in states), "")
+
+
+def _work(engines: Sequence[EngineView], tokens_per_second: float) -> Iterator[tuple[str, RenderableType | None]]:
+    """What engines have to do, all together, and how often they began anew."""
+    if ready := [engine for engine in engines if engine["state"] == "ready"]:
+        load = show.load(ready)
+        yield "requests", f"{load.running:,} running, {load.waiting:,} waiting"
+        yield "tokens", f"{tokens_per_second:,.0f}/s generated"
+        yield "KV cache", frames.bar(load.kv_cache_usage)
+    starts = sum(engine.get("starts", 0) for engine in engines)
+    deaths = sum(engine.get("deaths", 0) for engine in engines)
+    yield "engines", f"{starts} started, {deaths} died" if starts else None
+
+
+def _each(engines: Sequence[EngineView], here: str, now: float) -> RenderableType:
+    """A line an engine. The model is named where there are several, the host where one of them is not this one."""
+    models = len({engine["model"] for engine in engines}) > 1
+    hosts = any(engine["host"] != here for engine in engines)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    for heading, least in (("state", 11), *[("model", 8)] * models, *[("host", 8)] * hosts):
+        table.add_column(heading, min_width=least)  # these give way on a narrow terminal
+    for heading in ("for", "run", "wait", "KV", "died"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for engine in engines:
+        phase = f", {engine['phase']}" if engine.get("phase") else ""
+        words = [f"{engine['state']}{phase}", *[engine["model"]] * models, *[engine["host"]] * hosts]
+        cells = [Text(shown(word), no_wrap=True, overflow="ellipsis") for word in words]
+        cells[0].style = _style([engine])
+        since = show.duration(now - engine["since"]) if engine.get("since") else ""
+        table.add_row(str(engine["engine"]), *cells, since, *_numbers(engine))
+    deaths = [Text(shown(line), style="red") for line in show.last_deaths(engines)]
+    return Group(table, *deaths)
+
+
+def _numbers(engine: EngineView) -> Iterator[str]:
+    ready = engine["state"] == "ready"
+    yield f"{engine.get('running', 0):,}" if ready else ""
+    yield f"{engine.get('waiting', 0):,}" if ready else ""
+    yield f"{engine.get('kv_cache_usage', 0):.0%}" if ready else ""
+    yield f"{engine['deaths']}" if engine.get("deaths") else ""
+
+
 def _host(host: Mapping[str, Any]) -> RenderableType:
     free = host.get("disk_free_bytes")
-    return _facts(
+    return frames.facts(
         [
-            ("memory", _bar(host.get("memory_used_ratio"), warn=0.95)),
-            ("disk", _bar(host.get("disk_used_ratio"), warn=0.95)),
+            ("memory", frames.bar(host.get("memory_used_ratio"), warn=0.95)),
+            ("disk", frames.bar(host.get("disk_used_ratio"), warn=0.95)),
             ("", f"{free / _GIB:,.1f} GiB free" if free is not None else None),
         ]
     )
@@ -189,23 +208,28 @@ def _host(host: Mapping[str, Any]) -> RenderableType:
 def _gpus(gpus: Mapping[str, Any], now: float) -> RenderableType:
     state, problem = str(gpus.get("state", "absent")), gpus.get("problem")
     said = _NO_GPUS.get(state)
-    boxes = [_gpu(device, now) for device in gpus.get("devices") or ()]
+    devices = gpus.get("devices") or ()
+    boxes = [_gpu(device, now) for device in devices]
+    if len(devices) > _IN_BOXES:
+        boxes = [frames.panel(f"{len(devices)} GPUs", _each_gpu(devices, now))]
     if said:
         style = "dim" if state == "absent" else "red"
         words = f"{said}: {problem}" if problem and state != "absent" else said
-        boxes.append(_panel("GPU", Text(shown(words), style=style)))
-    return _side_by_side(boxes)
+        boxes.append(frames.panel("GPU", Text(shown(words), style=style)))
+    return frames.SideBySide(boxes)
 
 
 def _gpu(device: Mapping[str, Any], now: float) -> Panel:
     used, total = device.get("memory_used_bytes"), device.get("memory_total_bytes")
     xid = device.get("xid")
-    memory = _bar(used / total, f"{used / _GIB:.0f} of {total / _GIB:.0f} GiB") if used is not None and total else None
-    return _panel(
+    memory = (
+        frames.bar(used / total, f"{used / _GIB:.0f} of {total / _GIB:.0f} GiB") if used is not None and total else None
+    )
+    return frames.panel(
         f"GPU {device['index']} {device.get('name') or ''}".strip(),
-        _facts(
+        frames.facts(
             [
-                ("busy", _bar(device.get("utilization"))),
+                ("busy", frames.bar(device.get("utilization"))),
                 ("memory", memory),
                 ("", ", ".join(_measures(device)) or None),
                 ("slowed by", ", ".join(device.get("throttle") or ()) or None),
@@ -214,6 +238,30 @@ def _gpu(device: Mapping[str, Any], now: float) -> Panel:
             ]
         ),
     )
+
+
+def _each_gpu(devices: Sequence[Mapping[str, Any]], now: float) -> Table:
+    """A line a GPU: what its box would say, in fewer words."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("", "busy", "memory"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("")  # gives way on a narrow terminal
+    for device in devices:
+        busy, used, total = (device.get(key) for key in ("utilization", "memory_used_bytes", "memory_total_bytes"))
+        known = [", ".join(_holders(device.get("processes") or ())), *(device.get("throttle") or ())]
+        rest = Text(no_wrap=True, overflow="ellipsis")
+        if device.get("xid") is not None:
+            rest.append(f"Xid {device['xid']}, {_ago(device.get('xid_at'), now)}; ", style="red")
+        rest.append(shown("; ".join(one for one in (*known, device.get("name")) if one)), style="dim")
+        table.add_row(
+            str(device["index"]),
+            f"{busy:.0%}" if busy is not None else "",
+            f"{used / _GIB:.0f}/{total / _GIB:.0f} GiB" if used is not None and total else "",
+            ", ".join(_measures(device)),
+            rest,
+        )
+    return table
 
 
 def _measures(device: Mapping[str, Any]) -> Iterator[str]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from inbox_daemon.cli import show
 from inbox_daemon.layout import Published
-from inbox_daemon.spool import published
+from inbox_daemon.spool import proof, published
 
 
-def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    verb = verbs.add_parser("verify", help="prove a finished batch's receipt", description=__doc__)
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = __doc__
     verb.add_argument("folder", type=Path, metavar="OUTBOX/NAME")
     verb.add_argument("--input", type=Path, metavar="FILE", help="the file as it was dropped, to prove its hash too")
     verb.add_argument("--json", action="store_true", help="as JSON, for programs")
@@ -30,14 +29,14 @@ def go(given: argparse.Namespace) -> int:
     if not published.exists(folder.receipt):
         show.say(f"inbox-daemon: {folder.receipt} is not there: the batch has not ended", show.errors)
         return 1
-    proof = published.verify(folder, given.input)
-    receipt = proof.receipt
+    found = proof.verify(folder, given.input)
+    receipt = found.receipt
     if given.json:
-        sys.stdout.buffer.write(orjson.dumps({"problems": proof.problems, "receipt": receipt}) + b"\n")
+        sys.stdout.buffer.write(orjson.dumps({"problems": found.problems, "receipt": receipt}) + b"\n")
     else:
-        for problem in proof.problems:
+        for problem in found.problems:
             show.say(problem)
         requests, answers, errors = receipt["input"]["requests"], receipt["answers"], receipt["errors"]
-        verdict = "does NOT hold" if proof.problems else "holds"
+        verdict = "does NOT hold" if found.problems else "holds"
         show.say(f"{given.folder}: {requests:,} requests = {answers:,} answers + {errors:,} errors; {verdict}")
-    return 1 if proof.problems else 0
+    return 1 if found.problems else 0

@@ -1,23 +1,26 @@
-"""What goes between the batches and the engine: requests out in fair shares, outcomes in, and what a death means.
+"""What goes between the batches and one engine: requests out in fair shares, outcomes in, and what a death means.
 
-Owns no batch and no engine. While a request that kills the engine is sought, only the suspects are handed out.
+Owns no batch and no engine. Whom a death accuses is not its business (`suspects`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from typing import TypeVar
 
 from inbox_daemon.batch.life import Life
+from inbox_daemon.batch.running import Running
+from inbox_daemon.batches import Batches
 from inbox_daemon.dispatch.share import share
-from inbox_daemon.dispatch.suspects import Suspects, blames_no_request
-from inbox_daemon.engine.slot import EngineSlot
+from inbox_daemon.engine.slot import Slot
 from inbox_daemon.errors import EngineDied
 from inbox_daemon.journal import Message, of_engine, tell
-from inbox_daemon.records import EngineInfo, Request, place_of, slot_of
+from inbox_daemon.records import EngineInfo, Request, number_of, place_of
 
 log = logging.getLogger(__name__)
 
@@ -27,103 +30,176 @@ _AT_ONCE = 8  # requests read before it is asked whether there is room for more
 T = TypeVar("T")
 
 
-class Traffic:
-    """Attributes: settled: outcomes since the start, a mark of progress."""
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What has come back from one engine: tickets answered and not answered, or its death with those it had."""
 
-    def __init__(
-        self, engine: EngineSlot, lives: Mapping[int, Life], safely: Callable[[Life, Callable[[], object]], bool]
-    ) -> None:
-        self._engine = engine
-        self._lives = lives
-        self._safely = safely
-        self._suspects = Suspects()
-        self._turns: dict[int, int] = {}  # of what is in flight, by ticket
-        self._next_turn: dict[int, int] = {}  # by slot
+    answered: Sequence[int] = ()
+    recalled: Sequence[int] = ()
+    died: EngineDied | None = None
+    lost: Set[int] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.answered or self.recalled or self.died)
+
+
+class Traffic:
+    """The traffic of one engine, over all the engines that live in its slot.
+
+    Attributes:
+        settled: outcomes since the start, a mark of progress.
+    """
+
+    def __init__(self, slot: Slot, batches: Batches) -> None:
+        self.slot = slot
+        self._batches = batches
+        self._turns: dict[int, int] = {}  # of all that is in flight here, by ticket
+        self._of: Counter[int] = Counter()  # how many of them, by their batch's number
+        self._recalled: set[int] = set()  # batches whose requests have been asked back
+        self._next_turn: dict[int, int] = {}  # by the batch's number
         self._come_to = 0  # the latest turn that has its outcome
         self.settled = 0
 
     @property
     def in_flight(self) -> int:
-        return sum(life.queue.in_flight for life in self._lives.values())
+        return len(self._turns)
 
-    def feed(self) -> None:
-        """Hand requests to the engine: the batches' shares of its room, or suspects alone while one is sought."""
-        info = self._engine.info
-        if info is None:
-            return
-        if self._suspects.narrowing:
-            if self._engine.room() >= info.in_flight:  # it has nothing, whatever batches may have been let go
-                for slot, group in _by_slot(self._suspects.group(self._may_run), key=int).items():
-                    self._safely(self._lives[slot], partial(self._send_these, self._lives[slot], group, info))
-            return
-        for slot, count in share(self._engine.room(), [(life.slot, life.queue) for life in self._lives.values()]):
-            self._safely(self._lives[slot], partial(self._send, self._lives[slot], count, info))
+    def places_of(self, life: Life) -> list[int]:
+        """Return which of the batch's requests the engine has."""
+        if not self._of[life.number]:
+            return []
+        return [place_of(ticket) for ticket in self._turns if number_of(ticket) == life.number]
 
-    def collect(self, now: float, max_deaths: int) -> bool:
-        """Record what has come back, or take back what was in flight. Say whether anything has come."""
-        try:
-            outcomes = self._engine.receive(now)
-        except EngineDied as died:
-            self._take_back(died, max_deaths)
-            return True
-        for slot, arrived in _by_slot(outcomes, key=attrgetter("ticket")).items():
-            if slot in self._lives:
-                self._safely(self._lives[slot], partial(self._lives[slot].settle, arrived, now))
-        done = (self._turns.pop(outcome.ticket, 0) for outcome in outcomes)
-        self._come_to = max(self._come_to, max(done, default=0))
-        self._next_turn = {slot: turn for slot, turn in self._next_turn.items() if slot in self._lives}
-        self.settled += len(outcomes)
-        return bool(outcomes)
+    # -- out
 
-    def _send(self, life: Life, count: int, info: EngineInfo) -> None:
+    @property
+    def room(self) -> int:
+        """How many more requests the engine takes."""
+        return self.slot.room() if self.slot.info else 0
+
+    def feed(self, most: int) -> None:
+        """Hand the batches' shares of the engine's room over, `most` requests together."""
+        info, model = self.slot.info, self.slot.model
+        lanes = [(life.number, lane) for life in self._batches if (lane := life.queue.lane(model))]
+        for number, count in share(min(most, self.room), lanes):
+            life = self._batches.get(number)
+            if info is not None and life is not None and life.running is not None:
+                self._batches.safely(life, partial(self._send, life, life.running, count, info))
+
+    def feed_these(self, tickets: Iterable[int]) -> None:
+        """Hand these over, whatever their turn, where they are left."""
+        info = self.slot.info
+        for number, some in by_number(tickets, key=int).items():
+            life = self._batches.get(number)
+            if info is not None and life is not None and life.running is not None:
+                self._batches.safely(life, partial(self._send_these, life, life.running, some, info))
+
+    def recall_what_is_held(self) -> None:
+        """Ask the engine for the requests of batches that were cancelled, or let go: nobody waits for the answers."""
+        for number in self._of.keys() - self._recalled:
+            life = self._batches.get(number)
+            if life is None or life.state.cancelled:
+                self._recall(number)
+
+    def recall_all(self) -> None:
+        """Ask the engine for all that it has."""
+        for number in self._of.keys() - self._recalled:
+            self._recall(number)
+
+    def _recall(self, number: int) -> None:
+        self._recalled.add(number)
+        self.slot.recall([ticket for ticket in self._turns if number_of(ticket) == number])
+
+    def _send(self, life: Life, running: Running, count: int, info: EngineInfo) -> None:
         """Hand over a batch's share, each request with its turn (start-time fair queueing, Goyal et al. 1996).
 
         A batch's turns follow one another, and begin no earlier than what the engine has come to: one that has just
         arrived comes in between what others have waiting there, not behind it. A higher priority comes before all.
         """
-        turn = max(self._come_to, self._next_turn.get(life.slot, 0))
+        turn = max(self._come_to, self._next_turn.get(life.number, 0))
         first = turn - life.queue.priority * _BEFORE_ALL
         requests: list[Request] = []
-        room = self._engine.room_for_bytes()
+        room = self.slot.room_for_bytes()
         while len(requests) < count and room > 0:
-            some = life.take(min(_AT_ONCE, count - len(requests)), info, first + len(requests))
+            some = running.take(self.slot.model, min(_AT_ONCE, count - len(requests)), first + len(requests))
+            if not some:
+                break
             requests += some
-            room = room - sum(len(one.line) for one in some) if some else 0
-        self._next_turn[life.slot] = turn + len(requests)
-        self._turns.update({request.ticket: turn + at for at, request in enumerate(requests)})
-        self._engine.send(requests)
+            room -= sum(len(one.line) for one in some)
+        self._next_turn[life.number] = turn + len(requests)
+        self._hand_over(life, running, requests, turn, info)
 
-    def _send_these(self, life: Life, tickets: list[int], info: EngineInfo) -> None:
-        self._engine.send(life.take_these([place_of(ticket) for ticket in tickets], info))
+    def _send_these(self, life: Life, running: Running, tickets: list[int], info: EngineInfo) -> None:
+        requests = running.take_these([place_of(ticket) for ticket in tickets], 0)
+        self._hand_over(life, running, requests, self._come_to, info)
 
-    def _may_run(self, ticket: int) -> bool:
-        life = self._lives.get(slot_of(ticket))
-        return life is not None and life.queue.is_left(place_of(ticket))
+    def _hand_over(self, life: Life, running: Running, requests: list[Request], turn: int, info: EngineInfo) -> None:
+        if requests:
+            running.note_engine(self.slot.start, info, self.slot.model)
+            self._turns.update({request.ticket: turn + at for at, request in enumerate(requests)})
+            self._of[life.number] += len(requests)
+            self.slot.send(requests)
 
-    def _take_back(self, died: EngineDied, max_deaths: int) -> None:
-        """However an engine ended: what it had runs again, unless one request is found to have ended it."""
+    # -- in
+
+    def collect(self, now: float, proven: bool) -> Collected:
+        """Record what has come back, or take back what was in flight.
+
+        Raises:
+            ConfigError: vLLM does not accept the settings, and never has (`proven`).
+        """
+        try:
+            outcomes = self.slot.receive(now, proven)
+        except EngineDied as died:
+            return Collected(died=died, lost=self._take_back(died))
+        for number, arrived in by_number(outcomes, key=attrgetter("ticket")).items():
+            life = self._batches.get(number)
+            if life is not None and life.running is not None:
+                self._batches.safely(life, partial(life.running.settle, arrived, now))
+            self._has_less(number, len(arrived))
+        answered = [outcome.ticket for outcome in outcomes]
+        self._come_to = max(self._come_to, max((self._turns.pop(ticket, 0) for ticket in answered), default=0))
+        self.settled += len(outcomes)
+        recalled = self.slot.recalled()
+        for number, back in by_number(recalled, key=int).items():
+            life = self._batches.get(number)
+            if life is not None and life.running is not None:
+                life.running.give_back([place_of(ticket) for ticket in back])
+            self._has_less(number, len(back))
+        for ticket in recalled:
+            self._turns.pop(ticket, None)
+        self._next_turn = {number: turn for number, turn in self._next_turn.items() if number in self._batches}
+        return Collected(answered, recalled)
+
+    def _has_less(self, number: int, count: int) -> None:
+        """Note that so many requests of a batch are not in flight any more."""
+        self._of[number] -= count
+        if self._of[number] <= 0:
+            del self._of[number]
+            self._recalled.discard(number)
+
+    def _take_back(self, died: EngineDied) -> set[int]:
+        """However an engine ended: what it had runs again. Return the tickets of that."""
+        slot = self.slot
         died_with = "".join(f"\n    {line}" for line in died.log)
-        logger = of_engine(log, self._engine.starts)
-        logger.error("engine died: %s%s", died.reason, died_with, extra=tell(Message.ENGINE_DIED))
-        if self._engine.failures:
-            told = (self._engine.back_off, self._engine.failures)
-            logger.warning("engine starts again in %.0f s; loads in a row that failed: %d", *told)
+        logger = of_engine(log, slot.start)
+        logger.error("%s died: %s%s", slot.name, died.reason, died_with, extra=tell(Message.ENGINE_DIED))
+        if slot.failures:
+            told = (slot.name, slot.back_off, slot.failures)
+            logger.warning("%s starts again in %.0f s; loads in a row that failed: %d", *told)
+        lost = {ticket for ticket in self._turns if number_of(ticket) in self._batches}
         self._turns.clear()
-        in_flight: set[int] = set()
-        for life in list(self._lives.values()):
-            self._safely(life, partial(life.engine_died, died, max_deaths, in_flight))
-        if blames_no_request(died.log):
-            self._suspects.clear()
-            return
-        guilty = self._suspects.death(in_flight)
-        if guilty is not None and slot_of(guilty) in self._lives:
-            life = self._lives[slot_of(guilty)]
-            self._safely(life, partial(life.convict, place_of(guilty), died))
+        self._of.clear()
+        self._recalled.clear()
+        for number, tickets in by_number(lost, key=int).items():
+            if (life := self._batches.get(number)) is not None:
+                self._batches.safely(life, partial(life.engine_died, died, [place_of(ticket) for ticket in tickets]))
+        return lost
 
 
-def _by_slot(things: Iterable[T], key: Callable[[T], int]) -> dict[int, list[T]]:
-    """Sort tickets, or things that carry one, by the batch they belong to."""
+def by_number(things: Iterable[T], key: Callable[[T], int]) -> dict[int, list[T]]:
+    """Sort tickets, or things that carry one, by the number of the batch they belong to."""
     found: dict[int, list[T]] = {}
     for thing in things:
-        found.setdefault(slot_of(key(thing)), []).append(thing)
+        found.setdefault(number_of(key(thing)), []).append(thing)
     return found

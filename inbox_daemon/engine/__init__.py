@@ -1,4 +1,4 @@
-"""The engine as the daemon sees it. Another kind of engine is another file in this package and nothing else."""
+"""An engine as the daemon sees it: one copy of one model, on its GPUs. `open` knows which kinds there are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one of several engines lives.
+
+    Attributes:
+        number: its own, from 1.
+        of: how many there are.
+        gpus: its GPUs as CUDA_VISIBLE_DEVICES names them; "": nothing was shared out.
+    """
+
+    number: int
+    of: int
+    gpus: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,13 @@ class Engine(Protocol):
     """Computes requests. Made by loading, ended only by `kill`; a dead one is replaced, never mended."""
 
     @property
+    def places(self) -> Sequence[str]:
+        """The GPUs of each engine that there is to be, as the first one finds while it loads: its own stand first.
+
+        () until it has found them, and for every engine that was given its place.
+        """
+
+    @property
     def info(self) -> EngineInfo | None:
         """What it says of itself once it is loaded; None while it loads."""
 
@@ -42,6 +64,10 @@ class Engine(Protocol):
     def fileno(self) -> int | None:
         """A descriptor that is readable when `receive` has something, or None when it always may."""
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something waits until the descriptor takes more."""
+
     def room(self) -> int:
         """How many more requests keep its queue full; 0 while it loads."""
 
@@ -49,7 +75,7 @@ class Engine(Protocol):
         """How many bytes of requests it takes beside those it has; the last request of them may be longer."""
 
     def send(self, requests: Sequence[Request]) -> None:
-        """Hand requests over. Never blocks. What was handed over comes back from `receive`, or the engine dies."""
+        """Hand requests over. Never blocks. Each comes back once, from `receive` or `recalled`, or the engine dies."""
 
     def receive(self) -> list[Outcome]:
         """Return the outcomes that have arrived; [] when none has. Never blocks.
@@ -58,11 +84,14 @@ class Engine(Protocol):
             EngineDied: it crashed, was killed, or could not be loaded. Raised again at every later call.
         """
 
+    def recall(self, tickets: Sequence[int]) -> None:
+        """Ask for requests back: it stops computing them. One that it has answered already is no longer there."""
+
+    def recalled(self) -> list[int]:
+        """Return the tickets that have come back unanswered since the last call. To be asked after `receive`."""
+
     def evidence(self) -> Evidence:
         """Return where to look when it hangs."""
-
-    def quiet_for(self) -> float:
-        """Seconds for which a part of it has had requests and done nothing for them, whatever its other parts do."""
 
     def kill(self) -> None:
         """End it and every process it started, whatever state it is in. Does not wait for that: see `gone`."""
@@ -71,4 +100,4 @@ class Engine(Protocol):
         """After `kill`: whether every process of it has ended, and with it what it held of the GPU."""
 
 
-__all__ = ["Engine", "Evidence"]
+__all__ = ["Engine", "Evidence", "Place"]

@@ -1,172 +1,277 @@
-"""The engine on this host: one replica of the model, or one on each GPU, as one engine.
+"""The engine on this host: one worker subprocess that hosts vLLM, reached over its own socket pair.
 
-The first replica to start says how many there are to be. Requests go out in runs of neighbours, which share prefixes,
-to whichever replica has least. Where one replica ends, the engine has: all that was in flight runs again.
+Owns the worker's process group, its log and the frames still to be sent. Imports no vllm and no torch. However the
+worker ends, it shows as one EngineDied at the next `receive`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import logging
+import os
+import re
 import select
+import signal
+import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import orjson
+
 from inbox_daemon.config import EngineSettings
-from inbox_daemon.engine import Evidence
-from inbox_daemon.engine.placement import likely, runs, visible
-from inbox_daemon.engine.replica import Replica
+from inbox_daemon.engine import Evidence, Place, wire
+from inbox_daemon.engine.placement import VISIBLE, likely, visible
 from inbox_daemon.engine.workers import Workers
-from inbox_daemon.errors import EngineDied
+from inbox_daemon.errors import ConfigError, EngineDied
+from inbox_daemon.journal import Message, of_engine, tell
+from inbox_daemon.privacy import without_input
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
 
+log = logging.getLogger("inbox_daemon.engine")
+
+_LOG_TAIL = 40  # lines kept for the error that a death raises
+_READ = 1 << 20
+_GONE_WITHIN = 20.0  # seconds; a process in an uninterruptible driver call may take longer, or for ever
 _LONG_RUN = 60.0  # seconds
+EXIT_CONFIG = 78
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_EXCEPTION = re.compile(r"\b(?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
+_POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above")
+_WORDS_LIMIT = 400
 
 
 class LocalEngine:
-    """Args:
+    """An engine on this host: a worker process that hosts vLLM, and our end of its socket.
 
-    workers: gives out worker processes, and is told how many the next engine will need.
-    settings, rules: what to load, and what requests may ask of the host, as vLLM's own arguments (`policy.for_vllm`).
-    number: of this engine since the daemon's start, for the log.
+    Args:
+        workers: gives out worker processes, and is told how many the next engines will need.
+        settings, rules: what to load, and what requests may ask of the host, as vLLM's own arguments
+            (`policy.for_vllm`).
+        number: of this engine since the daemon's start, for the log.
+        place: where it lives; None: it is the first, and finds out how many there are to be.
 
     Raises:
         OSError: the host has no room for a worker.
     """
 
-    def __init__(self, workers: Workers, settings: EngineSettings, rules: Mapping[str, Any], number: int) -> None:
-        self._workers, self._settings, self._rules, self._number = workers, settings, rules, number
-        self._replicas: list[Replica] = []
-        self._all_started = False
+    def __init__(
+        self, workers: Workers, settings: EngineSettings, rules: Mapping[str, Any], number: int, place: Place | None
+    ) -> None:
+        self._workers, self._settings, self._number, self._place = workers, settings, number, place
+        self._worker = workers.take()
+        if place is None:
+            workers.prepare(likely(visible(), settings.arguments) - 1)  # they import side by side
+        self._log = of_engine(log, number)
+        self._name = f"vllm, engine {place.number}" if place and place.of > 1 else "vllm"
         self._started, self._ready_at = time.monotonic(), 0.0
-        self._info: EngineInfo | None = None
-        self._died: EngineDied | None = None
-        self._poll = select.epoll()
-        self._awaited: dict[int, int] = {}  # descriptor -> events
-        self._start(None)
-        workers.prepare(likely(visible(), settings.arguments) - 1)  # they import side by side
+        self.places: Sequence[str] = ()
+        self.info: EngineInfo | None = None
+        self.stats = EngineStats()
+        self.phase = "starting"
+        self._sizes: dict[int, int] = {}  # ticket -> bytes of its line, of what is in flight
+        self._bytes = 0  # of all of them
+        self._recalled: list[int] = []
+        self._killed = 0.0
+        self._told = False
+        self._tail: deque[str] = deque(maxlen=_LOG_TAIL)
+        self._partial_log = b""
+        self._inbound = wire.Inbound()
+        self._outbound: deque[memoryview] = deque()
+        options = {
+            "model": settings.model,
+            "args": settings.arguments,
+            "rules": dict(rules),
+            "first": place is None,
+            "environment": {} if place is None else _environment(place),
+        }
+        self._push([wire.message(wire.Kind.LOAD, options)])
+
+    def fileno(self) -> int:
+        return self._worker.socket.fileno()
 
     @property
-    def info(self) -> EngineInfo | None:
-        return self._info
-
-    @property
-    def stats(self) -> EngineStats:
-        stats = [replica.stats for replica in self._replicas]
-        names = [field.name for field in dataclasses.fields(EngineStats)]
-        sums = {name: sum(getattr(one, name) for one in stats) for name in names}
-        return EngineStats(**sums | {"kv_cache_usage": round(sums["kv_cache_usage"] / len(stats), 4)})
-
-    @property
-    def phase(self) -> str:
-        loading = [(number, one.phase) for number, one in enumerate(self._replicas, 1) if one.phase]
-        if not loading or len(self._replicas) == 1:
-            return loading[0][1] if loading else ""
-        number, phase = loading[0]
-        return f"replica {number} of {len(self._replicas)}: {phase}"
-
-    def fileno(self) -> int | None:
-        return self._poll.fileno()
+    def unsent(self) -> bool:
+        return bool(self._outbound)
 
     def room(self) -> int:
-        if self._info is None or self._died or self.room_for_bytes() <= 0:
+        if self.info is None or self.room_for_bytes() <= 0:
             return 0
-        return max(0, self._info.in_flight - sum(replica.in_flight for replica in self._replicas))
+        return max(0, self.info.in_flight - len(self._sizes))
 
     def room_for_bytes(self) -> int:
-        return self._settings.in_flight_bytes - sum(replica.bytes for replica in self._replicas)
+        return self._settings.in_flight_bytes // self._of - self._bytes
 
     def send(self, requests: Sequence[Request]) -> None:
-        at = 0
-        for number, count in runs([replica.in_flight for replica in self._replicas], len(requests)):
-            self._replicas[number].send(requests[at : at + count])
-            at += count
-        self._await()
+        for request in requests:
+            self._sizes[request.ticket] = len(request.line)
+            self._bytes += len(request.line)
+        self._push(wire.requests(requests))
+
+    def recall(self, tickets: Sequence[int]) -> None:
+        self._push(wire.tickets(wire.Kind.RECALL, tickets))
+
+    def recalled(self) -> list[int]:
+        recalled, self._recalled = self._recalled, []
+        return recalled
 
     def receive(self) -> list[Outcome]:
-        if self._died:
-            raise self._died
+        self._read_log()
+        self._flush()
         outcomes: list[Outcome] = []
-        for number, replica in enumerate(self._replicas, 1):
-            try:
-                outcomes += replica.receive()
-            except EngineDied as died:
-                which = f" (replica {number} of {len(self._replicas)})" if len(self._replicas) > 1 else ""
-                self._died = EngineDied(died.reason + which, died.log)
-        if self._died is None:
-            self._grow()
-            self._prepare_for_the_next()
-            self._await()
-        elif not outcomes:
-            raise self._died
+        open_ended = self._read_frames(outcomes)
+        if not outcomes and (not open_ended or self._worker.process.poll() is not None):
+            raise self._post_mortem()
+        self._prepare_for_the_next()
         return outcomes
 
     def evidence(self) -> Evidence:
-        return min(self._replicas, key=self._quietness).evidence()
-
-    def quiet_for(self) -> float:
-        now = time.monotonic()
-        return max((now - one.progress_at for one in self._replicas if one.in_flight), default=0.0)
+        return Evidence(self._worker.process.pid, str(self._worker.folder), tuple(self._tail))
 
     def kill(self) -> None:
-        for replica in self._replicas:
-            replica.kill()
+        self._worker.kill()
+        self._killed = time.monotonic()
 
     def gone(self) -> bool:
-        gone = [replica.gone() for replica in self._replicas]
-        if all(gone):
-            self._poll.close()
-        return all(gone)
+        self._read_log()
+        if alive := self._worker.survivors():
+            if not self._told and time.monotonic() - self._killed > _GONE_WITHIN:
+                self._told = True
+                self._log.error(
+                    "engine processes %s survive SIGKILL; they may hold GPU memory until the host restarts",
+                    alive,
+                    extra=tell(Message.ENGINE_STUCK),
+                )
+            return False
+        self._worker.clear()
+        return True
 
     # -- inside
 
-    def _quietness(self, one: Replica) -> tuple[bool, float]:
-        """Sort the replica first that is to do something and has shown no progress for longest."""
-        has_nothing_to_do = not one.in_flight if self._info else one.info is not None
-        return has_nothing_to_do, one.progress_at
-
-    def _start(self, place: tuple[int, str] | None) -> None:
-        """Start a replica. Raises OSError where the host has no room for one more process."""
-        worker = self._workers.take()
-        self._replicas.append(Replica(worker, self._settings, self._rules, self._number, place))
-        self._await()
-
-    def _await(self) -> None:
-        """Have `fileno` be readable when a replica has said something, or can take more of what waits for it."""
-        for replica in self._replicas:
-            descriptor = replica.fileno()
-            events = select.EPOLLIN | (select.EPOLLOUT if replica.unsent else 0)
-            if descriptor not in self._awaited:
-                self._poll.register(descriptor, events)
-            elif events != self._awaited[descriptor]:
-                self._poll.modify(descriptor, events)
-            self._awaited[descriptor] = events
+    @property
+    def _of(self) -> int:
+        """How many engines share what is set for all of them."""
+        return self._place.of if self._place else max(1, len(self.places))
 
     def _prepare_for_the_next(self) -> None:
-        """Have workers at hand for the engine after this one, where it is likely to be needed: not for a short run."""
-        if self._info is not None and (self._number > 1 or time.monotonic() - self._ready_at > _LONG_RUN):
-            self._workers.prepare(len(self._replicas))
+        """Have a worker at hand for the engine after this one, where it is likely to be needed: not for a short run."""
+        if self.info is not None and (self._number > self._of or time.monotonic() - self._ready_at > _LONG_RUN):
+            self._workers.prepare(1)
 
-    def _grow(self) -> None:
-        """Start the other replicas, once the first has said where; note when all are ready."""
-        if not self._all_started and (places := self._replicas[0].places):
-            self._all_started = True
+    def _push(self, frames: Iterable[bytes]) -> None:
+        self._outbound.extend(memoryview(frame) for frame in frames)
+        self._flush()
+
+    def _flush(self) -> None:
+        with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            while self._outbound:
+                sent = self._worker.socket.send(self._outbound[0])
+                if sent == len(self._outbound[0]):
+                    self._outbound.popleft()
+                else:
+                    self._outbound[0] = self._outbound[0][sent:]
+
+    def _read_frames(self, outcomes: list[Outcome]) -> bool:
+        """Read what has arrived, at most a few MiB; False when the worker's end is closed."""
+        for _ in range(8):
             try:
-                for place in enumerate(places[1:], 2):
-                    self._start(place)
-            except OSError as error:
-                self._died = EngineDied(f"a worker cannot be started: {error}")
-        if self._info is None and self._all_started:
-            infos = [replica.info for replica in self._replicas if replica.info]
-            if len(infos) == len(self._replicas):
-                replicas = sum(info.replicas for info in infos)
-                self._ready_at = time.monotonic()
-                self._info = dataclasses.replace(
-                    infos[0],
-                    settings=infos[0].settings | ({"data_parallel_size": replicas} if replicas > 1 else {}),
-                    in_flight=self._settings.in_flight or sum(info.in_flight for info in infos),
-                    max_seqs=sum(info.max_seqs for info in infos),
-                    gpus=tuple(gpu for info in infos for gpu in info.gpus),
-                    load_seconds=round(self._ready_at - self._started, 1),
-                    replicas=replicas,
-                )
+                data = self._worker.socket.recv(_READ)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            for kind, payload in self._inbound.feed(data):
+                self._take(kind, payload, outcomes)
+        return True
+
+    def _take(self, kind: wire.Kind, payload: bytes, outcomes: list[Outcome]) -> None:
+        if kind is wire.Kind.OUTCOMES:
+            for outcome in wire.read_outcomes(payload):
+                self._bytes -= self._sizes.pop(outcome.ticket, 0)
+                outcomes.append(outcome)
+            return
+        if kind is wire.Kind.RECALLED:
+            for ticket in wire.read_tickets(payload):
+                self._bytes -= self._sizes.pop(ticket, 0)
+                self._recalled.append(ticket)
+            return
+        value: dict[str, Any] = orjson.loads(payload)
+        if kind is wire.Kind.PHASE:
+            self.phase = value["phase"]
+        elif kind is wire.Kind.PLACES:
+            self.places = tuple(value["places"])
+        elif kind is wire.Kind.STATS:
+            self.stats = EngineStats(**value)
+        elif kind is wire.Kind.READY:
+            self._ready_at = time.monotonic()
+            value["gpus"] = tuple(value["gpus"])
+            value["load_seconds"] = round(self._ready_at - self._started, 1)
+            if self._settings.in_flight:
+                value["in_flight"] = max(1, self._settings.in_flight // self._of)
+            self.info = EngineInfo(**value)
+            self.phase = ""
+
+    def _read_log(self) -> None:
+        data = b""
+        with suppress(BlockingIOError, OSError):
+            while piece := os.read(self._worker.log, _READ):
+                data += piece
+                if len(data) >= _READ:
+                    break
+        if not data:
+            return
+        *lines, self._partial_log = re.split(rb"[\r\n]", self._partial_log + data)
+        for raw in lines:
+            line = without_input(_CONTROL.sub("", raw.decode(errors="replace")).rstrip())
+            if line:
+                self._tail.append(line)
+                self._log.info("%s: %s", self._name, line)
+
+    def _post_mortem(self) -> EngineDied:
+        # Its last words may still be on their way; the pipe closes when the last process of its group is gone.
+        deadline = time.monotonic() + 0.5
+        more = select.poll()
+        more.register(self._worker.log, select.POLLIN)
+        while time.monotonic() < deadline and more.poll(50):
+            before = len(self._tail)
+            self._read_log()
+            if len(self._tail) == before:
+                break
+        with suppress(subprocess.TimeoutExpired):
+            self._worker.process.wait(0.5)
+        code = self._worker.process.poll()
+        if code == EXIT_CONFIG:
+            raise ConfigError(self._tail[-1] if self._tail else "vLLM does not accept [engine.args]")
+        if code is None:
+            reason = "the worker closed its connection"
+        elif code < 0:
+            reason = f"the worker was killed by {signal.Signals(-code).name}"
+        else:
+            words = last_words(self._tail)
+            reason = f"the worker ended with exit status {code}{f': {words}' if words else ''}"
+        return EngineDied(reason, tuple(self._tail))
+
+
+def _environment(place: Place) -> dict[str, str]:
+    """Return what puts an engine onto its GPUs; each but the first with a compile cache of its own.
+
+    vLLM's data-parallel ranks have that too: a cache that two share who compile at once is not what vLLM's is made for.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = os.environ.get("VLLM_CACHE_ROOT") or home / "vllm"
+    gpus = {VISIBLE: place.gpus} if place.gpus else {}
+    return gpus if place.number == 1 else gpus | {"VLLM_CACHE_ROOT": f"{root}/replica-{place.number}"}
+
+
+def last_words(log: Sequence[str]) -> str:
+    """Return the last exception in the log of a process that ended, or "". One that only points at another is none."""
+    for at in range(len(log) - 1, -1, -1):
+        found = _EXCEPTION.search(log[at])
+        if found and not _POINTS_AT_ANOTHER.search(found[0]):
+            lines = 3 if "ValidationError" in found[0] else 1  # what pydantic found wrong stands below its own line
+            return " ".join([found[0], *(line.strip() for line in list(log)[at + 1 : at + lines])])[:_WORDS_LIMIT]
+    return ""

@@ -16,7 +16,7 @@ import orjson
 
 from inbox_daemon import __version__
 from inbox_daemon.config import EngineSettings
-from inbox_daemon.engine import Evidence
+from inbox_daemon.engine import Evidence, Place
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
 from inbox_daemon.request.line import answer_line
 from inbox_daemon.text import dumps
@@ -25,14 +25,23 @@ _IN_FLIGHT = 4096
 
 
 class NullEngine:
-    def __init__(self, settings: EngineSettings) -> None:
+    """An engine that is loaded at once and computes nothing.
+
+    Args:
+        place: where it lives; None: it is the first of `engine.null.engines`.
+    """
+
+    def __init__(self, settings: EngineSettings, place: Place | None = None) -> None:
         self._rate = settings.null.rate
-        in_flight = settings.in_flight or _IN_FLIGHT
+        in_flight = max(1, (settings.in_flight or _IN_FLIGHT) // (place.of if place else settings.null.engines))
+        self.places: Sequence[str] = () if place else ("",) * settings.null.engines
         self.info: EngineInfo | None = EngineInfo("null", __version__, settings.model, in_flight, in_flight)
         self.stats = EngineStats()
         self.phase = ""
+        self.unsent = False
         self._model = settings.model
         self._waiting: list[tuple[int, int, Request]] = []  # a heap: by turn, then as they came
+        self._recalled: list[int] = []
         self._sent = itertools.count()
         self._last = time.monotonic()
 
@@ -62,8 +71,15 @@ class NullEngine:
         self.stats = EngineStats(waiting=len(self._waiting), output_tokens=self.stats.output_tokens + len(answers))
         return answers
 
-    def quiet_for(self) -> float:
-        return 0.0
+    def recall(self, tickets: Sequence[int]) -> None:
+        wanted = set(tickets)
+        self._recalled += [request.ticket for _, _, request in self._waiting if request.ticket in wanted]
+        self._waiting = [entry for entry in self._waiting if entry[2].ticket not in wanted]
+        heapq.heapify(self._waiting)
+
+    def recalled(self) -> list[int]:
+        recalled, self._recalled = self._recalled, []
+        return recalled
 
     def evidence(self) -> Evidence:
         return Evidence()

@@ -1,4 +1,4 @@
-"""Where replicas of a model go: how many there are, on which GPUs, and which requests go to which.
+"""Where the engines of a model go: how many there are to be, and on which GPUs.
 
 Each is an engine with a worker of its own: one worker's event loop feeds about two GPUs. Reads the size of a model's
 weights and the list of GPUs, imports no vllm, and does nothing.
@@ -91,27 +91,6 @@ def share_out(replicas: int, visible: Sequence[str], args: Mapping[str, Any]) ->
     if replicas * each > len(visible):
         raise ValueError(f"{replicas} replicas of {each} GPUs each need {replicas * each} GPUs; {len(visible)} visible")
     return [",".join(visible[at * each : (at + 1) * each]) for at in range(replicas)]
-
-
-def runs(loads: Sequence[int], count: int) -> list[tuple[int, int]]:
-    """Divide `count` requests, in their order, into runs for replicas: neighbours share prefixes and stay together.
-
-    Args:
-        loads: how many requests each replica has.
-
-    Returns:
-        (replica, length) of each run. Runs go to the replica with least, and are as long as its queue does not notice:
-        a sixteenth of what it has or, where all are to be filled, of what it gets.
-    """
-    have = list(loads)
-    shared: list[tuple[int, int]] = []
-    while count:
-        least = min(range(len(have)), key=have.__getitem__)
-        length = min(count, 1 + max(have[least], count // len(have)) // 16) if len(have) > 1 else count
-        have[least] += length
-        count -= length
-        shared.append((least, length))
-    return shared
 
 
 def weights_of(model: str, revision: str | None = None) -> int | None:

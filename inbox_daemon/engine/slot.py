@@ -1,4 +1,4 @@
-"""The one engine that the daemon has, or none: loaded when needed, let go when idle, replaced after a death.
+"""Where an engine of one model may live, or none does: loaded when needed, let go when idle, replaced after a death.
 
 Owns back-off and the rule that a new engine starts only when the last one's processes are gone (they hold the GPU).
 Never decides that an engine is unhealthy; it is told to `kill`.
@@ -19,22 +19,28 @@ log = logging.getLogger(__name__)
 _BACK_OFF = (1.0, 2.0, 5.0, 15.0, 60.0, 300.0)  # seconds before the next start, by loads in a row that failed
 
 
-class EngineSlot:
-    """Times are monotonic seconds.
+class Slot:
+    """One engine's place, over all the engines that live there one after another. Times are monotonic seconds.
 
     Args:
-        make: starts the engine of this number (1-based). May raise OSError, which counts as a death while loading.
+        number: its own among the daemon's slots, from 1.
+        model: which every engine here is a copy of.
+        make: starts the engine of this number (counted over the daemon's life, from 1) in this slot. May raise
+            OSError, which counts as a death while loading.
 
     Attributes:
+        name: for people: "engine", or "engine 2" where there are several.
+        start: the number of the engine that is here or was the last one; 0 before the first.
         starts, deaths: in the life of this daemon.
         failures: engines in a row that died before they were ready. One that dies at work is replaced without
             delay: who seeks the request that killed it has many deaths to learn from.
         last_death: why the last engine ended, until another one is ready.
     """
 
-    def __init__(self, make: Callable[[int], Engine], idle_unload: float) -> None:
+    def __init__(self, number: int, model: str, make: Callable[[int], Engine]) -> None:
+        self.number, self.model = number, model
+        self.name = "engine"
         self._make = make
-        self._idle_unload = idle_unload
         self._engine: Engine | None = None
         self._ending: Engine | None = None
         self._unstarted: EngineDied | None = None  # until `receive` has said so
@@ -46,8 +52,13 @@ class EngineSlot:
         self.last_info: EngineInfo | None = None
         self.last_death: EngineDied | None = None
         self.failures = 0
+        self.start = 0
         self.starts = 0
         self.deaths = 0
+
+    @property
+    def places(self) -> Sequence[str]:
+        return self._engine.places if self._engine else ()
 
     @property
     def state(self) -> EngineState:
@@ -77,38 +88,49 @@ class EngineSlot:
 
     @property
     def _say(self) -> logging.LoggerAdapter[logging.Logger]:
-        return of_engine(log, self.starts)
+        return of_engine(log, self.start)
 
     def evidence(self) -> Evidence:
         return self._engine.evidence() if self._engine else Evidence()
 
-    def quiet_for(self) -> float:
-        return self._engine.quiet_for() if self._engine else 0.0
-
     def fileno(self) -> int | None:
         return self._engine.fileno() if self._engine else None
 
-    def ensure(self, wanted: bool, now: float) -> None:
-        """Start an engine where one is wanted and may start; end one that has been idle for long enough."""
-        self._wanted = wanted
+    @property
+    def occupied(self) -> bool:
+        """Whether an engine is here, loaded or not."""
+        return self._engine is not None
+
+    @property
+    def unsent(self) -> bool:
+        return self._engine is not None and self._engine.unsent
+
+    def may_start(self, now: float) -> bool:
+        """Whether no engine is here, nothing of the last one holds its GPU any more, and back-off is over."""
         if self._ending is not None and self._ending.gone():
             self._ending = None
-        if self._engine is None:
-            if wanted and self._ending is None and now >= self._not_before:
-                self.starts += 1
-                self._was_ready = False
-                self._say.info("engine starting (%d)", self.starts, extra=tell(Message.ENGINE_STARTING))
-                try:
-                    self._engine = self._make(self.starts)
-                except OSError as error:
-                    self._unstarted = EngineDied(f"it cannot be started: {error}")
-            return
-        if wanted:
+        return self._engine is None and self._ending is None and self._unstarted is None and now >= self._not_before
+
+    def begin(self, start: int) -> None:
+        """Start the engine of this number. To be called when `may_start`."""
+        self.start = start
+        self.starts += 1
+        self._was_ready = False
+        self._say.info("%s starting (%d)", self.name, start, extra=tell(Message.ENGINE_STARTING))
+        try:
+            self._engine = self._make(start)
+        except OSError as error:
+            self._unstarted = EngineDied(f"it cannot be started: {error}")
+
+    def idle(self, wanted: bool, idle_unload: float, now: float) -> None:
+        """Let an engine go that nobody has `wanted` for `idle_unload` seconds; 0: never."""
+        self._wanted = wanted
+        if wanted or self._engine is None:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
-        elif self._idle_unload and now - self._idle_since >= self._idle_unload:
-            self._say.info("engine let go after %.0f s without work", now - self._idle_since)
+        elif idle_unload and now - self._idle_since >= idle_unload:
+            self._say.info("%s let go after %.0f s without work", self.name, now - self._idle_since)
             self.end()
 
     def room(self) -> int:
@@ -121,10 +143,25 @@ class EngineSlot:
         if self._engine is not None:
             self._engine.send(requests)
 
-    def receive(self, now: float) -> list[Outcome]:
-        """Return what has arrived. Raises EngineDied once for each death, however it came about."""
+    def recall(self, tickets: Sequence[int]) -> None:
+        if self._engine is not None:
+            self._engine.recall(tickets)
+
+    def recalled(self) -> list[int]:
+        return self._engine.recalled() if self._engine else []
+
+    def receive(self, now: float, proven: bool) -> list[Outcome]:
+        """Return what has arrived.
+
+        Args:
+            proven: whether an engine with these settings has been ready before, here or in another slot.
+
+        Raises:
+            EngineDied: once for each death, however it came about.
+            ConfigError: vLLM does not accept the settings, and never has.
+        """
         try:
-            outcomes = self._received()
+            outcomes = self._received(proven)
         except EngineDied as died:
             reason = self._kill_reason or died.reason
             self.last_death = EngineDied(reason, died.log)
@@ -140,13 +177,14 @@ class EngineSlot:
             self.last_death = None
             told = (info.kind, info.version, info.model, info.max_seqs, info.load_seconds)
             self._say.info(
-                "engine ready: %s %s, %s, %d requests at a time, loaded in %.0f s",
+                "%s ready: %s %s, %s, %d requests at a time, loaded in %.0f s",
+                self.name,
                 *told,
                 extra=tell(Message.ENGINE_READY),
             )
         return outcomes
 
-    def _received(self) -> list[Outcome]:
+    def _received(self, proven: bool) -> list[Outcome]:
         if self._unstarted is not None:
             raise self._unstarted
         if self._engine is None:
@@ -154,7 +192,7 @@ class EngineSlot:
         try:
             outcomes = self._engine.receive()
         except ConfigError as wrong:
-            if self.last_info is None:
+            if not proven:
                 raise
             raise EngineDied(str(wrong)) from wrong  # it was right once: a GPU is lost, and may come back
         if self._kill_reason and not outcomes:

@@ -7,7 +7,7 @@ user's JSON untouched; everything else is rare and is JSON.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -17,6 +17,7 @@ from inbox_daemon.records import Outcome, Request
 
 _FRAME = struct.Struct("<IB")
 _REQUEST = struct.Struct("<QqIHI")  # ticket, turn, line number, bytes of id, bytes of line
+_TICKET = struct.Struct("<Q")
 _OUTCOME = struct.Struct("<QBIIII")  # ticket, is_error, input, cached and output tokens, bytes of line
 
 TARGET = 1 << 20  # bytes in a frame of many records, about
@@ -30,6 +31,8 @@ class Kind(IntEnum):
     STATS = 5
     PLACES = 6
     LOAD = 7  # daemon to worker, once, before anything else
+    RECALL = 8  # daemon to worker: stop computing these, and say so
+    RECALLED = 9
 
 
 def frame(kind: Kind, payload: bytes) -> bytes:
@@ -40,20 +43,29 @@ def message(kind: Kind, value: Any) -> bytes:
     return frame(kind, orjson.dumps(value))
 
 
-def requests(batch: Iterable[Request]) -> Iterator[bytes]:
-    """Yield frames that carry these requests."""
+def _frames(kind: Kind, records: Iterable[Sequence[bytes]]) -> Iterator[bytes]:
+    """Yield frames that carry these records, each given in pieces, the largest of them last."""
     parts: list[bytes] = []
     size = 0
-    for request in batch:
-        id = request.id.encode()
-        head = _REQUEST.pack(request.ticket, request.turn, request.number, len(id), len(request.line))
-        parts += (head, id, request.line)
-        size += len(request.line)
+    for record in records:
+        parts += record
+        size += len(record[-1])
         if size >= TARGET:
-            yield frame(Kind.REQUESTS, b"".join(parts))
+            yield frame(kind, b"".join(parts))
             parts, size = [], 0
     if parts:
-        yield frame(Kind.REQUESTS, b"".join(parts))
+        yield frame(kind, b"".join(parts))
+
+
+def requests(batch: Iterable[Request]) -> Iterator[bytes]:
+    """Yield frames that carry these requests."""
+    return _frames(Kind.REQUESTS, map(_request, batch))
+
+
+def _request(request: Request) -> tuple[bytes, bytes, bytes]:
+    id = request.id.encode()
+    head = _REQUEST.pack(request.ticket, request.turn, request.number, len(id), len(request.line))
+    return head, id, request.line
 
 
 def read_requests(payload: bytes) -> Iterator[Request]:
@@ -69,17 +81,12 @@ def read_requests(payload: bytes) -> Iterator[Request]:
 
 def outcomes(batch: Iterable[Outcome]) -> Iterator[bytes]:
     """Yield frames that carry these outcomes."""
-    parts: list[bytes] = []
-    size = 0
-    for outcome in batch:
-        tokens = (outcome.input_tokens, outcome.cached_tokens, outcome.output_tokens)
-        parts += (_OUTCOME.pack(outcome.ticket, outcome.is_error, *tokens, len(outcome.line)), outcome.line)
-        size += len(outcome.line)
-        if size >= TARGET:
-            yield frame(Kind.OUTCOMES, b"".join(parts))
-            parts, size = [], 0
-    if parts:
-        yield frame(Kind.OUTCOMES, b"".join(parts))
+    return _frames(Kind.OUTCOMES, map(_outcome, batch))
+
+
+def _outcome(outcome: Outcome) -> tuple[bytes, bytes]:
+    tokens = (outcome.input_tokens, outcome.cached_tokens, outcome.output_tokens)
+    return _OUTCOME.pack(outcome.ticket, outcome.is_error, *tokens, len(outcome.line)), outcome.line
 
 
 def read_outcomes(payload: bytes) -> Iterator[Outcome]:
@@ -89,6 +96,16 @@ def read_outcomes(payload: bytes) -> Iterator[Outcome]:
         at += _OUTCOME.size
         yield Outcome(ticket, payload[at : at + length], bool(is_error), input_tokens, cached, output)
         at += length
+
+
+def tickets(kind: Kind, of: Sequence[int]) -> Iterator[bytes]:
+    """Yield frames that name these requests."""
+    if of:
+        yield frame(kind, b"".join(map(_TICKET.pack, of)))
+
+
+def read_tickets(payload: bytes) -> Iterator[int]:
+    return (ticket for (ticket,) in _TICKET.iter_unpack(payload))
 
 
 class Inbound:

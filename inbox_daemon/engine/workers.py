@@ -1,8 +1,8 @@
 """Worker processes, before they are told what to load: started, ended, and kept at hand for the next engine.
 
 Importing vLLM is half of a start where the model's graphs are compiled already, and needs neither GPU nor settings. So
-the replicas of an engine import it side by side, before it is known what they load; and for each that is ready, another
-worker imports it and waits. It costs 0.6 GB of memory and no GPU.
+engines that start together import it side by side, before it is known what they load; and once one has worked for a
+while, a worker imports it and waits for the next start. It costs 0.6 GB of memory and no GPU.
 """
 
 from __future__ import annotations

@@ -1,37 +1,30 @@
 """What has arrived in the inbox, and which of it is complete.
 
-Owns the watchdog observer and the rescan. Events are hints, the scan is the truth: an observer that dies or goes deaf
-costs time, never files. Reads the inbox, changes nothing in it.
+Owns the scan. Events (`watch`) are hints, the scan is the truth: an observer that dies or goes deaf costs time, never
+files. Reads the inbox, changes nothing in it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from watchdog.events import FileClosedEvent, FileCreatedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
-
-from inbox_daemon.config import InboxSettings
 from inbox_daemon.errors import Rejected
+from inbox_daemon.inbox.watch import POLL, Watch
 from inbox_daemon.layout import SIDECARS, control_of, is_batch_file, is_sidecar, is_unfinished
-from inbox_daemon.machine import disk
+from inbox_daemon.settings import Settings
 from inbox_daemon.spool import complete, source
+from inbox_daemon.text import shown
 
 log = logging.getLogger(__name__)
-logging.getLogger("watchdog").addHandler(logging.NullHandler())  # what it has to say, the rescan makes good
 
 _READ_AT_ONCE = 32  # compressed files; each is an open file and a decompressor
 _SOON = 0.2  # seconds until a file that is settling is looked at again
-_POLL = 2.0  # seconds between scans where there are no events, or control files wait
 _SLICE = 0.05  # seconds of one scan in one pass of the loop
 _READ = 0.005  # seconds of reading one file in one scan
 
@@ -64,12 +57,15 @@ class Arrivals:
     orphans: dict[str, str] = field(default_factory=dict)
 
 
-class Intake:
-    """Looks when told that something happened, when a file may have settled, and every `rescan` seconds regardless."""
+class Arriving:
+    """The inbox, watched.
 
-    def __init__(self, inbox: Path, settings: InboxSettings, wake: Callable[[], None]) -> None:
+    Looks when told that something happened, when a file may have settled, and every `rescan` seconds regardless.
+    """
+
+    def __init__(self, inbox: Path, settings: Settings, wake: Callable[[], None]) -> None:
         self._inbox = inbox
-        self.settings = settings
+        self._settings = settings
         self._wake = wake
         self._hinted = True
         self._next = 0.0
@@ -81,50 +77,14 @@ class Intake:
         self._seen: dict[str, _Seen] = {}
         self._being_read = 0
         self._complained: set[tuple[str, str]] = set()
-        self._observer: BaseObserver | None = None
-        self._watched: tuple[int, int] | None = None
-        self.polling = settings.watch == "poll" or disk.is_remote(inbox)
-
-    # -- the watch
-
-    def _keep_watching(self) -> None:
-        """Arm the observer, and arm it anew where it died or watches a folder that is no longer the inbox."""
-        if self.polling:
-            return
-        there = self._inbox.stat()
-        identity = (there.st_dev, there.st_ino)
-        if self._observer is not None:
-            alive = self._observer.is_alive() and all(emitter.is_alive() for emitter in self._observer.emitters)
-            if alive and identity == self._watched:
-                return
-            log.warning("inbox watch lost; watching %s anew", self._inbox)
-            self.stop()
-        observer: BaseObserver | None = None
-        try:
-            observer = Observer()
-            events: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMovedEvent]
-            observer.schedule(_Hint(self._hint), str(self._inbox.resolve()), event_filter=events)
-            observer.start()
-        except OSError as error:
-            if observer is not None:
-                observer.stop()  # it has a thread and a descriptor already
-            if isinstance(error, FileNotFoundError):
-                raise  # the inbox went away this very moment
-            self.polling = True
-            log.warning("inbox cannot be watched (%s); looking every %.0f s instead", error.strerror, _POLL)
-            return
-        self._observer, self._watched = observer, identity
+        self._watch = Watch(inbox, settings.now.inbox.watch == "poll", self._hint)
 
     def _hint(self) -> None:
         self._hinted = True
         self._wake()
 
     def stop(self) -> None:
-        if self._observer is not None:
-            with contextlib.suppress(RuntimeError):
-                self._observer.stop()
-                self._observer.join(1.0)
-            self._observer = None
+        self._watch.stop()
 
     # -- the look
 
@@ -152,8 +112,10 @@ class Intake:
             return None
         if self._scan is None:
             self._hinted, self._scan_took = False, 0.0
-            self._next = now + min(_POLL, self.settings.rescan)  # where this look fails, the next one is not at once
-            self._keep_watching()
+            self._next = now + min(
+                POLL, self._settings.now.inbox.rescan
+            )  # where this look fails, the next one is not at once
+            self._watch.keep()
             self._scan = self._scanned(now)
         began = time.monotonic()
         try:
@@ -191,7 +153,7 @@ class Intake:
                 busy |= self._consider(path, names, now, arrivals)
             elif is_sidecar(entry.name):
                 if path.stem not in names:
-                    arrivals.orphans[_shown(path)] = "waiting for its file; remove it where that was taken before"
+                    arrivals.orphans[shown(path.name)] = "waiting for its file; remove it where that was taken before"
             elif not is_unfinished(entry.name):
                 self._waits(path, "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst", arrivals)
             yield
@@ -201,7 +163,11 @@ class Intake:
         self._settling = busy or any(why.startswith("still") for why in arrivals.waiting.values())
         arrivals.controls.sort(key=lambda control: complete.arrived_at(control[0]))
         self._controls = bool(arrivals.controls)
-        regular = min(_POLL, self.settings.rescan) if self.polling or self._controls else self.settings.rescan
+        regular = (
+            min(POLL, self._settings.now.inbox.rescan)
+            if self._watch.polling or self._controls
+            else self._settings.now.inbox.rescan
+        )
         self._next = now + (0.0 if busy else min(_SOON, regular) if self._settling else regular)
         return arrivals
 
@@ -231,7 +197,7 @@ class Intake:
             seen = self._seen[path.name] = _Seen(identity, now)
         quiet = now - seen.since
         said_complete = bool(sidecars and complete.vouching_for(path))
-        if self.settings.require_sidecar and not said_complete:
+        if self._settings.now.inbox.require_sidecar and not said_complete:
             self._waits(
                 path, "waiting for its sidecar, .sha256 or a .done no older than it (inbox.require_sidecar)", arrivals
             )
@@ -239,19 +205,19 @@ class Intake:
         if seen.settled:  # and not claimed yet; `unchanged` looks again before it is
             arrivals.settled.append(path)
             return False
-        if quiet < self.settings.settle and not said_complete:
-            arrivals.waiting[_shown(path)] = "still settling"
+        if quiet < self._settings.now.inbox.settle and not said_complete:
+            arrivals.waiting[shown(path.name)] = "still settling"
             return False
         writers = complete.has_writer(path)
-        if writers or (writers is None and quiet < self.settings.settle_unproven and not said_complete):
-            arrivals.waiting[_shown(path)] = "still being written" if writers else "still settling"
+        if writers or (writers is None and quiet < self._settings.now.inbox.settle_unproven and not said_complete):
+            arrivals.waiting[shown(path.name)] = "still being written" if writers else "still settling"
             return False
         if seen.reading is None and not seen.waiting:
             if self._being_read >= _READ_AT_ONCE:
-                arrivals.waiting[_shown(path)] = "still to be read"
+                arrivals.waiting[shown(path.name)] = "still to be read"
                 return True
             self._being_read += 1
-            seen.reading = complete.read_to_see(path, self.settings.max_file_bytes)
+            seen.reading = complete.read_to_see(path, self._settings.now.inbox.max_file_bytes)
         if seen.reading is not None:
             return self._read_on(path, seen, arrivals)
         self._waits(path, seen.waiting, arrivals)
@@ -275,7 +241,7 @@ class Intake:
         except OSError:
             seen.settled = True
         else:
-            arrivals.waiting[_shown(path)] = "being read"
+            arrivals.waiting[shown(path.name)] = "being read"
             return True
         seen.reading = None
         self._being_read -= 1
@@ -286,7 +252,7 @@ class Intake:
         return False
 
     def _waits(self, path: Path, why: str, arrivals: Arrivals) -> None:
-        arrivals.waiting[_shown(path)] = why
+        arrivals.waiting[shown(path.name)] = why
         self.complain(path.name, why)
 
     def complain(self, name: str, why: str) -> None:
@@ -296,17 +262,6 @@ class Intake:
             log.warning("inbox: %r %s", name, why)
 
 
-class _Hint(FileSystemEventHandler):
-    """Runs in watchdog's thread, where an exception would end the watch; so it does one thing that cannot fail."""
-
-    def __init__(self, hint: Callable[[], None]) -> None:
-        self._hint = hint
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        with contextlib.suppress(Exception):
-            self._hint()
-
-
 def _identity(path: Path, sidecars: Sequence[Path]) -> tuple[int, ...]:
     """What changes when a file is written, replaced or re-sent, or gets a sidecar; ctime, because uploads set mtime."""
     identity: tuple[int, ...] = ()
@@ -314,8 +269,3 @@ def _identity(path: Path, sidecars: Sequence[Path]) -> tuple[int, ...]:
         found = there.lstat()
         identity += (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return identity
-
-
-def _shown(path: Path) -> str:
-    """Return the file's name as text that JSON can carry: bytes that are not UTF-8 become ``_``, as in the outbox."""
-    return re.sub("[\ud800-\udfff]", "_", path.name)

@@ -9,13 +9,14 @@ from typing import BinaryIO
 
 
 class Index:
-    """Where each request lies in `input.jsonl`: 12 bytes a request, 20 at most.
+    """Where each request lies in `input.jsonl`: 12 bytes a request, 21 at most.
 
     Attributes:
         offsets, numbers: where its line begins, and its 1-based number.
         order: the places in the order to compute them; empty: as they stand.
         twins: for each place the next one of the same request, 0 at the chain's end; empty where there is none. The
             chain begins at the first of them, which is computed; no other place's chain leads to it.
+        models: for each place the number of the model that is to answer it; empty where that is one for all.
     """
 
     def __init__(self) -> None:
@@ -23,6 +24,7 @@ class Index:
         self.numbers = array("I")
         self.order = array("I")
         self.twins = array("I")
+        self.models = array("B")
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -32,10 +34,18 @@ class Index:
         self.numbers.append(number)
         if self.twins:
             self.twins.append(0)
+        if self.models:
+            self.models.append(0)
 
     def end(self, place: int, otherwise: int) -> int:
         """Return where the next request begins; `otherwise` where this is the last one."""
         return self.offsets[place + 1] if place + 1 < len(self.offsets) else otherwise
+
+    def is_for(self, place: int, model: int) -> None:
+        """Note which model is to answer the request at `place`; all that are not noted are for the first."""
+        if not self.models:
+            self.models = array("B", bytes(len(self)))
+        self.models[place] = model
 
     def join(self, first: int, place: int) -> None:
         """Note that the request at `place` is the same as the one at `first`."""
@@ -51,7 +61,7 @@ class Index:
 
     @property
     def _arrays(self) -> tuple[array[int], ...]:
-        return self.offsets, self.numbers, self.order, self.twins
+        return self.offsets, self.numbers, self.order, self.twins, self.models
 
     @classmethod
     def read(cls, file: BinaryIO) -> Index:

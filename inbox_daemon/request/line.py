@@ -12,24 +12,8 @@ from typing import Any
 import orjson
 
 from inbox_daemon.records import Fault, Outcome
+from inbox_daemon.request.endpoints import ENDPOINTS
 from inbox_daemon.text import dumps
-
-# The endpoints of vLLM's offline batch runner (`build_endpoint_registry`, vLLM 0.26 to 0.33).
-URLS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/embeddings",
-        "/score",
-        "/v1/score",
-        "/rerank",
-        "/v1/rerank",
-        "/v2/rerank",
-        "/v1/audio/transcriptions",
-        "/v1/audio/translations",
-    }
-)
-
-_WITHOUT_CHANCE = frozenset({"embeddings", "score", "rerank"})
 
 # What no prompt of a million tokens comes near, counted in the bytes, inside of texts too.
 _MOST_CONTAINERS, _MOST_ITEMS = 250_000, 2_000_000
@@ -79,7 +63,7 @@ def read_line(
     Args:
         line: the bytes as the user wrote them; blank lines are the caller's to skip.
         model_fault: says why a request naming this model cannot run here, or None when it can
-            (`models.Models.accepts`).
+            (`catalog.Models.accepts`).
         refusal: says why a request to this url with this body may not run here, or None (`policy.refusal`).
     """
     if too_complex(line):
@@ -148,8 +132,8 @@ def _problem(request: dict[str, Any]) -> Fault | None:
     method, url, body = request.get("method"), request.get("url"), request.get("body")
     if method != "POST":
         return Fault("invalid_method", f'method must be "POST", not {_short(_text(method))}', "method")
-    if not isinstance(url, str) or url not in URLS:
-        known = ", ".join(sorted(URLS))
+    if not isinstance(url, str) or url not in ENDPOINTS:
+        known = ", ".join(sorted(ENDPOINTS))
         return Fault("invalid_url", f"url {_short(_text(url))} is not served; served are {known}", "url")
     if body is None:
         return Fault("missing_body", "the request has no body", "body")
@@ -239,7 +223,7 @@ def is_deterministic(url: str, body: dict[str, Any]) -> bool:
     """Say whether the same request, computed again, is meant to give the same answer."""
     seed = body.get("seed")
     seeded = isinstance(seed, int) and seed != -1  # which vLLM reads as none
-    return body.get("temperature") == 0 or seeded or url.rsplit("/", 1)[-1] in _WITHOUT_CHANCE
+    return body.get("temperature") == 0 or seeded or not ENDPOINTS[url].by_chance
 
 
 def but_for_its_id(line: bytes, custom_id: str) -> tuple[bytes, bytes]:

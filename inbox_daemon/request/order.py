@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from inbox_daemon.request.endpoints import TEXTS
+
 # The depths, in bytes of text, at which two requests are compared. One byte of a hash each, so a key takes 16 bytes:
 # two texts that differ within the first depths may look alike there, and part again at the next one.
 _DEPTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192, 16384, 32768, 65536)
@@ -50,7 +52,7 @@ def _texts(body: Mapping[str, Any]) -> Iterator[str]:
             yield from (
                 part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
             )
-    for key in ("query", "text_1", "input"):
+    for key in TEXTS:
         if isinstance(text := body.get(key), str):
             yield text
 

@@ -16,16 +16,7 @@ import orjson
 
 from inbox_daemon.config import RequestSettings
 from inbox_daemon.records import Fault
-
-# Where vLLM looks for media, and where one line may hold many inputs, by endpoint.
-_PAIRS = ("queries", "query", "documents", "items", "data_1", "data_2", "text_1", "text_2")
-_CARRIERS = {
-    "/v1/chat/completions": ("messages",),
-    "/v1/embeddings": ("messages", "input"),
-    "/v1/audio/transcriptions": ("file_url",),
-    "/v1/audio/translations": ("file_url",),
-} | dict.fromkeys(("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"), _PAIRS)
-_ONE_PROMPT = "/v1/chat/completions"
+from inbox_daemon.request.endpoints import ENDPOINTS
 
 _NEVER = {
     "kv_transfer_params": "it tells vLLM which host to fetch from, and this daemon serves from one engine",
@@ -51,18 +42,19 @@ def refusal(settings: RequestSettings, url: str, body: dict[str, Any]) -> Fault 
     """Say why a request with this body may not run here; None where it may.
 
     Args:
-        url: one of `batch.URLS`.
+        url: one of `ENDPOINTS`.
         body: as JSON gave it, of any content.
     """
     if not _WATCHED.isdisjoint(body):
         fault = _field(settings, body)
         if fault:
             return fault
-    for name in _CARRIERS[url]:
+    endpoint = ENDPOINTS[url]
+    for name in endpoint.carriers:
         value = body.get(name)
         if name != "file_url" and (value.__class__ not in _NESTED or _plain(value)):
             continue
-        if value.__class__ is list and url != _ONE_PROMPT and _many(value, settings.max_inputs):
+        if value.__class__ is list and not endpoint.one_prompt and _many(value, settings.max_inputs):
             return _over(f"body.{name}", f"{len(value):,} inputs", f"requests.max_inputs = {settings.max_inputs:,}")
         for link in _links({name: value}):
             fault = _link(settings, link, f"body.{name}")

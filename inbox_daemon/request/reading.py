@@ -36,25 +36,33 @@ class Rules:
     Attributes:
         keep_free: bytes that a copy leaves free on the disk.
         model_fault: says why a request naming this model cannot run here, or None.
+        resolve: says which model answers a request that names this one; "": the first that comes to work on it.
         refusal: says why a request to this url with this body may not run here, or None.
     """
 
     inbox: InboxSettings
     keep_free: int
     model_fault: Callable[[str | None], str | None]
+    resolve: Callable[[str | None], str]
     refusal: Callable[[str, dict[str, Any]], Fault | None]
 
 
 def rules_of(config: Config) -> Rules:
     """Return the rules that these settings make. Without a model's name to hold them against, all names pass."""
+    names = models_of(config)
+    model_fault = names.accepts if names else lambda name: None
+    refusal = partial(policy.refusal, config.requests)
+    resolve = lambda name: "" if name is None else config.engine.model  # noqa: E731
+    return Rules(config.inbox, config.results.keep_free, model_fault, resolve, refusal)
+
+
+def models_of(config: Config) -> Models | None:
+    """Return the names under which requests may ask for what is served; None where no model has one."""
     engine, models = config.engine, config.models
     served = engine.arguments.get("served_model_name") or engine.model
     if isinstance(served, list):
         served = served[0]
-    names = Models(served, dict(models.aliases) | {engine.model: served}, models.translate_ollama)
-    model_fault = names.accepts if served else lambda name: None
-    refusal = partial(policy.refusal, config.requests)
-    return Rules(config.inbox, config.results.keep_free, model_fault, refusal)
+    return Models(served, dict(models.aliases) | {engine.model: served}, models.translate_ollama) if served else None
 
 
 @dataclass(slots=True)
@@ -116,6 +124,7 @@ class Reading:
     def __init__(self, rules: Rules, reread: Callable[[int, int], bytes], name: str) -> None:
         self.index = Index()
         self.urls: set[str] = set()
+        self.models: dict[str, int] = {}  # that are to answer, and their numbers in the index
         self.faults = 0
         self._rules = rules
         self._line = partial(_line_at, self.index, reread)
@@ -160,7 +169,9 @@ class Reading:
         earlier = self._ids.add(place, custom_id)
         if earlier is not None and custom_id is not None and fault is None and self._id(earlier) == custom_id:
             fault = repeated(custom_id, self.index.numbers[earlier])
-        if fault is None and line is not None:
+        if fault is None and line is not None and read.body is not None:
+            if which := self.models.setdefault(rules.resolve(read.body.get("model")), len(self.models)):
+                self.index.is_for(place, which)
             self._look_for_twin(place, line, read)
         if self._rules.inbox.group_prefixes:
             self._prefixes.add(read.body if fault is None else None)

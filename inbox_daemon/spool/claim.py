@@ -1,7 +1,7 @@
 """Who works on what: claiming a dropped file, adopting a batch whose daemon is gone, letting go.
 
 The flock on `work/ID` is the lease: held while its daemon lives, free the moment it does not. Decides nothing about
-which file is ready (intake) and never opens what was dropped (ingest).
+which file is ready (`inbox`) and never opens what was dropped (ingest).
 """
 
 from __future__ import annotations

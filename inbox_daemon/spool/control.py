@@ -6,6 +6,7 @@ batch that another daemon holds is left for that one.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -22,6 +23,9 @@ from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Published, Spool, Work, control_files
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, source
+from inbox_daemon.text import dumps, shown
+
+log = logging.getLogger(__name__)
 
 
 class Controlled(Protocol):
@@ -32,12 +36,17 @@ class Controlled(Protocol):
     def control(self, verb: str) -> None: ...
 
 
-def obey(path: Path, name: str, verb: str, batch: Controlled | None) -> str | None:
-    """Carry out one control file. Return why it was thrown away, where it was.
+def obey(path: Path, name: str, verb: str, batch: Controlled | None) -> None:
+    """Carry out one control file, or throw it away and say why.
 
     Args:
         batch: the batch called `name` that this daemon holds; None where nobody has one, nor a file for it.
     """
+    if refusal := _obeyed(path, name, verb, batch):
+        log.warning("%s thrown away: %s", shown(path.name), refusal)
+
+
+def _obeyed(path: Path, name: str, verb: str, batch: Controlled | None) -> str | None:
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return None
@@ -46,7 +55,7 @@ def obey(path: Path, name: str, verb: str, batch: Controlled | None) -> str | No
     if batch is not None:
         with suppress(FileNotFoundError):
             if verb == "priority" and not path.stat().st_size:
-                return None  # who drops it has not written yet
+                return None  # it is being written
             if verb == "priority" and _number(path) is None:
                 files.remove(path)
                 return "a whole number is what it must hold, such as 10"
@@ -71,16 +80,25 @@ def waiting_for(spool: Spool, name: str, source: str) -> list[tuple[Path, str]]:
 
 
 def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
-    if verb == "cancel":
-        files.move(path, batch.work.cancel)
-    elif verb == "pause":
-        files.move(path, batch.work.pause)
-    elif verb == "priority":
-        files.move(path, batch.work.priority)
-    else:
-        for state in (batch.work.pause, batch.work.parked):
-            files.remove(state)
-        files.remove(path)
+    work = batch.work
+    match verb:
+        case "cancel":
+            files.move(path, work.cancel)
+        case "pause":
+            files.move(path, work.pause)
+        case "priority":
+            files.move(path, work.priority)
+        case "resume":
+            for state in (work.pause, work.parked):
+                files.remove(state)
+            files.remove(path)
+        case _:
+            raise AssertionError(f"{verb} is in layout.CONTROLS and is carried out nowhere")
+
+
+def park(work: Work, reason: str, now: float) -> None:
+    """Note durably that nothing more of a batch runs until somebody says resume. `now` is in Unix seconds."""
+    files.write_whole(work.parked, dumps({"at": int(now), "reason": reason}))
 
 
 def lives(spool: Spool, name: str) -> bool:

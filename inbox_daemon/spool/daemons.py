@@ -1,4 +1,4 @@
-"""What each daemon says of itself in SPOOL/daemons: alive when, engine, which files wait and why.
+"""What each daemon says of itself in SPOOL/daemons: alive when, engines, which files wait and why.
 
 For views only. Written often and never fsynced: after a power cut nobody needs it.
 """

@@ -39,6 +39,11 @@ class History:
         self.events.append({"event": event, "at": round(at, 3), **details})
         files.write_whole(self._path, b"".join(dumps(one) + b"\n" for one in self.events))
 
+    @property
+    def model(self) -> str:
+        """The model that first worked on the batch, as `engine.model` names it; "" before, and in earlier versions."""
+        return str((self.first("engine") or {}).get("model", ""))
+
     def first(self, event: str) -> Mapping[str, Any] | None:
         return next((e for e in self.events if e["event"] == event), None)
 

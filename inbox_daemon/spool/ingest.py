@@ -40,6 +40,9 @@ class Accepted:
         requests: lines that are not blank, faulty ones included.
         refused: strict mode and at least one fault: nothing of it is run.
         shown: the first faults, as OpenAI's `errors.data[]`.
+        models: which alone may answer its requests, whoever runs them and whatever the settings say by then; the
+            index knows which is for which. "" for those that name none: they are the model's that first works on the
+            batch (`History.model`). [] in batches of an earlier version, and where all lines are faulty.
     """
 
     source: str
@@ -51,6 +54,7 @@ class Accepted:
     faults: int
     refused: bool
     shown: list[dict[str, Any]] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
 
 
 class Input:
@@ -177,10 +181,7 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
         copy.sync()
     if not len(reading.index):
         raise Rejected("empty_file", f"{name}: holds no request: it is empty or has only blank lines")
-    with files.Writer(work.index, fresh=True) as index:
-        for column in reading.index.written():
-            index.write(column)
-        index.sync()
+    _save(reading.index, work.index)
     part.sync()
     return Accepted(
         source=dropped.name,
@@ -192,7 +193,15 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
         faults=reading.faults,
         refused=rules.inbox.strict and reading.faults > 0,
         shown=first,
+        models=list(reading.models),
     )
+
+
+def _save(index: Index, path: Path) -> None:
+    with files.Writer(path, fresh=True) as writer:
+        for column in index.written():
+            writer.write(column)
+        writer.sync()
 
 
 def _in_turns(lines: Iterator[Found | None]) -> Iterator[list[Found]]:

@@ -5,7 +5,6 @@ Everything here may be replaced or removed while it is read; what has gone is le
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import re
@@ -13,17 +12,15 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar, numbered
-from inbox_daemon.request.line import place_of_line
 from inbox_daemon.spool.daemons import STALE_AFTER
+from inbox_daemon.spool.shapes import BatchObject, DaemonView
 
 
 @contextmanager
@@ -62,11 +59,11 @@ def _mode(path: Path) -> int | None:
             return None
 
 
-def status(spool: Spool, name: str) -> dict[str, Any] | None:
+def status(spool: Spool, name: str) -> BatchObject | None:
     """Return the batch's `status.json`, or None where there is none. Raises SpoolError where it may not be read."""
     path = Published(spool.outbox / name).status
     with permitted(path):
-        return _content(path)
+        return cast(BatchObject | None, _content(path))
 
 
 def twin(spool: Spool, name: str, sha256: str, id: str, since: float) -> str | None:
@@ -84,7 +81,7 @@ def twin(spool: Spool, name: str, sha256: str, id: str, since: float) -> str | N
     raise AssertionError("unreachable")
 
 
-def made_of(spool: Spool, file: str, mark: str) -> dict[str, Any] | None:
+def made_of(spool: Spool, file: str, mark: str) -> BatchObject | None:
     """Return the status of the batch that a file in the inbox became, by its `source.mark`; None where there is none.
 
     Its name does not tell: another file of the same name may have been claimed just before and have no name yet, and
@@ -93,22 +90,23 @@ def made_of(spool: Spool, file: str, mark: str) -> dict[str, Any] | None:
     wanted = batch_name(file)
     for folder in _children(spool.outbox):
         if folder.name == wanted or re.fullmatch(re.escape(wanted) + r"\.\d+", folder.name):
-            found = _read(Published(folder).status)
+            found = cast(BatchObject | None, _read(Published(folder).status))
             if found is not None and found.get("input_mark") == mark:
                 return found
     return None
 
 
-def statuses(spool: Spool) -> list[dict[str, Any]]:
+def statuses(spool: Spool) -> list[BatchObject]:
     """Return every batch's `status.json`, oldest first."""
     found = [read for folder in _children(spool.outbox) if (read := _read(Published(folder).status))]
-    return sorted(found, key=lambda s: (s.get("created_at", 0), s.get("id", "")))
+    return cast(list[BatchObject], sorted(found, key=lambda s: (s.get("created_at", 0), s.get("id", ""))))
 
 
-def daemons(spool: Spool) -> list[dict[str, Any]]:
+def daemons(spool: Spool) -> list[DaemonView]:
     """Return what each daemon says of itself; `alive` says whether it said so lately."""
     found = [read for path in _children(spool.daemons) if path.suffix == ".json" and (read := _read(path))]
-    return [daemon | {"alive": time.time() - daemon.get("at", 0) < STALE_AFTER} for daemon in found]
+    said = [daemon | {"alive": time.time() - daemon.get("at", 0) < STALE_AFTER} for daemon in found]
+    return cast(list[DaemonView], said)
 
 
 def in_inbox(spool: Spool, name: str) -> bool:
@@ -152,7 +150,8 @@ def _to_come(spool: Spool) -> set[str]:
 
 def waiting(spool: Spool) -> dict[str, str]:
     """Return why files in the inbox are not taken yet, by file name."""
-    return {name: why for daemon in daemons(spool) if daemon["alive"] for name, why in daemon["waiting"].items()}
+    said = [daemon.get("waiting", {}) for daemon in daemons(spool) if daemon["alive"]]
+    return {name: why for files in said for name, why in files.items()}
 
 
 def _children(folder: Path) -> list[Path]:
@@ -178,87 +177,3 @@ def _content(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What `verify` found. `problems` is empty when the receipt holds."""
-
-    receipt: dict[str, Any]
-    problems: list[str]
-
-
-def verify(published: Published, original: Path | None = None) -> Proof:
-    """Read everything again and hold it against the receipt.
-
-    Args:
-        original: the file as it was dropped; with it the input's hash is proven too.
-
-    Raises:
-        OSError: there is no receipt: the batch has not ended, or this is no outbox folder.
-        SpoolError: it is damaged, or may not be read.
-    """
-    receipt = _receipt(published.receipt)
-    problems: list[str] = []
-    places: dict[int, str] = {}
-    for name, claimed in receipt["files"].items():
-        path = published.dir / name
-        digest, lines, size = hashlib.sha256(), 0, 0
-        try:
-            for line in _lines(path):
-                digest.update(line)
-                lines += 1
-                size += len(line)
-                if name != "retry.jsonl":
-                    _check_line(line, name, lines, places, problems)
-        except OSError as error:
-            problems.append(f"{path}: cannot be read ({error.strerror})")
-            continue
-        for what, found in (("lines", lines), ("bytes", size), ("sha256", digest.hexdigest())):
-            if claimed[what] != found:
-                problems.append(f"{path}: {what} is {found}, the receipt says {claimed[what]}")
-    requests, answers, errors = receipt["input"]["requests"], receipt["answers"], receipt["errors"]
-    if requests != answers + errors:
-        problems.append(f"{requests} requests, but {answers} answers and {errors} errors")
-    if len(places) != requests:
-        problems.append(f"{requests} requests, but lines for {len(places)} of them")
-    promised = receipt["input"].get("sha256")
-    if original is not None and (found := _sha256(original)) != promised:
-        problems.append(f"{original}: sha256 is {found}, the receipt says {promised}")
-    return Proof(receipt, problems)
-
-
-def _receipt(path: Path) -> dict[str, Any]:
-    """Read a receipt that has all that is held against it. Raises OSError, SpoolError."""
-    with permitted(path):
-        content = path.read_bytes()
-    try:
-        receipt: dict[str, Any] = orjson.loads(content)
-        for part in receipt["files"].values():
-            itemgetter("lines", "bytes", "sha256")(part)
-        counts = [receipt["input"]["requests"], receipt["answers"], receipt["errors"]]
-        if all(isinstance(count, int) for count in counts):
-            return receipt
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise SpoolError(f"{path}: damaged, or no receipt of ours; copy it from the outbox again")
-
-
-def _check_line(line: bytes, name: str, number: int, places: dict[int, str], problems: list[str]) -> None:
-    place = place_of_line(line)
-    if place is None:
-        problems.append(f"{name}:{number}: not an output line of ours")
-    elif place in places:
-        problems.append(f"{name}:{number}: the request already has a line in {places[place]}")
-    else:
-        places[place] = name
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from file
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -20,13 +20,14 @@ from prometheus_client.process_collector import ProcessCollector
 from inbox_daemon import __version__
 from inbox_daemon.config import MetricsSettings
 from inbox_daemon.errors import ConfigError
+from inbox_daemon.spool import views
+from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView
 
 log = logging.getLogger(__name__)
 
 PREFIX = "inbox_daemon_"
 _WRITE_EVERY = 15.0  # seconds between two textfiles; node_exporter is rarely scraped more often
 
-BATCH_STATES = ("validating", "in_progress", "paused", "parked", "waiting_for_disk", "finalizing", "cancelling")
 ENGINE_STATES = ("off", "loading", "ready", "backing_off")
 GPU_STATES = ("absent", "no_driver", "ok", "lost", "silent")
 
@@ -64,7 +65,7 @@ class Metrics:
             daemon: what the daemon says of itself; changed no more after this call.
             batches: `status.json` of every batch that lives.
         """
-        self._said.last = (time.time(), daemon, batches)
+        self._said.last = (time.time(), cast(DaemonView, daemon), cast(Sequence[BatchObject], batches))
         if self._textfile and now - self._written_at >= _WRITE_EVERY:
             self._written_at = now
             self._write(self._textfile)
@@ -98,7 +99,7 @@ class _Said:
     """What prometheus_client collects from; `last` is replaced whole, never changed."""
 
     def __init__(self) -> None:
-        self.last: tuple[float, Mapping[str, Any], Sequence[Mapping[str, Any]]] | None = None
+        self.last: tuple[float, DaemonView, Sequence[BatchObject]] | None = None
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
         return families(*self.last) if self.last else ()
@@ -118,10 +119,10 @@ class _Families:
         """`name` without `_total`."""
         self._add(CounterMetricFamily, name, text, value, labels)
 
-    def one_of(self, name: str, text: str, states: Sequence[str], state: object) -> None:
+    def one_of(self, name: str, text: str, states: Sequence[str], state: object, /, **labels: str) -> None:
         """One sample a state, 1 for the one that holds."""
         for each in states:
-            self.gauge(name, text, each == state, state=each)
+            self.gauge(name, text, each == state, **labels, state=each)
 
     def _add(self, kind: Any, name: str, text: str, value: float | bool | None, labels: Mapping[str, str]) -> None:
         key = (name, *labels.values())
@@ -134,7 +135,7 @@ class _Families:
 
 
 def families(
-    at: float, daemon: Mapping[str, Any], batches: Sequence[Mapping[str, Any]]
+    at: float, daemon: DaemonView, batches: Sequence[BatchObject]
 ) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
     """Yield every metric. Pure.
 
@@ -149,7 +150,8 @@ def families(
     _work(out, daemon, batches)
     for status in batches:
         _batch(out, status)
-    _engine(out, daemon.get("engine") or {})
+    for engine in views.engines_of(daemon):
+        _engine(out, engine)
     _gpus(out, daemon.get("gpus") or {})
     host = daemon.get("host") or {}
     out.gauge("host_memory_used_ratio", "Memory in use, of the host or the cgroup.", host.get("memory_used_ratio"))
@@ -161,9 +163,9 @@ def families(
     yield from out.found.values()
 
 
-def _work(out: _Families, daemon: Mapping[str, Any], batches: Sequence[Mapping[str, Any]]) -> None:
-    states = [batch_state(status) for status in batches]
-    for state in BATCH_STATES:
+def _work(out: _Families, daemon: DaemonView, batches: Sequence[BatchObject]) -> None:
+    states = [views.batch_state(status) for status in batches]
+    for state in views.BATCH_STATES:
         out.gauge("batches", "Batches in work, each in one state.", states.count(state), state=state)
     waiting = daemon.get("waiting")
     files = None if waiting is None else len(waiting) + daemon.get("waiting_unnamed", 0)
@@ -178,21 +180,10 @@ def _work(out: _Families, daemon: Mapping[str, Any], batches: Sequence[Mapping[s
     out.gauge("progress_timestamp_seconds", "When work last advanced by a token or a request, or the start.", progress)
 
 
-def batch_state(status: Mapping[str, Any]) -> str:
-    """Return the one state of a batch: OpenAI's status, or why one in progress does not progress."""
-    if status.get("parked"):
-        return "parked"
-    if status.get("waiting_for_disk_bytes"):
-        return "waiting_for_disk"
-    if status.get("paused") and status["status"] == "in_progress":
-        return "paused"
-    return str(status["status"])
-
-
-def _batch(out: _Families, status: Mapping[str, Any]) -> None:
-    batch, counts = str(status["name"]), status["request_counts"]
+def _batch(out: _Families, status: BatchObject) -> None:
+    batch, counts = status["name"], status["request_counts"]
     in_flight = status.get("in_flight") or 0
-    requests = {name: counts[name] for name in ("completed", "failed")} | {"in_flight": in_flight}
+    requests = {"completed": counts["completed"], "failed": counts["failed"], "in_flight": in_flight}
     requests["left"] = counts["total"] - sum(requests.values())
     for state, count in requests.items():
         out.gauge("batch_requests", "Requests of a batch in work, by state.", count, batch=batch, state=state)
@@ -208,21 +199,27 @@ def _batch(out: _Families, status: Mapping[str, Any]) -> None:
     out.gauge("batch_engine_deaths", "Engines that died on the batch.", status.get("engine_deaths"), batch=batch)
 
 
-def _engine(out: _Families, engine: Mapping[str, Any]) -> None:
-    out.one_of("engine_state", "1 for the state the engine is in.", ENGINE_STATES, engine.get("state"))
-    out.gauge("engine_state_timestamp_seconds", "Since when it is in this state.", engine.get("since"))
-    if engine.get("model") is not None:
-        out.gauge("engine_info", "What is served, and by what.", 1, model=engine["model"], version=engine["version"])
-    out.counter("engine_starts", "Engines started.", engine.get("starts"))
-    out.counter("engine_deaths", "Engines that died or were killed.", engine.get("deaths"))
-    out.gauge("engine_replicas", "Copies of the model that answer.", engine.get("replicas"))
-    out.gauge("engine_requests_in_flight", "Requests handed to the engine.", engine.get("in_flight"))
-    out.gauge("engine_requests_running", "Requests being computed, as the engine says.", engine.get("running"))
-    out.gauge("engine_requests_waiting", "Requests in the engine's own queue.", engine.get("waiting"))
-    out.gauge("engine_kv_cache_usage_ratio", "Use of the KV cache, as the engine says.", engine.get("kv_cache_usage"))
-    out.counter("engine_input_tokens", "Prompt tokens, by the engine's own count.", engine.get("input_tokens"))
-    out.counter("engine_output_tokens", "Generated tokens, by the engine's own count.", engine.get("output_tokens"))
-    out.counter("engine_preemptions", "Requests put back for want of KV cache.", engine.get("preemptions"))
+def _engine(out: _Families, engine: EngineView) -> None:
+    labels = {"engine": str(engine["engine"]), "model": engine["model"], "host": engine["host"]}
+    out.one_of("engine_state", "1 for the state the engine is in.", ENGINE_STATES, engine["state"], **labels)
+    out.gauge("engine_state_timestamp_seconds", "Since when it is in this state.", engine.get("since"), **labels)
+    if version := engine.get("version"):  # known once it has been ready
+        out.gauge("engine_info", "What serves the model.", 1, **labels, version=version)
+    for name, text, total in (
+        ("starts", "Engines started.", engine.get("starts")),
+        ("deaths", "Engines that died or were killed.", engine.get("deaths")),
+        ("input_tokens", "Prompt tokens, by the engine's own count.", engine.get("input_tokens")),
+        ("output_tokens", "Generated tokens, by the engine's own count.", engine.get("output_tokens")),
+        ("preemptions", "Requests put back for want of KV cache.", engine.get("preemptions")),
+    ):
+        out.counter(f"engine_{name}", text, total, **labels)
+    for name, text, value in (
+        ("requests_in_flight", "Requests handed to the engine.", engine.get("in_flight")),
+        ("requests_running", "Requests being computed, as the engine says.", engine.get("running")),
+        ("requests_waiting", "Requests in the engine's own queue.", engine.get("waiting")),
+        ("kv_cache_usage_ratio", "Use of the KV cache, as the engine says.", engine.get("kv_cache_usage")),
+    ):
+        out.gauge(f"engine_{name}", text, value, **labels)
 
 
 def _gpus(out: _Families, gpus: Mapping[str, Any]) -> None:

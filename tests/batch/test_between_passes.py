@@ -14,18 +14,23 @@ import orjson
 import pytest
 from running import batch_of, custom_ids, jsonl, request
 
-from inbox_daemon import config, daemon
-from inbox_daemon.batch import ledger
+from inbox_daemon import batches, config, daemon
+from inbox_daemon.batch import face, needs
 from inbox_daemon.batch.life import Life
 from inbox_daemon.cli import show
+from inbox_daemon.engine.fleet import Make
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.inbox import arrivals, taking
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.machine.notify import Notifier
-from inbox_daemon.spool import drop, files, outbox, publish, published
+from inbox_daemon.spool import control, drop, files, outbox, proof, publish, published
 from inbox_daemon.spool.history import History
 from inbox_daemon.watch import conditions
+
+
+def made(read: config.Config) -> Make:
+    return lambda start, place: NullEngine(read.engine, place)
 
 
 class Passes:
@@ -35,7 +40,7 @@ class Passes:
         inbox = {"settle": 0.0, "settle_unproven": 0.0, "watch": "poll"}
         read = config.build({"spool": str(spool), "engine": {"kind": "null"}, "inbox": inbox}, "test")
         self.inbox, self._outbox = spool / "inbox", spool / "outbox"
-        self.daemon = daemon.Daemon(read, lambda number: NullEngine(read.engine), Notifier({}), drain=False)
+        self.daemon = daemon.Daemon(read, made(read), Notifier({}), drain=False)
 
     def until(self, holds: Callable[[], object], within: float = 30.0) -> None:
         deadline = time.monotonic() + within
@@ -46,18 +51,17 @@ class Passes:
     def drop(self, name: str, content: bytes) -> None:
         (self.inbox / ".arriving").write_bytes(content)
         (self.inbox / ".arriving").rename(self.inbox / name)
-        self.daemon._intake._hint()  # as the watch does
+        self.daemon._arriving._hint()  # as the watch does
 
     def look(self) -> None:
         """One pass in which the inbox is looked at."""
-        self.daemon._intake._hint()
+        self.daemon._arriving._hint()
         self.daemon.step(time.monotonic())
 
     def let_go(self) -> Life:
         """Have the only batch lie there as a killed daemon leaves it; it is adopted again."""
-        [(slot, life)] = self.daemon._lives.items()
-        life.let_go()
-        del self.daemon._lives[slot]
+        [life] = self.daemon._batches
+        self.daemon._batches.let_go(life)
         return life
 
     def let_the_clock_tick(self, last: Path) -> None:
@@ -80,11 +84,16 @@ class Passes:
         return lambda: self.status(name).get("status") == status
 
 
+def counted(life: Life) -> int:
+    """How many outcomes of the batch are durable."""
+    return life.running.books.tally.done if life.running else 0
+
+
 def may_be_full(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether batches lack room on the disk from now on; to be changed."""
     full = [False]
     monkeypatch.setattr(disk, "lacking", lambda folder, needed: 10**9 if full[0] and folder.name != "work" else 0)
-    monkeypatch.setattr(ledger, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(needs, "_LOOK_EVERY", 0.0)
     return full
 
 
@@ -100,7 +109,7 @@ def test_a_batch_whose_name_is_taken_while_it_is_merged_gets_another_and_overwri
 ) -> None:
     monkeypatch.setattr(publish, "_CHUNK", 1)  # a merge of many steps
     monkeypatch.setattr(daemon, "_SLICE", 0.0005)
-    monkeypatch.setattr(ledger, "_STATUS_EVERY", 60.0)  # a status would have the folder back at once
+    monkeypatch.setattr(face, "_STATUS_EVERY", 60.0)  # a status would have the folder back at once
     passes.drop("b.jsonl", batch_of(2000, "first"))
     passes.until(passes.is_now("b", "finalizing"))
     shutil.rmtree(passes.folder("b"))
@@ -109,7 +118,7 @@ def test_a_batch_whose_name_is_taken_while_it_is_merged_gets_another_and_overwri
     passes.until(passes.is_now("b.2", "completed"))
     for name, prefix, count in (("b", "second", 5), ("b.2", "first", 2000)):
         assert custom_ids(passes.folder(name) / "results.jsonl") == [f"{prefix}{i}" for i in range(count)]
-        assert published.verify(Published(passes.folder(name))).problems == []
+        assert proof.verify(Published(passes.folder(name))).problems == []
         assert passes.status(name)["name"] == name
 
 
@@ -122,8 +131,8 @@ def test_two_files_of_one_name_are_told_apart_though_neither_batch_had_its_name_
     for number in range(2):
         (tmp_path / "x.jsonl").write_bytes(batch_of(3 + number))
         dropped.append(drop.drop(spool, tmp_path / "x.jsonl"))
-        passes.daemon._intake._hint()
-        passes.until(lambda number=number: len(passes.daemon._lives) == number + 1)
+        passes.daemon._arriving._hint()
+        passes.until(lambda number=number: len(passes.daemon._batches) == number + 1)
     assert [one.file for one in dropped] == ["x.jsonl", "x.jsonl"]
     monkeypatch.setattr(daemon, "_SLICE", 1.0)
     for number, one in enumerate(dropped):
@@ -140,14 +149,14 @@ def test_a_batch_cancelled_while_its_file_is_read_ends_at_once_and_the_file_come
     passes.drop("b.jsonl", batch_of(50))
     passes.until(lambda: passes.status("b").get("waiting_for_disk_bytes"))
     passes.drop("b.cancel", b"")
-    passes.until(lambda: not passes.daemon._lives)
+    passes.until(lambda: not len(passes.daemon._batches))
     status = passes.status("b")
     assert (status["status"], [error["code"] for error in status["errors"]["data"]]) == (
         "cancelled",
         ["batch_cancelled"],
     )
     assert (passes.folder("b") / "b.jsonl").read_bytes() == batch_of(50)
-    assert published.verify(Published(passes.folder("b"))).receipt["status"] == "cancelled"
+    assert proof.verify(Published(passes.folder("b"))).receipt["status"] == "cancelled"
     assert not list((passes.inbox.parent / "work").iterdir())
 
 
@@ -156,17 +165,16 @@ def test_a_cancelled_file_stays_cancelled_over_a_restart(passes: Passes, monkeyp
     monkeypatch.setattr(disk, "lacking", lambda folder, needed: 0 if folder.name == "work" else 10**9)
     passes.drop("b.jsonl", batch_of(50))
     passes.until(lambda: passes.status("b").get("waiting_for_disk_bytes"))
-    [life] = passes.daemon._lives.values()
+    [life] = passes.daemon._batches
     life.work.cancel.touch()
-    passes.daemon._lives.clear()
-    life.let_go()
+    passes.let_go()
     passes.until(passes.is_now("b", "cancelled"))
     assert (passes.folder("b") / "b.jsonl").exists()
 
 
 def test_a_control_file_dropped_before_its_batch_is_obeyed_once_the_batch_has_its_name(passes: Passes) -> None:
     passes.drop("b.pause", b"")
-    passes.until(lambda: not passes.daemon._intake.arriving)
+    passes.until(lambda: not passes.daemon._arriving.arriving)
     passes.drop("b.jsonl", batch_of(5000))
     passes.until(lambda: passes.status("b").get("paused"), within=1.5)  # the next look by the clock is after 2 s
     assert passes.status("b")["status"] != "completed"
@@ -180,8 +188,8 @@ def test_nothing_of_a_batch_runs_whose_control_file_came_first_however_late_the_
     sent: list[object] = []
     send = NullEngine.send
     monkeypatch.setattr(NullEngine, "send", lambda engine, requests: (sent.extend(requests), send(engine, requests)))
-    monkeypatch.setattr(passes.daemon._intake, "claimed", lambda: None)
-    monkeypatch.setattr(arrivals, "_POLL", 60.0)
+    monkeypatch.setattr(passes.daemon._arriving, "claimed", lambda: None)
+    monkeypatch.setattr(arrivals, "POLL", 60.0)
     (passes.inbox / f"b.{verb}").touch()
     passes.drop("b.jsonl", batch_of(50))
     passes.until(lambda: passes.status("b").get("paused") or passes.is_now("b", "cancelled")())
@@ -207,7 +215,7 @@ def test_control_files_are_obeyed_in_the_order_in_which_they_came(passes: Passes
             last = passes.inbox / f"b{number}.{verb}"
             last.touch()
         passes.let_the_clock_tick(last)
-    arrivals = passes.daemon._intake.look(time.monotonic())
+    arrivals = passes.daemon._arriving.look(time.monotonic())
     assert arrivals
     assert [verb for _, _, verb in arrivals.controls] == ["pause"] * 20 + ["resume"] * 20 + ["cancel"] * 20
 
@@ -221,7 +229,7 @@ def test_control_files_wait_for_batches_that_are_claimed_and_have_no_name_yet(
     for number in range(5):
         (passes.inbox / f"b{number}.pause").touch()
         passes.drop(f"b{number}.jsonl", batch_of(5000))
-    passes.until(lambda: len(passes.daemon._lives) == 5)
+    passes.until(lambda: len(passes.daemon._batches) == 5)
     for _ in range(5):
         passes.look()
     monkeypatch.setattr(daemon, "_SLICE", 1.0)
@@ -237,7 +245,7 @@ def test_a_control_file_for_a_batch_that_another_daemon_has_just_claimed_waits_f
         passes.look()
     assert cancel.exists()
     monkeypatch.setattr(taking, "_PATIENCE", 0.0)
-    passes.daemon._intake._hint()
+    passes.daemon._arriving._hint()
     passes.until(lambda: not cancel.exists())
 
 
@@ -255,7 +263,7 @@ def test_a_merge_that_does_not_fit_leaves_nothing_behind_and_is_done_where_it_fi
 ) -> None:
     monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(publish, "_CHUNK", 1)
-    monkeypatch.setattr(daemon, "_SUSPEND", 0.0)
+    monkeypatch.setattr(batches, "_SUSPEND", 0.0)
     final = lambda: list(passes.inbox.parent.glob("work/*/final/*"))  # noqa: E731
     write = publish._Target.flush
     full, seen = [True], list[Path]()
@@ -268,11 +276,11 @@ def test_a_merge_that_does_not_fit_leaves_nothing_behind_and_is_done_where_it_fi
 
     monkeypatch.setattr(publish._Target, "flush", flush)
     passes.drop("b.jsonl", batch_of(300))
-    passes.until(lambda: passes.daemon._entrance.suspended)
+    passes.until(lambda: passes.daemon._batches.suspended)
     assert seen and not final()
     full[0] = False
     passes.until(passes.is_now("b", "completed"))
-    assert published.verify(Published(passes.folder("b"))).problems == []
+    assert proof.verify(Published(passes.folder("b"))).problems == []
 
 
 def test_what_a_killed_merge_has_left_is_gone_before_anything_else_is_written(
@@ -294,7 +302,7 @@ def test_what_a_killed_merge_has_left_is_gone_before_anything_else_is_written(
 
 def test_drain_goes_on_where_the_inbox_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = config.build({"spool": str(tmp_path), "engine": {"kind": "null"}}, "test")
-    one = daemon.Daemon(read, lambda number: NullEngine(read.engine), Notifier({}), drain=True)
+    one = daemon.Daemon(read, made(read), Notifier({}), drain=True)
     look = os.scandir
 
     def refused(path: Path) -> Any:
@@ -316,8 +324,8 @@ def test_files_that_fail_again_and_again_are_an_alert_until_they_do_not(
 ) -> None:
     monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(conditions, "_FAILED_FOR", 0.0)
-    monkeypatch.setattr(arrivals, "_POLL", 0.0)
-    monkeypatch.setattr(daemon, "_SUSPEND", 0.0)
+    monkeypatch.setattr(arrivals, "POLL", 0.0)
+    monkeypatch.setattr(batches, "_SUSPEND", 0.0)
     look, write = os.scandir, publish._Target.flush
     broken = [True]
 
@@ -383,17 +391,17 @@ def test_nothing_is_told_of_a_log_that_is_being_read_back(passes: Passes, monkey
     monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
     passes.drop("b.jsonl", batch_of(5000))
-    passes.until(lambda: any(life.ledger.tally.done > 2000 for life in passes.daemon._lives.values()))
+    passes.until(lambda: any(counted(life) > 2000 for life in passes.daemon._batches))
     passes.let_go()
     told: list[tuple[str, bool]] = []
     write = outbox.write_status
 
     def write_status(folder: Published, said: dict[str, Any], last: bool) -> None:
-        told.append((said["status"], all(one.ledger.recovered for one in passes.daemon._lives.values())))
+        told.append((said["status"], all(one.running is not None for one in passes.daemon._batches)))
         write(folder, said, last=last)
 
     monkeypatch.setattr(outbox, "write_status", write_status)
-    monkeypatch.setattr(ledger, "_STATUS_EVERY", 0.0)
+    monkeypatch.setattr(face, "_STATUS_EVERY", 0.0)
     monkeypatch.setattr(daemon, "_SLICE", 1e-5)  # a step or none a pass
     passes.until(lambda: ("in_progress", True) in told)
     assert set(told) == {("in_progress", True)}
@@ -408,14 +416,14 @@ def test_answers_are_passed_on_to_the_same_requests_where_there_is_room_for_them
     monkeypatch.setattr(NullEngine, "receive", lambda engine: answer(engine) if full[0] else [])
     for name in ("b", "c"):
         passes.drop(f"{name}.jsonl", same)
-    passes.until(lambda: sum(life.queue.in_flight for life in passes.daemon._lives.values()) == 2)
+    passes.until(lambda: sum(life.queue.in_flight for life in passes.daemon._batches) == 2)
     full[0] = True  # from now on, and there are answers
-    passes.until(lambda: all(life.ledger.tally.done == 1 for life in passes.daemon._lives.values()))
+    passes.until(lambda: all(counted(life) == 1 for life in passes.daemon._batches))
     for _ in range(20):
         passes.daemon.step(time.monotonic())
-    assert [life.queue.done for life in passes.daemon._lives.values()] == [1, 1]
+    assert [life.queue.done for life in passes.daemon._batches] == [1, 1]
     (passes.inbox / "c.cancel").touch()  # which needs less room
-    passes.daemon._intake._hint()
+    passes.daemon._arriving._hint()
     passes.until(passes.is_now("c", "cancelled"))
     assert show.word(passes.status("c")) == "cancelled" and show.word(passes.status("b")) == "disk full"
     full[0] = False
@@ -427,12 +435,13 @@ def test_a_parked_batch_that_is_cancelled_is_parked_no_more(passes: Passes, monk
     monkeypatch.setattr(NullEngine, "room", lambda engine: 0)
     passes.drop("b.jsonl", batch_of(3))
     passes.until(passes.is_now("b", "in_progress"))
-    [life] = passes.daemon._lives.values()
-    life.ledger.park("it died too often", time.time())
+    [life] = passes.daemon._batches
+    control.park(life.work, "it died too often", time.time())
+    life.face.history.note("parked", time.time(), reason="it died too often")
     life.read_control()
     passes.until(lambda: show.word(passes.status("b")) == "parked")
     (passes.inbox / "b.cancel").touch()
-    passes.daemon._intake._hint()
+    passes.daemon._arriving._hint()
     passes.until(passes.is_now("b", "cancelled"))
     assert show.word(passes.status("b")) == "cancelled"
     receipt = orjson.loads((passes.folder("b") / "receipt.json").read_bytes())
@@ -443,13 +452,13 @@ def test_a_file_that_is_read_on_waits_for_room_no_more(passes: Passes, monkeypat
     full = may_be_full(monkeypatch)
     monkeypatch.setattr(daemon, "_SLICE", 1e-5)  # a step or none a pass
     passes.drop("b.jsonl", batch_of(100_000))
-    passes.until(lambda: passes.daemon._lives)
+    passes.until(lambda: len(passes.daemon._batches))
     full[0] = True
-    [life] = passes.daemon._lives.values()
-    passes.until(lambda: life.ledger.lacking)
+    [life] = passes.daemon._batches
+    passes.until(lambda: life.state.lacking)
     full[0] = False
-    passes.until(lambda: not life.ledger.lacking)
-    assert life.ledger.accepted is None
+    passes.until(lambda: not life.state.lacking)
+    assert life.state.accepted is None
 
 
 def test_a_part_whose_sealing_was_cut_short_has_a_durable_name_before_it_loses_its_first(
@@ -458,7 +467,7 @@ def test_a_part_whose_sealing_was_cut_short_has_a_durable_name_before_it_loses_i
     monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
     monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
     passes.drop("b.jsonl", batch_of(500))
-    passes.until(lambda: any(life.queue.done for life in passes.daemon._lives.values()))
+    passes.until(lambda: any(life.queue.done for life in passes.daemon._batches))
     work = passes.let_go().work
     os.link(work.open_part, work.parts / "part-000001.jsonl")  # and the crash
     done: list[str] = []

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from running import Daemon, eventually, jsonl, request
 
-from inbox_daemon.batch.ledger import Ledger
 from inbox_daemon.batch.life import Life
 from inbox_daemon.batch.pace import Done, Pace, Speed, seconds_left
 from inbox_daemon.batch.status import Tally
 from inbox_daemon.config import Config, ResultSettings
 from inbox_daemon.layout import Spool
-from inbox_daemon.records import BatchStatus, EngineInfo, Outcome
+from inbox_daemon.records import BatchStatus, Outcome
 from inbox_daemon.request.line import answer_line
-from inbox_daemon.request.reading import rules_of
+from inbox_daemon.settings import Settings
 from inbox_daemon.spool import claim
 
 Start = Callable[..., Daemon]
@@ -156,22 +155,21 @@ def test_what_is_left_of_a_real_file_is_reckoned_by_the_length_of_its_lines(tmp_
     dropped.write_bytes(jsonl([request(f"r{i}", text) for i, text in enumerate(texts)]))
     held = claim.claim(spool, dropped)
     assert held is not None
-    ledger = Ledger(spool, held.work, ResultSettings(sync_every=1), 1000, Tally())
-    life = Life(held, 1, ledger, lambda: rules_of(Config()), lambda life: None)
-    while ledger.state is not BatchStatus.IN_PROGRESS:
+    life = Life(spool, held, 1, Settings(Config(results=ResultSettings(sync_every=1))), Tally())
+    while life.running is None or life.state.status is not BatchStatus.IN_PROGRESS:
         life.step()
-    engine, now = EngineInfo("null", "0", "m", 100, 100), time.monotonic()
+    now = time.monotonic()
     for second in range(1, 46):
-        requests = life.take(10, engine, 0)
+        requests = life.running.take("", 10, 0)
         answers = [answer_line(one.id, f"r{one.number - 1}", b"{}") for one in requests]
         outcomes = [
             Outcome(one.ticket, line, input_tokens=len(one.line) // 4)
             for one, line in zip(requests, answers, strict=True)
         ]
-        life.settle(outcomes, now + second)
-        ledger.tick(now + second)
+        life.running.settle(outcomes, now + second)
+        life.tick(now + second, 1, ())
     left = [len(line) for line in (held.work.input).read_bytes().splitlines()[450:]]
-    assert ledger.eta() == pytest.approx(45 * sum(left) / (450 * left[0]), rel=0.1)
+    assert life.eta == pytest.approx(45 * sum(left) / (450 * left[0]), rel=0.1)
     life.let_go()
 
 

@@ -12,8 +12,8 @@ import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
 
 from inbox_daemon import config, daemon
-from inbox_daemon.batch.ledger import Ledger
-from inbox_daemon.batch.queue import Queue
+from inbox_daemon.batch.books import Books
+from inbox_daemon.batch.queue import Lane, Queue
 from inbox_daemon.config import MOST_PRIORITY
 from inbox_daemon.dispatch.share import share
 from inbox_daemon.dispatch.traffic import _BEFORE_ALL
@@ -22,15 +22,17 @@ from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.records import Outcome, Request
-from inbox_daemon.spool import published
+from inbox_daemon.spool import proof, published
 
 SLOW = {"INBOX_DAEMON_ENGINE__NULL__RATE": "300", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "4000"}
 
 
-def queue(requests: int, in_flight: int = 0, priority: int = 0) -> Queue:
-    made = Queue(requests)
+def lane(requests: int, in_flight: int = 0, priority: int = 0) -> Lane:
+    """What a batch with one model has for its engines."""
+    queue = Queue(requests)
+    [made] = queue.lanes
     made.take(in_flight)
-    made.priority = priority
+    queue.priority = priority
     return made
 
 
@@ -38,19 +40,20 @@ def queue(requests: int, in_flight: int = 0, priority: int = 0) -> Queue:
 
 
 def test_a_batch_that_arrives_gets_all_the_room_until_it_has_caught_up() -> None:
-    assert share(10, [(1, queue(1000, in_flight=90)), (2, queue(1000, in_flight=0))]) == [(2, 10)]
-    assert dict(share(20, [(1, queue(1000, in_flight=10)), (2, queue(1000))])) == {1: 5, 2: 15}
+    assert share(10, [(1, lane(1000, in_flight=90)), (2, lane(1000, in_flight=0))]) == [(2, 10)]
+    assert dict(share(20, [(1, lane(1000, in_flight=10)), (2, lane(1000))])) == {1: 5, 2: 15}
 
 
 def test_a_higher_priority_is_served_first_and_leaves_what_it_cannot_use() -> None:
-    batches = [(1, queue(100)), (2, queue(100, priority=5)), (3, queue(4, priority=9))]
+    batches = [(1, lane(100)), (2, lane(100, priority=5)), (3, lane(4, priority=9))]
     assert share(50, batches) == [(3, 4), (2, 46)]
     assert dict(share(120, batches)) == {3: 4, 2: 100, 1: 16}
 
 
 def computed(daemon: Daemon) -> int:
-    """How many requests the null engine has answered."""
-    return sum(int(said["engine"].get("output_tokens", 0)) for said in published.daemons(Spool(daemon.spool)))
+    """How many requests the null engines have answered."""
+    engines = [one for said in published.daemons(Spool(daemon.spool)) for one in said["engines"]]
+    return sum(int(one.get("output_tokens", 0)) for one in engines)
 
 
 def test_a_small_batch_comes_in_between_what_a_big_one_has_waiting_in_the_engine(
@@ -97,17 +100,20 @@ def with_repeats(count: int) -> list[dict[str, Any]]:
     return [request(f"r{n:04}", f"say {n % 10}", **SAME) for n in range(count)]
 
 
+@pytest.mark.parametrize("engines", [1, 2])
 def test_the_same_request_is_computed_once_and_each_is_answered_in_its_place(
-    start_daemon: Callable[..., Daemon],
+    start_daemon: Callable[..., Daemon], engines: int
 ) -> None:
-    daemon = start_daemon()
+    """Nor is it computed once by each engine."""
+    several = {"INBOX_DAEMON_ENGINE__NULL__ENGINES": str(engines), "INBOX_DAEMON_ENGINE__NULL__RATE": "50"}
+    daemon = start_daemon(environment=several)
     asked = with_repeats(200)
     daemon.drop("b.jsonl", jsonl(asked))
     assert daemon.finished("b")["request_counts"] == {"total": 200, "completed": 200, "failed": 0}
     assert custom_ids(daemon.outbox("b") / "results.jsonl") == [one["custom_id"] for one in asked]
     assert len({line["id"] for line in lines(daemon.outbox("b") / "results.jsonl")}) == 200
     eventually(lambda: computed(daemon) == 10, 30, "ten requests were computed")
-    assert not published.verify(Published(daemon.outbox("b"))).problems
+    assert not proof.verify(Published(daemon.outbox("b"))).problems
 
 
 @pytest.mark.parametrize(
@@ -139,19 +145,20 @@ def test_an_answer_that_is_that_of_thousands_is_passed_on_in_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     appended: list[int] = []
-    append = Ledger.append
+    append = Books.append
 
-    def counted(ledger: Ledger, outcomes: Sequence[Outcome], now: float) -> bool:
+    def counted(books: Books, outcomes: Sequence[Outcome], now: float) -> bool:
         appended.append(len(outcomes))
-        return append(ledger, outcomes, now)
+        return append(books, outcomes, now)
 
-    monkeypatch.setattr(Ledger, "append", counted)
+    monkeypatch.setattr(Books, "append", counted)
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     (inbox / "b.jsonl").write_bytes(jsonl([request(f"r{n:04}", "say the same", **SAME) for n in range(3000)]))
     engine = {"kind": "null", "in_flight": 4}
     read = config.build({"spool": str(tmp_path), "engine": engine, "inbox": {"settle": 0.0, "watch": "poll"}}, "test")
-    one = daemon.Daemon(read, lambda number: NullEngine(read.engine), Notifier({}), drain=True)
+    made = lambda start, place: NullEngine(read.engine, place)  # noqa: E731
+    one = daemon.Daemon(read, made, Notifier({}), drain=True)
     now = time.monotonic()
     while not (tmp_path / "outbox" / "b" / "receipt.json").exists():
         now += 1.0

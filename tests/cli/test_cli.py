@@ -17,7 +17,7 @@ from inbox_daemon import cli
 from inbox_daemon.cli import show
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.spool import complete, drop, published
+from inbox_daemon.spool import complete, drop, proof, published
 
 Start = Callable[..., Daemon]
 Answer = tuple[int, str]
@@ -41,6 +41,29 @@ def empty_spool(root: Path) -> Spool:
     for folder in (spool.inbox, spool.outbox, spool.daemons):
         folder.mkdir(parents=True)
     return spool
+
+
+VERBS = {"run", "submit", "status", "top", "check", "verify", "selftest", "tune"}
+VERBS |= {"cancel", "pause", "resume", "priority"}
+OF_A_DAEMON = {"inbox_daemon.daemon", "inbox_daemon.engine.local", "watchdog", "prometheus_client"}
+
+
+def test_help_names_every_verb_and_each_verb_has_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in (None, *VERBS):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([verb, "--help"] if verb else ["--help"])
+        told = capsys.readouterr().out
+        assert ended.value.code == 0
+        assert f"usage: inbox-daemon {verb} " in told if verb else set(told.split()) >= VERBS
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["top", "--once"]], ids=" ".join)
+def test_who_looks_does_not_load_what_only_a_daemon_needs(arguments: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "inbox_daemon", *arguments, "--spool", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "inbox_daemon.spool.published" in loaded
+    assert not loaded & OF_A_DAEMON
 
 
 def test_a_file_whose_last_line_is_cut_is_run_when_it_is_submitted(start_daemon: Start, tmp_path: Path) -> None:
@@ -236,7 +259,7 @@ def test_of_several_batches_the_worst_end_counts(start_daemon: Start, tmp_path: 
 def test_a_damaged_receipt_proves_nothing_and_is_named(receipt: bytes, tmp_path: Path) -> None:
     path = file(tmp_path / "receipt.json", receipt)
     with pytest.raises(SpoolError, match=f"{re.escape(str(path))}: damaged, or no receipt of ours"):
-        published.verify(Published(tmp_path))
+        proof.verify(Published(tmp_path))
 
 
 def test_a_reader_who_has_seen_enough_hears_no_complaint(tmp_path: Path) -> None:

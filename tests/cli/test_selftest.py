@@ -127,7 +127,8 @@ def test_where_no_disk_can_be_filled_that_check_is_not_passed(at_once: tuple[Sel
 
 def test_a_host_that_forbids_mounts_is_a_reason_and_no_error(tmp_path: Path) -> None:
     forbid = 'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$@"'
-    ask = f"from inbox_daemon.cli import rig; from pathlib import Path; print(rig.own_mounts(Path({str(tmp_path)!r})))"
+    folder = f"__import__('pathlib').Path({str(tmp_path)!r})"
+    ask = f"from inbox_daemon.cli.selftest import rig; print(rig.own_mounts({folder}))"
     inside = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", sys.executable, "-c", ask]
     done = subprocess.run(inside, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

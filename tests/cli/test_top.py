@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import time
@@ -62,6 +63,51 @@ def test_everything_that_the_daemon_says_is_in_the_picture() -> None:
         assert words in text, words
 
 
+def row(text: str, engine: int) -> list[str]:
+    """What the picture says of one engine of several."""
+    return next(line.strip("│ ").split() for line in text.splitlines() if re.match(rf"│ {engine}  [a-z]", line))
+
+
+def test_several_engines_are_shown_together_and_each_by_itself() -> None:
+    engines = [
+        said.engine(1, kv_cache_usage=0.6, starts=1, deaths=0),
+        said.engine(2, kv_cache_usage=0.4, starts=1, deaths=0),
+        said.engine(3, state="loading", phase="loading weights", since=time.time() - 61, starts=1, deaths=0),
+        said.engine(4, state="backing_off", last_death="the model does not fit", starts=4, deaths=4),
+    ]
+    for width in (80, 110, 200):
+        text = drawn(said.daemon(engines=engines), batches=[said.batch()], width=width)
+        together = " ".join(" ".join(line.strip("│ ").split("│")[0] for line in text.splitlines()).split())
+        assert "4 engines" in text
+        assert "state 2 ready, 1 loading (loading weights), 1 backing_off" in together
+        assert "2,048 running, 1,024 waiting" in together
+        assert "50%" in text and "7 started, 4 died" in together
+        assert row(text, 1)[:4] == ["1", "ready", "15", "min"]
+        assert row(text, 1)[-3:] == ["1,024", "512", "60%"]
+        assert row(text, 3)[:6] == ["3", "loading,", "loading", "weights", "1", "min"]
+        assert row(text, 4)[-1] == "4"
+        assert "engine 4 last died: the model does not fit" in text
+        assert said.MODEL in text and "gpu-box-2" not in text
+        assert max(map(len, text.splitlines())) == width
+
+
+def test_engines_of_several_models_or_hosts_say_whose_they_are() -> None:
+    text = drawn(said.daemon(engines=[said.engine(1), said.engine(2, model="BAAI/bge-m3", host="gpu-box-2")]))
+    assert row(text, 1)[:4] == ["1", "ready", said.MODEL, "gpu-box"]
+    assert row(text, 2)[:4] == ["2", "ready", "BAAI/bge-m3", "gpu-box-2"]
+    assert "2 models" in text
+
+
+def test_eight_engines_with_eight_gpus_fit_a_terminal_of_fifty_lines() -> None:
+    gpus = {"state": "ok", "at": time.time(), "problem": None, "devices": [said.gpu(i, xid=31) for i in range(8)]}
+    engines = [said.engine(number, model=f"model-{number % 2}", host=f"box-{number % 2}") for number in range(1, 9)]
+    for width in (80, 200):
+        text = drawn(said.daemon(engines=engines, gpus=gpus, log=LOG), batches=[said.batch()], width=width)
+        assert len(text.splitlines()) <= 50
+        assert row(text, 8)[:4] == ["8", "ready", "model-0", "box-0"] and row(text, 8)[-1] == "1"
+        assert text.count("129/140 GiB") == text.count("Xid 31") == 8
+
+
 @pytest.mark.parametrize(
     ("gpus", "words"),
     [
@@ -84,6 +130,9 @@ def test_a_daemon_that_is_gone_or_silent_is_said() -> None:
 def test_a_daemon_of_an_older_release_says_less_and_is_shown() -> None:
     old = {"hostname": "h", "pid": 1, "alive": True, "engine": {"state": "off"}, "waiting": {}}
     assert "h, pid 1" in drawn(old)
+    text = drawn(said.of_schema_1(), batches=[said.batch(engine={"state": "ready"}, engines=None)])
+    assert "this daemon is of another release" in text
+    assert "7,003/50,000" in text and "GPU 1 NVIDIA H200" in text and "BatchLate" in text
 
 
 def test_what_users_wrote_neither_steers_the_terminal_nor_breaks_the_frame() -> None:

@@ -27,7 +27,7 @@ Watched = Callable[[dict[str, Any]], list[str]]
 
 RIGHTS = "sudo usermod -aG inbox-submit YOU"
 NOBODY = 65534
-BACKS_OFF = {"state": "backing_off", "since": 0.0, "last_death": "the model does not fit", "starts": 4, "deaths": 4}
+BACKS_OFF = said.without(said.engine(state="backing_off", last_death="the model does not fit"), "version")
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def publish(spool: Spool, state: dict[str, Any]) -> None:
     (folder / ".status").rename(folder / "status.json")
 
 
-def live(spool: Spool) -> None:
+def live(spool: Spool, **changed: Any) -> None:
     """A daemon says that it is there."""
-    (spool.daemons / "gpu-box-4700.json").write_bytes(orjson.dumps(said.daemon(waiting={})))
+    (spool.daemons / "gpu-box-4700.json").write_bytes(orjson.dumps(said.daemon(waiting={}, **changed)))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def watched(spool: Spool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
             nonlocal now
             now += seconds
             if now >= 60:
-                publish(spool, state | {"status": "completed", "engine": {}})
+                publish(spool, state | {"status": "completed", "engines": []})
 
         publish(spool, state)
         monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
@@ -103,7 +103,7 @@ def test_a_batch_without_a_living_daemon_has_no_rate_and_no_time_left(spool: Spo
 
 
 def test_a_batch_whose_daemon_is_gone_says_that_it_goes_on_with_the_next(spool: Spool, verb: Verb) -> None:
-    publish(spool, said.batch(engine=said.daemon()["engine"]))
+    publish(spool, said.batch(engines=[said.engine()]))
     words = f"no daemon runs on {spool.root}: it goes on when one does"
     code, text = verb(spool, "status", "candidates")
     assert code == 0 and words in text and "engine" not in text
@@ -139,16 +139,94 @@ def test_who_submits_and_waits_hears_that_no_daemon_runs_any_more(start_daemon: 
 
 def test_a_batch_that_waits_for_an_engine_says_why_it_has_none(spool: Spool, verb: Verb) -> None:
     live(spool)
-    publish(spool, said.batch(engine=BACKS_OFF))
+    publish(spool, said.batch(engines=[BACKS_OFF]))
     assert "engine backing_off, last died: the model does not fit" in verb(spool, "status", "candidates")[1]
-    publish(spool, said.batch(engine=BACKS_OFF, status="completed"))
+    publish(spool, said.batch(engines=[BACKS_OFF], status="completed"))
     assert "engine" not in verb(spool, "status", "candidates")[1]
 
 
 def test_who_waits_for_a_batch_hears_why_it_has_no_engine(spool: Spool, watched: Watched) -> None:
     live(spool)
-    first, *_ = watched(said.batch(engine=BACKS_OFF))
+    first, *_ = watched(said.batch(engines=[BACKS_OFF]))
     assert "engine backing_off, last died: the model does not fit" in first
+
+
+@pytest.mark.parametrize("engines", [[said.engine()], [said.engine(1), said.engine(2)]], ids=["one", "two"])
+def test_of_engines_that_answer_a_line_of_a_batch_says_nothing(
+    engines: list[dict[str, Any]], spool: Spool, watched: Watched
+) -> None:
+    live(spool)
+    first, *_ = watched(said.batch(engines=engines))
+    assert first == "candidates: in_progress, 7003/50000 done, 3 errors, 92.5 requests/s, 7 min 45 s left"
+
+
+def test_one_engine_is_told_of_in_full(spool: Spool, verb: Verb) -> None:
+    live(spool)
+    words = "engine ready, Qwen/Qwen3-4B (vllm 0.32.0), 1024 running, 512 waiting, KV cache 64%"
+    publish(spool, said.batch(engines=[said.engine()]))
+    assert words in verb(spool, "status", "candidates")[1]
+    assert f"daemon gpu-box (pid 4700): {words}" in verb(spool, "status")[1]
+
+
+def test_several_engines_are_told_of_together(spool: Spool, verb: Verb, watched: Watched) -> None:
+    engines = [
+        said.engine(1, kv_cache_usage=0.4),
+        said.engine(2, state="loading", phase="loading weights"),
+        said.engine(3, state="backing_off", last_death="the model does not fit"),
+        said.engine(4, state="backing_off", last_death="the model does not fit"),
+    ]
+    together = (
+        "4 engines: 1 ready, 1 loading (loading weights), 2 backing_off; 1024 running, 512 waiting, KV cache 40%; "
+        "engines 3, 4 last died: the model does not fit"
+    )
+    live(spool, engines=engines)
+    assert f"daemon gpu-box (pid 4700): {together}" in verb(spool, "status")[1]
+    publish(spool, said.batch(engines=engines))
+    assert together in verb(spool, "status", "candidates")[1]
+    first, *_ = watched(said.batch(engines=engines))
+    assert first.endswith(f"left; {together}")
+
+
+def test_of_several_models_each_has_a_line_and_a_batch_hears_of_its_own(spool: Spool, verb: Verb) -> None:
+    engines = [said.engine(1), said.engine(2), said.engine(3, model="BAAI/bge-m3", state="loading")]
+    live(spool, engines=engines)
+    text = verb(spool, "status")[1]
+    assert "3 engines: 2 ready, 1 loading; 2048 running, 1024 waiting, KV cache 64%" in text
+    assert "Qwen/Qwen3-4B: 2 ready BAAI/bge-m3: 1 loading" in text
+    publish(spool, said.batch(engines=engines))
+    text = verb(spool, "status", "candidates")[1]
+    assert "2 engines: 2 ready; 2048 running" in text and "loading" not in text
+
+
+def test_a_batch_of_a_model_that_no_engine_serves_says_so(spool: Spool, verb: Verb, watched: Watched) -> None:
+    live(spool)
+    lost = said.batch(waiting_for_model="BAAI/bge-m3", model="BAAI/bge-m3", engines=[said.engine()])
+    publish(spool, lost)
+    words = "no engine here serves BAAI/bge-m3: it waits until one does"
+    assert "no engine" in verb(spool, "status")[1] and "no engine" in verb(spool, "top", "--once")[1]
+    text = verb(spool, "status", "candidates")[1]
+    assert words in text and "Qwen" not in text
+    first, *others = watched(lost)
+    assert first.startswith("candidates: no engine, ") and first.endswith(words)
+    assert "no engine" not in others[-1]
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", "candidates"], ["top", "--once"]], ids=" ".join)
+def test_what_a_daemon_of_the_release_before_says_is_shown_without_its_engine(
+    arguments: list[str], spool: Spool, verb: Verb
+) -> None:
+    (spool.daemons / "gpu-box-4700.json").write_bytes(orjson.dumps(said.of_schema_1(waiting={})))
+    publish(spool, said.without(said.batch(engine={"state": "loading"}), "schema", "engines", "waiting_for_model"))
+    code, text = verb(spool, *arguments)
+    assert code == 0
+    assert "7,003/50,000" in text and "7 min 45 s" in text and "loading" not in text
+
+
+def test_programs_are_told_which_schema_they_read(spool: Spool, verb: Verb) -> None:
+    live(spool)
+    publish(spool, said.batch())
+    told = orjson.loads(verb(spool, "status", "--json")[1])
+    assert [told["schema"], told["daemons"][0]["schema"], told["batches"][0]["schema"]] == [2, 2, 2]
 
 
 # -- errors

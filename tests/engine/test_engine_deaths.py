@@ -7,6 +7,7 @@ count, the daemon's passes are driven one by one (`stepping`). test_vllm.py has 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import sys
@@ -24,12 +25,15 @@ from running import Daemon, custom_ids, eventually, jsonl, lines, proven, reques
 from stepping import POISON, Mortal
 
 from inbox_daemon import config, daemon
-from inbox_daemon.config import EngineSettings
+from inbox_daemon.config import Config, EngineSettings, NullSettings
+from inbox_daemon.engine import Engine, Place
+from inbox_daemon.engine.fleet import Fleet
 from inbox_daemon.engine.null import NullEngine
-from inbox_daemon.engine.slot import EngineSlot
+from inbox_daemon.engine.slot import Slot
 from inbox_daemon.errors import ConfigError, EngineDied
 from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.records import EngineState
+from inbox_daemon.settings import Settings
 
 Start = Callable[..., Daemon]
 pytestmark = pytest.mark.slow
@@ -66,7 +70,7 @@ def test_however_an_engine_ends_its_requests_run_again_and_none_is_blamed(start_
         assert words in reason
 
 
-TWO_REPLICAS = {"INBOX_DAEMON_ENGINE__ARGS": "{data_parallel_size = 2}"}
+TWO_ENGINES = {"INBOX_DAEMON_ENGINE__ARGS": "{data_parallel_size = 2}"}
 
 
 def workers(daemon: Daemon) -> list[psutil.Process]:
@@ -78,30 +82,44 @@ def workers(daemon: Daemon) -> list[psutil.Process]:
     return found
 
 
-def test_replicas_share_the_work_and_where_one_ends_all_that_was_in_flight_runs_again(
+def test_of_two_engines_the_death_of_one_costs_what_it_had_and_nothing_of_the_other(
     start_frail: Callable[..., Daemon],
 ) -> None:
     asked = [request(f"r{i}", f"say {i}") for i in range(400)]
     asked[100] = request("r100", "say 100; once: exit 1")
-    running = start_frail(**TWO_REPLICAS)
+    running = start_frail(**TWO_ENGINES)
     running.drop("b.jsonl", jsonl(asked))
     eventually(lambda: len(workers(running)) == 2, 60)
     status = running.finished("b", 120)
     assert status["request_counts"] == {"total": 400, "completed": 400, "failed": 0}
-    assert (status["engine_deaths"], status["engine"]["replicas"]) == (1, 2)
-    assert re.search(r"engine died: .* as told, exit 1 \(replica [12] of 2\)", running.text())
-    assert len(workers(running)) == 2
+    assert (status["engine_deaths"], len(status["engines"])) == (1, 2)
+    [died] = re.findall(r"ERROR +engine (\d) died: .* as told, exit 1", running.text())
+    assert sorted(engine["deaths"] for engine in status["engines"]) == [0, 1]
+    assert status["engines"][int(died) - 1]["deaths"] == 1
+    assert "engine died with 2 requests in flight" in running.text()  # of four
+    eventually(lambda: len(workers(running)) == 2, 30)
     proven(running, "b")
 
 
-def test_a_replica_that_hangs_while_another_works_is_found(start_frail: Callable[..., Daemon]) -> None:
-    asked = [request(f"r{i}", f"say {i}") for i in range(2500)]
+def test_while_one_of_two_engines_hangs_and_is_replaced_the_other_answers_without_a_pause(
+    start_frail: Callable[..., Daemon],
+) -> None:
+    asked = [request(f"r{i}", f"say {i}") for i in range(3000)]
     asked[20] = request("r20", "say 20; once: core stopped")
-    running = start_frail(**TWO_REPLICAS)
+    running = start_frail(**TWO_ENGINES)
     running.drop("b.jsonl", jsonl(asked))
-    eventually(lambda: "engine died: a replica that has requests made no progress for" in running.text(), 60)
-    assert running.status("b")["request_counts"]["completed"] > 24  # by the other one, meanwhile
-    assert running.finished("b", 120)["request_counts"] == {"total": 2500, "completed": 2500, "failed": 0}
+    counted: list[tuple[float, int]] = []
+
+    def is_found() -> bool:
+        counted.append((time.monotonic(), running.done("b")))
+        return bool(re.search(r"engine \d died: 2 requests in flight and no progress for", running.text()))
+
+    eventually(is_found, 60)
+    grew = [at for (at, done), (_, before) in zip(counted[1:], counted, strict=False) if done > before]
+    longest = max(later - earlier for earlier, later in itertools.pairwise(grew))
+    assert longest < 3.0  # a status each second, however busy the machine
+    assert running.finished("b", 120)["request_counts"] == {"total": 3000, "completed": 3000, "failed": 0}
+    assert running.text().count(" died: ") == 1
 
 
 def test_after_a_death_a_worker_that_has_imported_already_is_at_hand_for_the_next(
@@ -148,7 +166,8 @@ def test_deaths_while_loading_wait_longer_each_time_and_count_against_no_batch(
 ) -> None:
     running = start_frail("exit 1", "silent", INBOX_DAEMON_ENGINE__LOAD_TIMEOUT="10")
     running.drop("b.jsonl", jsonl([request(f"r{i}", f"say {i}") for i in range(20)]))
-    eventually(lambda: "as told" in running.status("b").get("engine", {}).get("last_death", ""), 60)
+    words = lambda: "".join(one.get("last_death", "") for one in running.status("b").get("engines", ()))  # noqa: E731
+    eventually(lambda: "as told" in words(), 60)
     status = running.finished("b", 120)
     assert (status["request_counts"]["completed"], status["engine_deaths"], status["parked"]) == (20, 0, None)
     assert "still loading after" in running.text() and "(engine.load_timeout)" in running.text()
@@ -172,23 +191,36 @@ class Loading(NullEngine):
         return super().receive()
 
 
+def slot_of(make: Callable[[int], Engine]) -> tuple[Slot, Callable[[float], None]]:
+    """A slot, and what starts an engine there whenever one may."""
+    slot = Slot(1, "", make)
+    starts = itertools.count(1)
+
+    def ensure(now: float) -> None:
+        if slot.may_start(now):
+            slot.begin(next(starts))
+        slot.idle(True, 0.0, now)
+
+    return slot, ensure
+
+
 def test_the_wait_between_loads_that_fail_grows_to_five_minutes_and_ends_with_one_that_succeeds() -> None:
     settings = EngineSettings(kind="null")
-    slot = EngineSlot(lambda number: Loading(settings), 0.0)
+    slot, ensure = slot_of(lambda number: Loading(settings))
     now, waits = 1000.0, []
     for _ in range(8):
         died = now
         while slot.state is not EngineState.LOADING:
-            slot.ensure(True, now)
+            ensure(now)
             now += 0.25
         waits.append(now - 0.25 - died)
         with pytest.raises(EngineDied):
-            slot.receive(now)
+            slot.receive(now, False)
     assert waits == [0, 1, 2, 5, 15, 60, 300, 300]
     Loading.lives = True
     try:
-        slot.ensure(True, now + 300)
-        assert slot.receive(now + 300) == [] and slot.state is EngineState.READY
+        ensure(now + 300)
+        assert slot.receive(now + 300, False) == [] and slot.state is EngineState.READY
         assert slot.failures == 0
     finally:
         Loading.lives = False
@@ -202,19 +234,19 @@ def test_a_worker_that_cannot_be_started_is_a_load_that_failed_and_is_tried_agai
             raise OSError(errno.ENOSPC, "No space left on device", "/tmp/vllm-abc")
         return NullEngine(settings)
 
-    slot = EngineSlot(make, 0.0)
+    slot, ensure = slot_of(make)
     now = 1000.0
     for waits in (1.0, 2.0):
-        slot.ensure(True, now)
+        ensure(now)
         with pytest.raises(EngineDied, match=r"cannot be started: .*No space left on device: '/tmp/vllm-abc'"):
-            slot.receive(now)
+            slot.receive(now, False)
         assert (slot.state, slot.back_off) == (EngineState.BACKING_OFF, waits)
-        assert slot.receive(now) == []  # it is said once
-        slot.ensure(False, now)
+        assert slot.receive(now, False) == []  # it is said once
+        slot.idle(False, 0.0, now)
         assert slot.state is EngineState.OFF  # nobody waits for the next one
         now += waits
-    slot.ensure(True, now)
-    assert slot.receive(now) == [] and slot.state is EngineState.READY
+    ensure(now)
+    assert slot.receive(now, False) == [] and slot.state is EngineState.READY
 
 
 class SaysWhatIsWrong(NullEngine):
@@ -228,16 +260,36 @@ class SaysWhatIsWrong(NullEngine):
 
 def test_settings_that_were_right_once_end_no_daemon_when_a_gpu_is_lost() -> None:
     engine = SaysWhatIsWrong(EngineSettings(kind="null"))
-    slot = EngineSlot(lambda number: engine, 0.0)
-    slot.ensure(True, 1.0)
+    slot, ensure = slot_of(lambda number: engine)
+    ensure(1.0)
     engine.wrong = True
     with pytest.raises(ConfigError):
-        slot.receive(1.0)
-    engine.wrong = False
-    assert slot.receive(2.0) == [] and slot.state is EngineState.READY
-    engine.wrong = True
+        slot.receive(1.0, proven=False)
     with pytest.raises(EngineDied, match="1 visible"):
-        slot.receive(3.0)
+        slot.receive(1.0, proven=True)
+
+
+def test_an_engine_starts_while_another_one_backs_off_and_all_are_one_count() -> None:
+    settings = EngineSettings(kind="null", null=NullSettings(engines=3))
+    made: list[tuple[int, Place | None]] = []
+
+    def make(number: int, place: Place | None) -> NullEngine:
+        made.append((number, place))
+        if place and place.number == 2 and len(made) < 4:
+            raise OSError(errno.EAGAIN, "no process")
+        return NullEngine(settings, place)
+
+    fleet = Fleet(make, Settings(Config(engine=settings)))
+    fleet.ensure(True, 1.0)
+    fleet.ensure(True, 1.0)
+    assert made == [(1, None), (2, Place(2, 3, "")), (3, Place(3, 3, ""))]
+    with pytest.raises(EngineDied):
+        fleet.slots[1].receive(1.0, True)
+    fleet.ensure(True, 1.5)
+    assert [slot.occupied for slot in fleet] == [True, False, True]
+    fleet.ensure(True, 2.0)
+    assert made[3:] == [(4, Place(2, 3, ""))]
+    assert [slot.name for slot in fleet] == ["engine 1", "engine 2", "engine 3"]
 
 
 # -- poison
@@ -270,8 +322,8 @@ class Passes:
         engine = {"kind": "null", "in_flight": 4} | settings
         inbox = {"settle": 0.0, "settle_unproven": 0.0, "rescan": 0.1, "watch": "poll", "dedupe_window": 0.0}
         read = config.build({"spool": str(spool), "engine": engine, "inbox": inbox}, "test")
-        self.spool, self.orders, self.now = spool, dict[str, str](), time.monotonic()
-        made = lambda number: Mortal(read.engine, self.orders, events)  # noqa: E731
+        self.spool, self.orders, self.now = spool, dict[int, str](), time.monotonic()
+        made = lambda number, place: Mortal(read.engine, self.orders, events, place)  # noqa: E731
         self.daemon = daemon.Daemon(read, made, Notifier({}), drain=False)
 
     def until(self, holds: Callable[[], object], passes: int = 200) -> None:
@@ -302,11 +354,12 @@ class Passes:
 
     def engine_dies(self, how: str) -> None:
         """Have the engine die with requests in flight."""
-        going_on = lambda: any(life.queue.takeable + life.queue.in_flight for life in self.daemon._lives.values())  # noqa: E731
-        self.until(lambda: self.daemon._engine.info and going_on())
-        deaths = self.daemon._engine.deaths
-        self.orders["die"] = how
-        self.until(lambda: self.daemon._engine.deaths > deaths)
+        going_on = lambda: any(life.queue.takeable + life.queue.in_flight for life in self.daemon._batches)  # noqa: E731
+        [slot] = self.daemon._fleet
+        self.until(lambda: slot.info and going_on())
+        deaths = slot.deaths
+        self.orders[1] = how
+        self.until(lambda: slot.deaths > deaths)
 
     def end(self) -> None:
         self.daemon._shut_down()
@@ -348,7 +401,7 @@ def test_a_restart_while_a_poison_is_sought_begins_the_search_anew_and_ends_it(
 ) -> None:
     first = start_passes()
     first.drop("a", *POISONED)
-    first.until(lambda: first.daemon._traffic._suspects.narrowing)
+    first.until(lambda: (known := first.daemon._dispatcher._suspects.get("")) and known.narrowing)
     before = first.status("a")["engine_deaths"]
     first.end()
     again = start_passes()
@@ -383,7 +436,7 @@ def test_a_batch_on_which_engines_only_die_is_parked_with_its_reason_until_it_is
     reason = "the engine died 2 times within an hour on this batch, last: machine"
     assert one.status("a")["parked"] == reason
     assert "a: parked: the engine died 2 times" in caplog.text
-    done = one.daemon._lives[1].queue.done
+    done = next(iter(one.daemon._batches)).queue.done
     one.drop("b", *(f"say {i}" for i in range(12)))
     one.until(lambda: one.ended("b"))
     assert one.failed("b") == []
@@ -392,7 +445,10 @@ def test_a_batch_on_which_engines_only_die_is_parked_with_its_reason_until_it_is
     again = start_passes(max_deaths=2)  # parked is which file exists
     again.drop("c", "say 0")
     again.until(lambda: again.ended("c"))
-    assert again.status("a")["parked"] and again.daemon._lives[1].queue.done == done
+    assert (
+        again.status("a")["parked"]
+        and next(life for life in again.daemon._batches if life.name == "a").queue.done == done
+    )
     (again.spool / "inbox" / "a.resume").touch()
     again.engine_dies("machine")  # the count begins anew: one more death is no reason
     again.until(lambda: again.ended("a"))

@@ -1,4 +1,4 @@
-"""How many replicas of a model there are, on which GPUs, and which requests go to which."""
+"""How many engines of a model there are, and on which GPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from inbox_daemon.engine.placement import count, likely, runs, share_out, visible, weights_of
+from inbox_daemon.engine.placement import count, likely, share_out, visible, weights_of
 
 GB = 1_000_000_000
 H100 = 80 * GB
@@ -104,20 +104,3 @@ def test_each_replica_has_gpus_of_its_own(
 def test_more_gpus_than_there_are_is_an_error_with_both_numbers() -> None:
     with pytest.raises(ValueError, match="2 replicas of 4 GPUs each need 8 GPUs; 4 visible"):
         share_out(2, ["0", "1", "2", "3"], {"tensor_parallel_size": 4})
-
-
-@pytest.mark.parametrize(
-    ("loads", "count"), [([0], 7), ([0, 0], 3), ([0, 0], 2048), ([900, 1000], 300), ([5] * 8, 4096)]
-)
-def test_replicas_get_equal_shares_in_runs_of_neighbours(loads: list[int], count: int) -> None:
-    shared = runs(loads, count)
-    assert sum(length for _, length in shared) == count
-    have = list(loads)
-    for replica, length in shared:
-        have[replica] += length
-    assert max(have) - min(have) <= 1 + max(have) // 8
-    assert len(shared) <= 40 * len(loads)
-
-
-def test_a_full_replica_gets_nothing_while_another_has_room() -> None:
-    assert {replica for replica, _ in runs([1000, 10], 100)} == {1}

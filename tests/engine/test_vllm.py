@@ -5,7 +5,9 @@ An engine start takes 25 to 40 s on two cores, so most tests share one daemon. E
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +20,19 @@ from typing import Any
 
 import psutil
 import pytest
-from engines import ENDED, IN_FLIGHT, LOADED, Engines, Shared, engine_view, ours, process, proven, receipt_of
+from engines import (
+    ENDED,
+    IN_FLIGHT,
+    LOADED,
+    Engines,
+    Shared,
+    engine_view,
+    engine_views,
+    ours,
+    process,
+    proven,
+    receipt_of,
+)
 from running import (
     FAULTS_OF_MIXED,
     ROOT,
@@ -244,25 +258,85 @@ def test_stopped_it_leaves_no_process_of_vllm(daemon: Daemon) -> None:
     assert engines.left() == []
 
 
-def test_two_replicas_answer_one_batch_and_the_death_of_one_loses_nothing(
+TWO_ENGINES = {
+    "INBOX_DAEMON_ENGINE__PRELOAD": "true",
+    "INBOX_DAEMON_ENGINE__IN_FLIGHT": "64",
+    "INBOX_DAEMON_ENGINE__STALL_AFTER": "8",
+    "INBOX_DAEMON_RESULTS__SYNC_EVERY": "1",  # so that each answer has a time of its own
+    "INBOX_DAEMON_RESULTS__SEAL_EVERY": "1",
+    "INBOX_DAEMON_DAEMON__LOG_EVERY": "500",
+}
+
+
+SHARE = 1500  # requests for each blow
+
+
+@pytest.mark.timeout(900)  # four engine starts, on two cores
+def test_of_two_engines_one_is_killed_and_one_stopped_and_the_other_answers_on(
     start_daemon: Start, tiny_model: Path, tmp_path: Path
 ) -> None:
-    original = tmp_path / "two.jsonl"
-    original.write_bytes(batch_of(MANY, max_tokens=32))
-    two, few = "data_parallel_size = 2\n", {"INBOX_DAEMON_ENGINE__IN_FLIGHT": str(IN_FLIGHT)}
-    daemon = start_daemon(kind="vllm", arguments=["--model", str(tiny_model)], settings=two, environment=few)
-    daemon.drop(original.name, original.read_bytes())
-    eventually(lambda: daemon.done("two") >= 200, 2 * LOADED, "200 requests done")
-    cores = [one for one in daemon.family() if one.name().startswith("VLLM::EngineCor")]
-    assert len(cores) == 2
-    engines = Engines(daemon)
-    cores[0].kill()
-    engines.end_soon()
-    status = daemon.finished("two", 2 * LOADED + 60)
-    assert status["request_counts"] == {"total": MANY, "completed": MANY, "failed": 0}
-    assert status["engine"]["replicas"] == 2
-    proven(daemon.outbox("two"), original)
-    assert receipt_of(daemon.outbox("two"))["engine_deaths"] == 1
+    daemon = start_daemon(
+        kind="vllm",
+        arguments=["--model", str(tiny_model)],
+        settings="data_parallel_size = 2\n",
+        environment=TWO_ENGINES,
+    )
+    for deaths, (name, blow, within) in enumerate((("killed", signal.SIGKILL, 6), ("stopped", signal.SIGSTOP, 40)), 1):
+        eventually(
+            lambda: [one["state"] for one in engine_views(daemon)] == ["ready", "ready"], 2 * LOADED, "both ready"
+        )
+        original = tmp_path / f"{name}.jsonl"
+        original.write_bytes(batch_of(SHARE, max_tokens=64, ignore_eos=True))
+        daemon.drop(original.name, original.read_bytes())
+        eventually(lambda name=name: daemon.done(name) >= 200, 60, "both at work")
+        cores = [one for one in daemon.family() if one.name().startswith("VLLM::EngineCor")]
+        struck_at = time.time()
+        cores[0].send_signal(blow)
+        eventually(lambda deaths=deaths: daemon.text().count(" died: ") == deaths, within, "noticed")
+        noticed = time.time() - struck_at
+        eventually(lambda name=name, at=struck_at: len(answered_after(daemon, name, at)) > 20, 60, "it goes on")
+        times = [struck_at, *answered_after(daemon, name, struck_at)]
+        gap = max(later - earlier for earlier, later in itertools.pairwise(times))
+        print(f"{blow.name}: noticed after {noticed:.1f} s, the longest pause in answers was {gap:.2f} s")
+        assert gap < 3.0  # on a busy machine
+        status = daemon.finished(name, LOADED)
+        assert status["request_counts"] == {"total": SHARE, "completed": SHARE, "failed": 0}
+        proven(daemon.outbox(name), original)
+        assert receipt_of(daemon.outbox(name))["engine_deaths"] == 1
+    lost = [int(found) for found in re.findall(r"engine died with (\d+) requests in flight", daemon.text())]
+    print(f"computed again: {lost} of {2 * SHARE}, 64 in flight over both")
+    assert len(lost) == 2 and all(0 < one <= 32 for one in lost)  # what the dead one had, and nothing of the other
+
+
+def answered_after(daemon: Daemon, name: str, moment: float) -> list[float]:
+    """When answers of a batch have been written since then (Unix seconds), in order; many may come at once."""
+    return sorted(at for part in daemon.outbox(name).glob("parts/*") if (at := part.stat().st_mtime) > moment)
+
+
+LONG, TOKENS = 120, 1900
+
+
+def test_a_cancelled_batch_is_over_in_seconds_and_nothing_of_it_computes_on(daemon: Daemon) -> None:
+    daemon.drop("long.jsonl", batch_of(LONG, max_tokens=TOKENS, ignore_eos=True))
+    eventually(lambda: daemon.status("long").get("in_flight") == LONG, 60, "all of it is in flight")
+    generated = lambda: engine_view(daemon)["output_tokens"]  # noqa: E731
+    start = generated()
+    eventually(lambda: generated() > start + 1000, 60, "it generates")
+    (daemon.inbox / "long.cancel").touch()
+    began = time.monotonic()
+    status = daemon.finished("long", 30)
+    seconds = time.monotonic() - began
+    ended_at = generated()
+    daemon.drop("next.jsonl", batch_of(3))
+    assert daemon.finished("next")["request_counts"]["completed"] == 3
+    eventually(lambda: engine_view(daemon)["running"] == 0, 10, "the engine has nothing to do")
+    after = generated() - ended_at
+    left = LONG * TOKENS - generated() + start
+    print(f"cancelled in {seconds:.1f} s; {after} tokens generated after the receipt, {left} never")
+    assert status["status"] == "cancelled" and seconds < 6
+    assert sum(status["request_counts"].values()) - LONG == LONG
+    assert after < LONG * TOKENS // 10 and left > LONG * TOKENS // 2  # the counters come once a second
+    assert status["engine_deaths"] == 0 and len(lines(daemon.outbox("long") / "retry.jsonl")) == LONG
 
 
 def lay(spool: Path, name: str, requests: bytes) -> None:
@@ -290,8 +364,8 @@ def test_a_batch_outlives_a_missing_model_and_an_idle_engine_is_let_go(
     missing.mkdir()
     lay(tmp_path / "spool", "b1.jsonl", batch_of(20))
     daemon = start_daemon(kind="vllm", arguments=["--model", str(missing), "--drain"])
-    eventually(lambda: "last_death" in daemon.status("b1").get("engine", {}), LOADED, "the failure in the status")
-    death = daemon.status("b1")["engine"]["last_death"]
+    failed = lambda: [one["last_death"] for one in daemon.status("b1").get("engines", ()) if "last_death" in one]  # noqa: E731
+    [death] = eventually(failed, LOADED, "the failure in the status")
     assert "exit status 1" in death and str(missing) in death, death
     assert daemon.ended(LOADED) == 1
     assert daemon.status("b1")["request_counts"] == {"total": 20, "completed": 0, "failed": 0}

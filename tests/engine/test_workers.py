@@ -12,12 +12,15 @@ import psutil
 import pytest
 
 from inbox_daemon.config import EngineSettings
+from inbox_daemon.engine import Place
 from inbox_daemon.engine.local import LocalEngine
 from inbox_daemon.engine.workers import WorkerProcess, Workers
 
 
 def _workers() -> int:
-    return sum("inbox_daemon.engine.worker" in one.cmdline() for one in psutil.Process().children())
+    """How many of our children are workers; one that is just becoming a program has no command yet."""
+    commands = [one.cmdline() for one in psutil.Process().children()]
+    return sum(not command or "inbox_daemon.engine.worker" in command for command in commands)
 
 
 @pytest.mark.parametrize(
@@ -29,14 +32,32 @@ def _workers() -> int:
         ({"tensor_parallel_size": 2}, True, 1),
     ],
 )
-def test_the_replicas_of_an_engine_import_vllm_side_by_side(args: dict[str, Any], spares: bool, expected: int) -> None:
+def test_the_engines_of_a_model_import_vllm_side_by_side(args: dict[str, Any], spares: bool, expected: int) -> None:
     workers = Workers(spares)
-    engine = LocalEngine(workers, EngineSettings(model="none", args=args), {}, 1)
+    engine = LocalEngine(workers, EngineSettings(model="none", args=args), {}, 1, None)
     try:
         assert _workers() == expected
     finally:
         engine.kill()
         while not engine.gone():
+            time.sleep(0.01)
+        workers.close()
+    assert _workers() == 0
+
+
+def test_an_engine_that_was_given_its_place_has_no_others_import_beside_it() -> None:
+    workers = Workers(spares=True)
+    settings = EngineSettings(model="none", args={"data_parallel_size": 3})
+    engines = []
+    try:
+        for number in (1, 2, 3):
+            place = Place(number, 3, "") if number > 1 else None
+            engines.append(LocalEngine(workers, settings, {}, number, place))
+            assert _workers() == 3, "those that wait are taken, and nobody imports for a fourth"
+    finally:
+        for engine in engines:
+            engine.kill()
+        while any(not engine.gone() for engine in engines):
             time.sleep(0.01)
         workers.close()
     assert _workers() == 0

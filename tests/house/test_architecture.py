@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ ROOMS = (
     {"errors", "text", "slices", "setbacks", "__init__"},
     {"records", "layout", "wakeup", "privacy"},
     {"config", "journal"},
+    {"settings"},
     {"machine"},
     {"request"},
     {"spool"},
     {"engine"},
     {"batch"},
+    {"batches"},
     {"dispatch"},
     {"inbox"},
     {"watch"},
@@ -26,7 +29,15 @@ ROOMS = (
     {"cli"},
     {"__main__"},
 )
+STRANGERS = {  # rooms above that know nothing of rooms below them
+    "engine": {"spool"},
+    "batch": {"engine"},
+    "batches": {"engine"},
+    "dispatch": {"spool"},
+    "inbox": {"engine", "dispatch"},
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
+MOST_LINES = 300
 
 
 def unit(path: Path) -> str:
@@ -38,19 +49,79 @@ def layer(name: str) -> int:
 
 
 def imports(path: Path) -> Iterator[str]:
+    """Every name that a module imports, wherever in it it does."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import, which says less than a name"
+            assert node.module
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def name_of(path: Path) -> str:
+    """A module's full name."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {name_of(path): path for path in MODULES}
+
+
+def modules_of_ours(path: Path) -> set[str]:
+    """The modules of the package that a module imports: of `from a.b import c` it is a.b.c, or a.b where c is in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(name if name in NAMES else node.module for name in inner)
+    return found & NAMES.keys() - {name_of(path)}
+
+
+def test_every_module_has_a_room() -> None:
+    units = [unit(path) for path in MODULES]
+    assert set(units) == set().union(*ROOMS)
+    assert sum(map(len, ROOMS)) == len(set().union(*ROOMS)), "a room in two layers"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_module_imports_only_its_own_and_lower_layers(path: Path) -> None:
-    units = {name.split(".")[1] for name in imports(path) if name.startswith("inbox_daemon.")}
-    for other in units & set().union(*ROOMS) - {unit(path)}:
+    units = {unit(NAMES[name]) for name in modules_of_ours(path)}
+    for other in units - {unit(path)}:
         assert layer(other) < layer(unit(path)), other
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_knows_nothing_of_its_strangers(path: Path) -> None:
+    """That one is above another does not mean that it may know it."""
+    units = {unit(NAMES[name]) for name in modules_of_ours(path)}
+    assert not units & STRANGERS.get(unit(path), set())
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    sorter = TopologicalSorter({name_of(path): modules_of_ours(path) for path in MODULES})
+    assert len(list(sorter.static_order())) == len(MODULES)
+
+
+def test_nobody_but_run_imports_the_loop() -> None:
+    """A view, or a verb that drops a file, works where no daemon could: it reads what one has written."""
+    importers = {str(path.relative_to(PACKAGE)) for path in MODULES if "inbox_daemon.daemon" in modules_of_ours(path)}
+    assert importers == {"cli/run.py"}
+
+
+def test_of_the_worker_the_daemons_side_knows_only_its_name_and_how_to_ask_it_for_stacks() -> None:
+    """It runs in a process with vLLM, and has no business in the daemon's."""
+    worker = "inbox_daemon.engine.worker"
+    importers = {
+        str(path.relative_to(PACKAGE)): {name for name in modules_of_ours(path) if name.startswith(f"{worker}.")}
+        for path in MODULES
+        if "worker" not in path.relative_to(PACKAGE).parts
+    }
+    assert {path: names for path, names in importers.items() if names} == {
+        "watch/stacks.py": {f"{worker}.lifeline"},
+    }
 
 
 def test_only_one_file_imports_vllm_and_none_imports_torch() -> None:
@@ -69,7 +140,7 @@ def test_views_import_only_the_reading_half_of_the_spool() -> None:
         PACKAGE / "cli" / "top.py",
     ):
         spool = {name.split(".")[2] for name in imports(path) if name.startswith("inbox_daemon.spool.")}
-        assert spool <= {"published"}, path
+        assert spool <= {"proof", "published", "shapes", "views"}, path
 
 
 # Not `replace`: str.replace and dataclasses.replace share its name.
@@ -88,7 +159,8 @@ def test_only_the_spool_package_changes_the_spool() -> None:
 
 
 def test_no_module_has_outgrown_its_reader() -> None:
-    assert [path for path in MODULES if len(path.read_text().splitlines()) > 321] == []
+    lines = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in MODULES}
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_every_script_that_names_its_interpreter_can_be_run_by_name() -> None:

@@ -15,6 +15,7 @@ from running import ROOT
 
 from inbox_daemon import config
 from inbox_daemon.errors import ConfigError
+from inbox_daemon.settings import AT_START, RELOADABLE, Settings
 
 EXAMPLE = ROOT / "etc" / "inbox-daemon.toml"
 
@@ -46,6 +47,7 @@ def test_every_setting_in_the_example_has_a_reason() -> None:
         ("[inbox]\nstrict = 1", ["inbox.strict", "1", "true or false"]),
         ("[engine]\nkind = 'sglang'", ["engine.kind", "'sglang'", "vllm, null"]),
         ("[engine]\nin_flight = 2.5", ["engine.in_flight", "2.5", "a whole number"]),
+        ("[engine.null]\nengines = 0", ["engine.null.engines", "0", "1 or more"]),
         ("engine = 3", ["engine = 3", "table"]),
         ("[inbox.priorities]\na = 1000000000", ["inbox.priorities", "1000000000", "at most nine digits"]),
         ("[models.aliases]\na = 1", ["models.aliases", "table of names"]),
@@ -114,3 +116,33 @@ def test_a_missing_model_is_exit_78_and_says_how_to_name_one(tmp_path: Path) -> 
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 78
     assert "--model" in ended.stderr
+
+
+# -- a reload
+
+
+def built(**sections: dict[str, Any]) -> config.Config:
+    return config.build(sections, "test")
+
+
+def test_a_reload_takes_what_may_change_and_names_what_waits_for_the_next_start() -> None:
+    settings = Settings(built(engine={"model": "old"}))
+    before = settings.now
+    fresh = built(engine={"model": "new"}, alerts={"full": 0.8}, inbox={"settle": 7.0, "watch": "poll"})
+    assert settings.take(fresh) == (["alerts", "inbox"], ["engine", "inbox.watch"])
+    assert (settings.now.alerts.full, settings.now.inbox.settle, settings.now.engine.model) == (0.8, 7.0, "old")
+    assert (before.alerts.full, before.inbox.settle) == (0.95, 2.0), "who asked before has what was in force then"
+
+
+def test_a_reload_that_changes_nothing_takes_nothing() -> None:
+    settings = Settings(built(engine={"model": "m"}))
+    assert settings.take(built(engine={"model": "m"})) == ([], [])
+
+
+def test_every_section_that_a_reload_may_change_is_one_and_so_is_what_waits() -> None:
+    sections = {field.name for field in dataclasses.fields(config.Config)}
+    assert set(RELOADABLE) <= sections
+    for name in AT_START:
+        section, key = name.split(".")
+        assert section in RELOADABLE
+        assert key in tree(getattr(config.Config(), section))

@@ -8,21 +8,23 @@ from pathlib import Path
 import pytest
 from running import batch_of
 
-from inbox_daemon.config import InboxSettings
+from inbox_daemon.config import Config, InboxSettings
 from inbox_daemon.inbox import arrivals
-from inbox_daemon.inbox.arrivals import Arrivals, Intake
+from inbox_daemon.inbox.arrivals import Arrivals, Arriving
+from inbox_daemon.settings import Settings
 
 FILES = 50
 
 
-def inbox(folder: Path) -> Intake:
+def inbox(folder: Path) -> Arriving:
     """An inbox with files that are as good as settled."""
     for number in range(FILES):
         (folder / f"f{number}.jsonl").write_bytes(batch_of(1))
-    return Intake(folder, InboxSettings(settle=0, settle_unproven=0, watch="poll"), lambda: None)
+    settings = Config(inbox=InboxSettings(settle=0, settle_unproven=0, watch="poll"))
+    return Arriving(folder, Settings(settings), lambda: None)
 
 
-def scan(looking: Intake, now: float) -> tuple[int, Arrivals]:
+def scan(looking: Arriving, now: float) -> tuple[int, Arrivals]:
     """Look until the scan is over; return in how many turns."""
     turns = 1
     while (arrivals := looking.look(now)) is None:
@@ -56,3 +58,12 @@ def test_a_file_that_has_settled_stays_so_until_it_changes(tmp_path: Path) -> No
     _, second = scan(looking, now + 60)
     assert set(first.settled) - set(second.settled) == {tmp_path / "f0.jsonl"}
     assert "waiting for the rest" in second.waiting["f0.jsonl"]
+
+
+def test_a_rule_that_a_reload_changes_holds_from_the_next_scan_on(tmp_path: Path) -> None:
+    looking, now = inbox(tmp_path), time.monotonic()
+    assert len(scan(looking, now)[1].settled) == FILES
+    looking._settings.take(Config(inbox=InboxSettings(require_sidecar=True, watch="poll")))
+    _, found = scan(looking, now + 60)
+    assert not found.settled
+    assert "waiting for its sidecar" in found.waiting["f0.jsonl"]

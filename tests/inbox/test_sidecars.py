@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from running import Daemon, batch_of, eventually, jsonl, request
 
-from inbox_daemon.config import InboxSettings
-from inbox_daemon.inbox.arrivals import Arrivals, Intake
+from inbox_daemon.config import Config, InboxSettings
+from inbox_daemon.inbox.arrivals import Arrivals, Arriving
 from inbox_daemon.layout import Spool
+from inbox_daemon.settings import Settings
 from inbox_daemon.spool import published
 
 Start = Callable[..., Daemon]
@@ -58,7 +59,8 @@ def test_a_file_cut_exactly_at_a_newline_is_caught_by_its_hash(start_daemon: Sta
 
 def look(folder: Path, now: float, **settings: bool) -> Arrivals:
     """Look at a folder as at an inbox of which nothing is known yet."""
-    looking = Intake(folder, InboxSettings(settle=2, settle_unproven=10, watch="poll", **settings), lambda: None)
+    read = Config(inbox=InboxSettings(settle=2, settle_unproven=10, watch="poll", **settings))
+    looking = Arriving(folder, Settings(read), lambda: None)
     arrivals = looking.look(now)
     assert arrivals is not None
     return arrivals

@@ -27,7 +27,7 @@ from sshd import Sshd, cut, ended, serving
 from inbox_daemon.config import Config
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.request.reading import rules_of
-from inbox_daemon.spool import files, ingest, published
+from inbox_daemon.spool import files, ingest, proof
 
 pytestmark = pytest.mark.upload
 
@@ -68,7 +68,7 @@ def answered(daemon: Daemon, name: str, original: Path) -> None:
     expected = [orjson.loads(line)["custom_id"] for line in requests.splitlines()]
     assert custom_ids(daemon.outbox(name) / "results.jsonl") == expected
     assert lines(daemon.outbox(name) / "errors.jsonl") == []
-    assert published.verify(Published(daemon.outbox(name)), original).problems == []
+    assert proof.verify(Published(daemon.outbox(name)), original).problems == []
 
 
 def said(daemon: Daemon) -> dict[str, Any]:
@@ -385,7 +385,7 @@ def test_parts_pulled_away_while_the_batch_runs_miss_nothing_and_neither_do_the_
     assert sorted(by_parts) == sorted(expected)
     sshd.run("rsync", "-a", sshd.at(daemon.outbox("b") / "results.jsonl"), pulled)
     assert custom_ids(pulled / "results.jsonl") == expected
-    assert published.verify(Published(daemon.outbox("b"))).problems == []
+    assert proof.verify(Published(daemon.outbox("b"))).problems == []
 
 
 # -- what is no upload

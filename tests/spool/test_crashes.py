@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aftermath import Finding, Scene, blow, end_well
 from crashing import Strike
-from scenes import cancelled, dropped, refused, rejected, resumed, stopped, unharmed
+from scenes import cancelled, dropped, recalled, refused, rejected, resumed, stopped, unharmed
 
 from inbox_daemon.layout import Published, part_name
 from inbox_daemon.spool import files
@@ -48,7 +48,8 @@ def second_strikes(firsts: Sequence[tuple[Strike, Finding]], most: int) -> list[
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("start", "pairs"), [(dropped, 200), (refused, 40), (rejected, 40), (cancelled, 40), (resumed, 40), (stopped, 40)]
+    ("start", "pairs"),
+    [(dropped, 200), (refused, 40), (rejected, 40), (cancelled, 40), (recalled, 40), (resumed, 40), (stopped, 40)],
 )
 def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_promise(
     pool: ProcessPoolExecutor,
@@ -81,10 +82,11 @@ def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_prom
     record_property("crashes", f"{summary}, {len(problems)} promises broken")
     print(f"{summary}, {len(problems)} promises broken")
     assert problems == []
-    assert all(finding.struck.killed for finding in findings)
+    escaped = sum(not finding.struck.killed for finding in findings)
+    assert escaped <= (len(findings) // 10 if start is recalled else 0)  # when a cancel is seen is a matter of time
 
 
-@pytest.mark.parametrize("start", [dropped, refused, rejected, cancelled])
+@pytest.mark.parametrize("start", [dropped, refused, rejected, cancelled, recalled])
 def test_the_last_word_on_a_batch_is_on_the_disk_before_its_work_goes(
     pool: ProcessPoolExecutor, tmp_path: Path, start: Callable[[Path], Scene]
 ) -> None:

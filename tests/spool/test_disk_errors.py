@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from aftermath import Finding, Sabotage, Scene, blow
 from crashing import EVERYTHING, SYNCS, TAKES_SPACE, Strike
-from scenes import cancelled, dropped, refused, rejected, resumed, unharmed
+from scenes import cancelled, dropped, recalled, refused, rejected, resumed, unharmed
 
+from inbox_daemon import batches
 from inbox_daemon.batch.life import Life
-from inbox_daemon.machine import disk
+from inbox_daemon.inbox import taking
 from inbox_daemon.spool import files
 
 pytestmark = pytest.mark.matrix
@@ -108,7 +109,7 @@ def test_what_the_disk_refuses_costs_time_and_nothing_else(
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("start", [dropped, refused, rejected, cancelled, resumed])
+@pytest.mark.parametrize("start", [dropped, refused, rejected, cancelled, recalled, resumed])
 def test_every_operation_may_be_refused(
     pool: ProcessPoolExecutor, tmp_path: Path, start: Callable[[Path], Scene]
 ) -> None:
@@ -133,7 +134,7 @@ def throws_away_what_it_could_not_finish() -> None:
 
 
 def says_only_that_something_failed() -> None:
-    disk.told = lambda error: "I/O error"
+    batches.told = taking.told = lambda error: "I/O error"
 
 
 def leaves_files_open() -> None:

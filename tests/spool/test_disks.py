@@ -15,7 +15,7 @@ from mounts import Mounts, image
 from running import Daemon, batch_of, custom_ids, eventually
 
 from inbox_daemon.layout import Published
-from inbox_daemon.spool import published
+from inbox_daemon.spool import proof
 
 pytestmark = pytest.mark.root
 
@@ -33,7 +33,7 @@ TO_THE_LAST_BYTE = {
 IMPATIENT = [
     sys.executable,
     "-c",
-    "import sys; from inbox_daemon import cli, daemon; daemon._SUSPEND = 1.0; sys.exit(cli.main(sys.argv[4:]))",
+    "import sys; from inbox_daemon import batches, cli; batches._SUSPEND = 1.0; sys.exit(cli.main(sys.argv[4:]))",
 ]
 
 
@@ -41,7 +41,7 @@ def answered(daemon: Daemon, name: str, original: Path, count: int) -> None:
     status = daemon.finished(name)
     assert status["request_counts"] == {"total": count, "completed": count, "failed": 0}
     assert custom_ids(daemon.outbox(name) / "results.jsonl") == [f"r{i}" for i in range(count)]
-    assert published.verify(Published(daemon.outbox(name)), original).problems == []
+    assert proof.verify(Published(daemon.outbox(name)), original).problems == []
 
 
 def fill(folder: Path) -> Path:

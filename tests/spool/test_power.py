@@ -24,7 +24,7 @@ from running import Daemon, custom_ids, eventually, jsonl, request
 
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published
-from inbox_daemon.spool import published
+from inbox_daemon.spool import proof
 
 pytestmark = pytest.mark.root
 
@@ -134,7 +134,7 @@ def wrong_with(outbox: Path, name: str) -> list[str]:
     original = outbox.parent / "original"
     original.write_bytes(content_of(name))
     try:
-        problems = published.verify(Published(outbox / name), original).problems
+        problems = proof.verify(Published(outbox / name), original).problems
         ordered = custom_ids(outbox / name / "results.jsonl") == custom_ids(original)
     except (OSError, ValueError, KeyError, SpoolError) as error:
         return [f"{name}: {error}"]

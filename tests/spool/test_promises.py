@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,19 +34,21 @@ from hypothesis.stateful import (
 from running import IN_MEMORY, jsonl, request
 from stepping import POISON, REFUSED, Stepped
 
-from inbox_daemon.batch.life import Life
-from inbox_daemon.batch.queue import Queue
+from inbox_daemon.batch.queue import Lane
+from inbox_daemon.batch.state import State
 from inbox_daemon.dispatch.suspects import Suspects
 from inbox_daemon.layout import Published
 from inbox_daemon.records import Outcome
-from inbox_daemon.spool import published
+from inbox_daemon.spool import proof
 from inbox_daemon.spool.outcomes import Outcomes
 
 SETTINGS = """
 [engine]
 kind = "null"
-in_flight = 4
+in_flight = 8
 max_deaths = 8
+[engine.null]
+engines = 2
 [inbox]
 settle = 0
 settle_unproven = 0
@@ -97,7 +99,7 @@ class Told:
 
 
 class Promises(RuleBasedStateMachine):
-    examples = steps = starts = crashes = deaths = 0
+    examples = steps = starts = crashes = deaths = recalled = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,6 +149,9 @@ class Promises(RuleBasedStateMachine):
         kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=8),
         more=st.integers(0, 20),
     )
+    def drop_one(self, name: str, kinds: list[str], more: int) -> None:
+        self.drop(name, kinds, more)
+
     def drop(self, name: str, kinds: list[str], more: int) -> None:
         path = self.spool / "inbox" / f"{name}.jsonl"
         if not path.exists():
@@ -163,6 +168,23 @@ class Promises(RuleBasedStateMachine):
         going_on = [folder.name for folder in folders if not (folder / "receipt.json").exists()]
         name = going_on[which % len(going_on)] if going_on and which < 9 else "a"
         (self.spool / "inbox" / f"{name}.{verb}").touch()
+
+    @precondition(lambda self: self.daemon is not None and len(self.drops) < 5)
+    @rule(name=st.sampled_from(NAMES))
+    def cancel_at_work(self, name: str) -> None:
+        """Engines are asked for what they have of each batch."""
+        self.drop(name, ["good"], 60)
+        self.order("step", 4)
+        for at_work in list(self.at_work()):
+            (self.spool / "inbox" / f"{at_work}.cancel").touch()
+        self.order("step", 2)
+
+    def at_work(self) -> Iterator[str]:
+        """The batches of which engines have something, as their statuses say."""
+        for folder in sorted(self.spool.glob("outbox/[!.]*")):
+            status = self.status_of(folder)
+            if status and status["status"] == "in_progress" and status["in_flight"]:
+                yield folder.name
 
     @precondition(lambda self: self.daemon is not None)
     @rule()
@@ -185,10 +207,12 @@ class Promises(RuleBasedStateMachine):
         self.order("stop")
 
     @precondition(lambda self: self.daemon is not None)
-    @rule(how=st.sampled_from(["work", "work", "machine"]), times=st.sampled_from([1, 1, 2, 8]))
-    def kill_engine(self, how: str, times: int) -> None:
+    @rule(
+        engine=st.integers(1, 2), how=st.sampled_from(["work", "work", "machine"]), times=st.sampled_from([1, 1, 2, 8])
+    )
+    def kill_engine(self, engine: int, how: str, times: int) -> None:
         for _ in range(times):
-            self.order("die", how)
+            self.order("die", engine, how)
             self.order("step", 3)  # it dies; another one loads; it has work
 
     @precondition(lambda self: self.daemon is not None and self.disk != "full")
@@ -251,6 +275,8 @@ class Promises(RuleBasedStateMachine):
             for what, ids in map(orjson.loads, file):
                 if what == "sent":
                     self.sent.update(ids)
+                elif what == "recalled":
+                    Promises.recalled += len(ids)
                 else:
                     Promises.deaths += 1
                     self.died.append((what, ids))
@@ -296,7 +322,7 @@ class Promises(RuleBasedStateMachine):
         lasting = {key: receipt[key] for key in ("id", "status", "answers", "errors", "files", "input")}
         assert told.receipt in (None, lasting), f"{folder.name}: {told.receipt} became {lasting}"
         told.receipt = lasting
-        assert published.verify(Published(folder)).problems == []
+        assert proof.verify(Published(folder)).problems == []
         if told.cancelled:
             assert receipt["status"] == "cancelled"
 
@@ -421,7 +447,7 @@ def explore(examples: int, steps: int, derandomize: bool, sabotage: Sabotage | N
         print_blob=False,
     )
     run_state_machine_as_test(Promises, settings=chosen)
-    return {name: getattr(Promises, name) for name in ("examples", "steps", "starts", "crashes", "deaths")}
+    return {name: getattr(Promises, name) for name in ("examples", "steps", "starts", "crashes", "deaths", "recalled")}
 
 
 def explored(
@@ -433,9 +459,9 @@ def explored(
 
 @pytest.mark.timeout(900)  # for making a sequence that breaks a promise as short as can be
 def test_whatever_happens_in_whatever_order_every_promise_holds(record_property: Any) -> None:
-    seen = explored(30, 25)
+    seen = explored(40, 25)
     record_property("explored", seen)
-    assert seen["crashes"] > 10 and seen["deaths"] > 10
+    assert seen["crashes"] > 10 and seen["deaths"] > 10 and seen["recalled"] > 10
 
 
 @pytest.mark.long
@@ -444,18 +470,18 @@ def test_many_more_sequences_hold_every_promise(record_property: Any) -> None:
     seen = explored(int(os.environ.get("PROMISES_EXAMPLES", "1500")), 40, derandomize=False)
     record_property("explored", seen)
     print(seen)
-    assert seen["crashes"] > 100 and seen["deaths"] > 100
+    assert seen["crashes"] > 100 and seen["deaths"] > 100 and seen["recalled"] > 100
 
 
 # -- would it notice?
 
 
 def runs_what_is_held() -> None:
-    Queue.takeable = property(lambda self: self.left)  # type: ignore[assignment, method-assign]
+    Lane.takeable = property(lambda self: self.left)  # type: ignore[assignment, method-assign]
 
 
 def forgets_that_it_is_parked() -> None:
-    Life.parked = property(lambda self: False)  # type: ignore[assignment, method-assign]
+    State.held = property(lambda self: self.cancelled or self.paused)  # type: ignore[assignment, method-assign]
 
 
 def counts_before_it_writes() -> None:

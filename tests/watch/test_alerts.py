@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from engines import engine_view
 from running import Daemon, batch_of, eventually, jsonl, lines, request
 
 from inbox_daemon.layout import Spool
@@ -20,6 +22,7 @@ Start = Callable[..., Daemon]
 
 # An engine that takes ten minutes for its first answer, and patience for a second.
 HANGS = {"INBOX_DAEMON_ENGINE__NULL__RATE": "0.001", "INBOX_DAEMON_ENGINE__STALL_AFTER": "1.0"}
+TWO = {"INBOX_DAEMON_ENGINE__NULL__ENGINES": "2", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "100"}  # 50 for each
 
 
 def said(daemon: Daemon) -> dict[str, Any]:
@@ -53,8 +56,8 @@ def test_an_engine_that_hangs_is_an_alert_and_leaves_an_autopsy_without_prompts(
     assert "120 requests in flight and no progress for" in text
     assert "120 requests of this batch, the first 100:\n  line 1: r0\n  line 2: r1\n" in text
     assert "secret" not in text
-    eventually(lambda: said(daemon)["engine"]["starts"] >= 2, 20, "another engine")
-    assert said(daemon)["engine"]["deaths"] >= 1
+    eventually(lambda: engine_view(daemon)["starts"] >= 2, 20, "another engine")
+    assert engine_view(daemon)["deaths"] >= 1
 
     # With nothing left to do, nothing is stuck any more.
     (daemon.inbox / "b.cancel").touch()
@@ -64,6 +67,22 @@ def test_an_engine_that_hangs_is_an_alert_and_leaves_an_autopsy_without_prompts(
     assert (first["state"], first["severity"], last["state"]) == ("raised", "critical", "cleared")
     assert last["lasted"] >= 0.0
     assert daemon.text().count("alert: NoProgress: ") == daemon.text().count("alert cleared: NoProgress: ") == 1
+
+
+def test_of_two_engines_that_hang_each_is_an_alert_and_leaves_an_autopsy_of_its_own_requests(
+    start_daemon: Start,
+) -> None:
+    daemon = start_daemon(environment=HANGS | TWO)
+    daemon.drop("b.jsonl", batch_of(150))
+    autopsies = [daemon.outbox("b") / f"autopsy-{number}.txt" for number in (1, 2)]
+    eventually(lambda: all(path.exists() for path in autopsies), 30, "an autopsy of each")
+    texts = [path.read_text() for path in autopsies]
+    assert sorted(n for text in texts for n in re.findall(r"^engine: (\d)$", text, re.MULTILINE)) == ["1", "2"]
+    named = [re.findall(r"^  line \d+: (r\d+)$", text, re.MULTILINE) for text in texts]
+    assert [len(ids) for ids in named] == [50, 50] and not set(named[0]) & set(named[1])
+    told = [one for one in lines(daemon.spool / "alerts.jsonl") if one["alert"] == "NoProgress"][:2]
+    assert [one["state"] for one in told] == ["raised", "raised"]
+    assert sorted(one["text"].split(":")[0] for one in told) == ["engine 1", "engine 2"]
 
 
 def command(*words: str) -> str:
@@ -92,7 +111,7 @@ def test_the_command_gets_each_alert_as_json_on_its_stdin(start_daemon: Start, t
 def test_a_command_that_hangs_or_is_missing_holds_nobody_up(start_daemon: Start, words: tuple[str, ...]) -> None:
     daemon = start_daemon(settings=command(*words), environment=HANGS)
     daemon.drop("b.jsonl", batch_of(3))
-    eventually(lambda: said(daemon).get("engine", {}).get("starts", 0) >= 3, 60, "the engine was replaced twice")
+    eventually(lambda: engine_view(daemon).get("starts", 0) >= 3, 60, "the engine was replaced twice")
     assert daemon.stop() == 0
 
 
@@ -116,6 +135,23 @@ def test_a_command_that_a_reload_takes_away_is_not_run_for_what_waited(tmp_path:
     telling.finish(1.0)
 
 
+def test_a_daemon_with_two_engines_says_what_each_of_them_does(start_daemon: Start) -> None:
+    daemon = start_daemon(environment=TWO | {"INBOX_DAEMON_ENGINE__NULL__RATE": "300"})
+    daemon.drop("b.jsonl", batch_of(2400))
+    working = lambda: [one["engine"] for one in said(daemon).get("engines", ()) if 0 < one["in_flight"] <= 50]  # noqa: E731
+    eventually(lambda: working() == [1, 2], 30, "both work")
+    daemon.finished("b")
+    view = eventually(lambda: v if (v := said(daemon))["requests"]["completed"] == 2400 else None, 30, "all counted")
+    engines = view["engines"]
+    assert [(one["engine"], one["state"], one["start"], one["deaths"]) for one in engines] == [
+        (1, "ready", 1, 0),
+        (2, "ready", 2, 0),
+    ]
+    assert sum(one["output_tokens"] for one in engines) == 2400
+    assert min(one["output_tokens"] for one in engines) > 600
+    assert [one["engine"] for one in daemon.status("b")["engines"]] == [1, 2]
+
+
 def test_the_daemon_says_what_it_has_recorded_and_what_its_host_has_left(start_daemon: Start) -> None:
     daemon = start_daemon()
     daemon.drop("b.jsonl", batch_of(50) + b"{}\n")
@@ -123,8 +159,10 @@ def test_the_daemon_says_what_it_has_recorded_and_what_its_host_has_left(start_d
     view = eventually(lambda: v if (v := said(daemon))["requests"]["completed"] == 50 else None, 30, "50 counted")
     assert view["requests"]["failed"] == 0  # a faulty line was no request
     assert view["requests"]["output_tokens"] == 50
-    assert view["engine"] | {"starts": 1, "deaths": 0, "in_flight": 0, "replicas": 1} == view["engine"]
-    assert 0 <= view["requests"]["progress_at"] - view["engine"]["since"] < 60
+    [engine] = view["engines"]
+    assert engine | {"engine": 1, "start": 1, "starts": 1, "deaths": 0, "in_flight": 0} == engine
+    assert (engine["state"], engine["output_tokens"]) == ("ready", 50)
+    assert 0 <= view["requests"]["progress_at"] - engine["since"] < 60
     assert 0.0 < view["host"]["memory_used_ratio"] < 1.0 and view["host"]["disk_free_bytes"] > 0
     assert view["gpus"]["state"] in ("absent", "no_driver", "ok")
     assert view["alerts"] == []

@@ -82,10 +82,14 @@ def test_every_value_the_daemon_says_is_a_sample() -> None:
     assert value("cached_input_tokens_total") == 2_500_000
     assert value("batch_requests", batch="candidates", state="left") == 50_000 - 7003 - 1536
     assert value("batch_eta_seconds", batch="candidates") == 465
-    assert value("engine_state", state="ready") == 1
-    assert value("engine_state", state="loading") == 0
-    assert value("engine_deaths_total") == 1
-    assert value("engine_kv_cache_usage_ratio") == 0.64
+    engine = {"engine": "1", "model": said.MODEL, "host": "gpu-box"}
+    assert value("engine_state", **engine, state="ready") == 1
+    assert value("engine_state", **engine, state="loading") == 0
+    assert value("engine_info", **engine, version="vllm 0.32.0") == 1
+    assert value("engine_deaths_total", **engine) == 1
+    assert value("engine_output_tokens_total", **engine) == 1_100_000
+    assert value("engine_requests_in_flight", **engine) == 1536
+    assert value("engine_kv_cache_usage_ratio", **engine) == 0.64
     assert value("gpu_state", state="ok") == 1
     assert value("gpu_power_watts", gpu="1") == 642.5
     assert value("gpu_xid_code", gpu="1") == 31
@@ -94,15 +98,45 @@ def test_every_value_the_daemon_says_is_a_sample() -> None:
     assert value("alert_active", alert="BatchLate", severity="warning", batch="candidates") == 1
 
 
+def test_each_engine_has_series_of_its_own() -> None:
+    engines = [
+        said.engine(1, output_tokens=10),
+        said.engine(2, output_tokens=20, model="BAAI/bge-m3"),
+        said.engine(3, host="gpu-box-2", state="loading", phase="loading weights"),
+    ]
+    found = samples(exposed(said.daemon(engines=engines)))
+    tokens = {dict(labels)["engine"]: n for labels, n in found["inbox_daemon_engine_output_tokens_total"].items()}
+    assert tokens == {"1": 10, "2": 20}
+    holds = [dict(labels) for labels, value in found["inbox_daemon_engine_state"].items() if value]
+    assert {(one["engine"], one["model"], one["host"], one["state"]) for one in holds} == {
+        ("1", said.MODEL, "gpu-box", "ready"),
+        ("2", "BAAI/bge-m3", "gpu-box", "ready"),
+        ("3", said.MODEL, "gpu-box-2", "loading"),
+    }
+    assert {name for name in found if "_engine_" in name and len(found[name]) != 3} == {
+        "inbox_daemon_engine_state",
+        *(f"inbox_daemon_engine_{name}" for name in ("requests_running", "requests_waiting", "kv_cache_usage_ratio")),
+        *(f"inbox_daemon_engine_{name}_total" for name in ("input_tokens", "output_tokens", "preemptions")),
+    }
+
+
+def test_a_daemon_of_the_release_before_has_no_samples_of_engines() -> None:
+    found = samples(exposed(said.of_schema_1(), said.batch(engine={"state": "ready"}, engines=None)))
+    assert found["inbox_daemon_requests_total"]
+    assert not [name for name in found if name.startswith("inbox_daemon_engine_")]
+
+
 def test_what_is_not_known_is_no_sample() -> None:
     bare = said.gpu(0)
     for key in bare.keys() - {"index"}:
         bare[key] = None
     gpus = {"state": "silent", "at": None, "problem": "no answer", "devices": [bare]}
-    daemon = {"engine": {"state": "off"}, "gpus": gpus, "host": {"memory_used_ratio": None}}
+    off = {"engine": 1, "model": "m", "host": "h", "state": "off"}
+    daemon = {"engines": [off], "gpus": gpus, "host": {"memory_used_ratio": None}}
     found = samples(exposed(daemon, said.batch(eta_seconds=None, usage=None)))
     assert found["inbox_daemon_gpu_state"][(("state", "silent"),)] == 1
     absent = {"batch_eta_seconds", "gpu_power_watts", "host_memory_used_ratio", "engine_kv_cache_usage_ratio"}
+    absent |= {"engine_info", "engine_starts_total"}
     assert not {f"inbox_daemon_{name}" for name in absent} & found.keys()
 
 
@@ -113,6 +147,8 @@ def test_a_batch_is_in_one_state_and_parked_says_more_than_in_progress() -> None
         said.batch("c", paused=True),
         said.batch("d", waiting_for_disk_bytes=1),
         said.batch("e", status="finalizing"),
+        said.batch("f", waiting_for_model="BAAI/bge-m3", waiting_for_disk_bytes=1, paused=True),
+        said.batch("g", status="cancelled", waiting_for_model="BAAI/bge-m3"),
     ]
     states = {labels[0][1]: n for labels, n in samples(exposed({}, *batches))["inbox_daemon_batches"].items()}
     assert {state for state, n in states.items() if n == 1} == {
@@ -121,8 +157,9 @@ def test_a_batch_is_in_one_state_and_parked_says_more_than_in_progress() -> None
         "paused",
         "waiting_for_disk",
         "finalizing",
+        "waiting_for_model",
     }
-    assert sum(states.values()) == 5
+    assert sum(states.values()) == 6  # one that has ended is in work no more
 
 
 def test_alerts_that_look_alike_do_not_cost_the_scrape() -> None:

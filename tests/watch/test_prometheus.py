@@ -117,13 +117,14 @@ def test_panels_lie_on_the_grid_and_not_on_each_other() -> None:
 
 def test_the_variables_are_the_datasource_and_what_is_asked_for_everywhere() -> None:
     variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
-    assert list(variables) == ["datasource", "job", "instance"]
+    assert list(variables) == ["datasource", "job", "instance", "model"]
     assert variables["datasource"]["query"] == "prometheus"
     for where, expression in expressions():
-        selectors = re.findall(r"\{([^{}]*)\}", expression)
+        selectors = re.findall(r"(\w*)\{([^{}]*)\}", expression)
         assert selectors, where
-        for selector in selectors:
+        for metric, selector in selectors:
             assert 'job=~"$job"' in selector and 'instance=~"$instance"' in selector, where
+            assert ('model=~"$model"' in selector) == metric.startswith("inbox_daemon_engine_"), where
 
 
 def test_the_provisioning_files_name_what_is_shipped() -> None:
@@ -153,6 +154,7 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
 def asked(expression: str, port: int) -> str:
     """The expression as Grafana asks it of one instance, with a rate's range for a scrape every second."""
     expression = expression.replace("$job", ".+").replace("$instance", f"127.0.0.1:{port}")
+    expression = expression.replace("$model", ".*")  # the null engine serves none
     return expression.replace("$__rate_interval", "5s")
 
 
@@ -174,7 +176,7 @@ def test_every_query_of_the_dashboard_has_data_from_a_real_run(
     other.say(0.0, view, [said.batch()])
     server = prometheus(real, beside)
     eventually(lambda: server.value("max(inbox_daemon_engine_deaths_total)") == 1, 30, "scraped once")
-    other.say(1.0, view | {"engine": view["engine"] | {"deaths": 2}}, [said.batch()])
+    other.say(1.0, view | {"engines": [said.engine(deaths=2)]}, [said.batch()])
     missing = dict(expressions())
 
     def all_have_data() -> bool:

@@ -158,8 +158,16 @@ class Daemon:
     def start(self, within: float) -> None:
         shutil.rmtree(self.spool, ignore_errors=True)
         self._child = Talking([*self._command, "--config", self._config], self._work / "log")
-        ready, _ = self._child.wait(r"engine ready: ", within)
-        self._start = ready - self._child.began
+        ready, _ = self._child.wait(r"engine( 1)? ready: ", within)
+        self.until(self._all_ready, within, "all engines are ready")
+        self._start = max(ready, *(stamp for stamp, line in self._child.lines if " ready: vllm" in line)) - (
+            self._child.began
+        )
+
+    def _all_ready(self) -> bool:
+        """Whether each engine that there is to be answers."""
+        said = [json.loads(path.read_text(encoding="utf-8")) for path in (self.spool / "daemons").glob("*.json")]
+        return bool(said) and all(engine["state"] == "ready" for one in said for engine in one["engines"])
 
     def answer(self, files: Sequence[Path], within: float) -> Timed:
         return self.collect(files, self.drop(files), within)

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import orjson
 from rich.console import Group, RenderableType
@@ -26,10 +25,10 @@ from rich.table import Table
 from rich.text import Text
 
 from inbox_daemon.cli import show
-from inbox_daemon.cli.run import settings
 from inbox_daemon.cli.selftest import rig, trials
 from inbox_daemon.cli.selftest.rig import Rig
 from inbox_daemon.cli.selftest.trials import CHECKS, DISK_FULL, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, Check, Row
+from inbox_daemon.cli.settings import settings
 from inbox_daemon.config import Config
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import published
@@ -41,9 +40,8 @@ _USUAL_LOADS = (30.0, 80.0)  # seconds
 _WIDE = 120  # columns
 
 
-def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    about = "try kill -9, hangs and a full disk on this host, with your engine"
-    verb = verbs.add_parser("selftest", parents=[shared], help=about, description=__doc__)
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = __doc__
     verb.add_argument("--model", metavar="PATH_OR_NAME", help="the model to serve, as vLLM takes it")
     verb.add_argument("--requests", type=_requests, default=60, metavar="N", help="of each batch; default 60")
     verb.add_argument("--json", action="store_true", help="one object at the end, for programs")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 import psutil
@@ -23,7 +23,8 @@ import psutil
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.machine.parent import tie_to_parent
 from inbox_daemon.records import BatchStatus
-from inbox_daemon.spool import drop, files, published
+from inbox_daemon.spool import drop, files, published, views
+from inbox_daemon.spool.shapes import BatchObject, EngineView
 
 T = TypeVar("T")
 
@@ -121,14 +122,16 @@ class Rig:
         if self._process is None:
             self.start()
         began = time.monotonic()
-        view = self.wait(self._loaded_or_dead, load_timeout + 60, "the engine is loaded")
-        if view["state"] != "ready":
-            raise ChildProcessError(f"the engine does not load: {view['last_death']}")
+        self.wait(self._loaded, load_timeout + 60, "the engine is loaded")
         self.load_seconds = max(self.load_seconds, time.monotonic() - began)
 
-    def _loaded_or_dead(self) -> dict[str, Any]:
-        view = self.engine()
-        return view if view.get("state") == "ready" or "last_death" in view else {}
+    def _loaded(self) -> bool:
+        """Whether every engine answers. Raises ChildProcessError where one died before it ever did."""
+        engines = self.engines()
+        for view in engines:
+            if view.get("last_death") and not view.get("version"):
+                raise ChildProcessError(f"the engine does not load: {view['last_death']}")
+        return bool(engines) and all(view["state"] == "ready" for view in engines)
 
     def start(self) -> None:
         """Start the daemon and wait until it takes files."""
@@ -189,10 +192,10 @@ class Rig:
             return ""
         return f"the daemon ended with exit status {status}: {(self.said(0).strip() or '?').splitlines()[-1]}"
 
-    def engine(self) -> dict[str, Any]:
-        """What the daemon says of its engine, with `at`, the Unix seconds when it did; {} before it says anything."""
-        said = (one for one in published.daemons(self.spool) if one["pid"] == self.pid)
-        return next((one["engine"] | {"at": one["at"]} for one in said), {})
+    def engines(self, since: float = 0.0) -> Sequence[EngineView]:
+        """What the daemon says of its engines; nothing where it has not said anything since these Unix seconds."""
+        said = (one for one in published.daemons(self.spool) if one["pid"] == self.pid and one.get("at", 0) > since)
+        return next((views.engines_of(one) for one in said), ())
 
     def wait(self, look: Callable[[], T | None], within: float, what: str, poll: float = _POLL) -> T:
         """Return the first true value of `look`."""
@@ -237,18 +240,20 @@ class Rig:
             raise TimeoutError("the batch was over before anything could be done to it; give more --requests")
         return found
 
-    def finished(self, name: str) -> dict[str, Any]:
+    def finished(self, name: str) -> BatchObject:
         """Wait until the batch has ended, as long as answers come; return its status."""
         while not (before := self._progress(name))[0].final:
             self.wait(partial(self._has_moved, name, before), self._patience, f"{name} advances: {before}")
-        return published.status(self.spool, name) or {}
+        status = published.status(self.spool, name)
+        assert status is not None, "its status says that it has ended"
+        return status
 
     def _has_moved(self, name: str, before: tuple[BatchStatus, int]) -> bool:
         return self._progress(name) != before
 
     def _progress(self, name: str) -> tuple[BatchStatus, int]:
-        status = published.status(self.spool, name) or {}
-        return BatchStatus(status.get("status", "validating")), len(self.answers(name))
+        status = published.status(self.spool, name)
+        return BatchStatus(status["status"] if status else "validating"), len(self.answers(name))
 
     @property
     def _patience(self) -> float:

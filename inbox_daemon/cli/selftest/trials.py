@@ -19,7 +19,7 @@ import psutil
 from inbox_daemon.cli.selftest import rig
 from inbox_daemon.cli.selftest.rig import Rig
 from inbox_daemon.layout import Published
-from inbox_daemon.spool import published
+from inbox_daemon.spool import proof
 
 HOLDS, FAILS, NOT_CHECKED, NOT_APPLICABLE = "holds", "does NOT hold", "not checked", "does not apply"
 
@@ -110,7 +110,7 @@ def problems(folder: Published, original: Path, kept: set[bytes]) -> list[str]:
     Args:
         kept: the output lines that users had seen before it was disturbed.
     """
-    found = list(published.verify(folder, original).problems)
+    found = list(proof.verify(folder, original).problems)
     failed = folder.errors.read_bytes().splitlines()
     if failed:
         error = orjson.loads(failed[0])["error"]
@@ -125,15 +125,20 @@ def problems(folder: Published, original: Path, kept: set[bytes]) -> list[str]:
 
 
 def _computed_twice(it: Rig, name: str, kept: set[bytes]) -> int:
-    """Return how many tokens the engine that ended the batch has computed for answers that were there before it."""
+    """Return how many tokens the engine that ended the batch has computed for answers that were there before it.
+
+    Of several engines some have lived all along, and an answer does not say whose it is. Then all answers are held
+    against all that these have computed.
+    """
     ended = time.time()
-    it.wait(lambda: it.engine().get("at", 0) > ended + 2, 30, "the engine has counted")  # it counts every second
-    view = it.engine()
-    is_null = str(view["version"]).startswith("null")
-    ours, theirs = ("output_tokens", "completion_tokens") if is_null else ("input_tokens", "prompt_tokens")
-    fresh = set(Published(it.spool.outbox / name).results.read_bytes().splitlines()) - kept
-    needed = sum(int(orjson.loads(line)["response"]["body"]["usage"][theirs]) for line in fresh)
-    return int(view[ours]) - needed
+    engines = it.wait(lambda: it.engines(ended + 2), 30, "the engine has counted")  # it counts every second
+    is_null = engines[0].get("version", "").startswith("null")
+    computed = sum(view.get("output_tokens", 0) if is_null else view.get("input_tokens", 0) for view in engines)
+    fresh = set(Published(it.spool.outbox / name).results.read_bytes().splitlines())
+    if len(engines) == 1:
+        fresh -= kept
+    usage = "completion_tokens" if is_null else "prompt_tokens"
+    return computed - sum(int(orjson.loads(line)["response"]["body"]["usage"][usage]) for line in fresh)
 
 
 @dataclass(slots=True)

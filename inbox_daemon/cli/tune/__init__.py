@@ -23,10 +23,12 @@ from rich.table import Table
 from rich.text import Text
 
 from inbox_daemon.cli import show
-from inbox_daemon.cli.run import check_model, engine_of, settings
+from inbox_daemon.cli.run import check_model
+from inbox_daemon.cli.settings import settings
 from inbox_daemon.cli.tune import measure
 from inbox_daemon.cli.tune.climb import Trial, axes, climb, winner
 from inbox_daemon.config import Config
+from inbox_daemon.engine.open import engine_of
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.records import Request
 from inbox_daemon.request.reading import rules_of
@@ -35,9 +37,8 @@ from inbox_daemon.text import shown
 INTERRUPTED = 130
 
 
-def add(verbs: Any, shared: argparse.ArgumentParser) -> None:
-    about = "find the fastest engine settings for requests like a file's"
-    verb = verbs.add_parser("tune", parents=[shared], help=about, description=__doc__)
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = __doc__
     verb.add_argument("file", type=Path, metavar="FILE", help="a batch file as users drop it")
     verb.add_argument("--model", metavar="PATH_OR_NAME", help="the model to serve, as vLLM takes it")
     verb.add_argument("--requests", type=_positive, default=2000, metavar="N", help="of the sample; default 2000")

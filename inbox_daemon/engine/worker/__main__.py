@@ -1,4 +1,4 @@
-"""The worker process: frames in, vLLM, frames out. Started by `workers`, told by `replica` what to load.
+"""The worker process: frames in, vLLM, frames out. Started by `workers`, told by `local` what to load.
 
 Dies with the daemon and with its engine. What an engine that is dying says of its requests is never sent: the process
 ends instead, and the daemon gives the requests to the next one.
@@ -11,14 +11,16 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import orjson
 
 from inbox_daemon.engine import wire
 from inbox_daemon.engine.worker import lifeline
-from inbox_daemon.records import Outcome
+from inbox_daemon.records import Outcome, Request
 
 _FLUSH_AFTER = 0.02  # seconds an outcome may wait for company in its frame
 _STATS_EVERY = 1.0
@@ -36,6 +38,7 @@ class Connection:
         self._inbound = wire.Inbound()
         self._lock = asyncio.Lock()
         self._pending: list[Outcome] = []
+        self._unanswered: list[int] = []
         self._wake = asyncio.Event()
 
     async def receive(self) -> list[tuple[wire.Kind, bytes]]:
@@ -58,14 +61,19 @@ class Connection:
         self._pending.append(outcome)
         self._wake.set()
 
+    def give_back(self, ticket: int) -> None:
+        self._unanswered.append(ticket)
+        self._wake.set()
+
     async def send_answers(self) -> None:
-        """Send outcomes as they come, many to a frame."""
+        """Send outcomes as they come, many to a frame, and what comes back unanswered."""
         while True:
             await self._wake.wait()
             await asyncio.sleep(_FLUSH_AFTER)
             self._wake.clear()
             batch, self._pending = self._pending, []
-            for frame in wire.outcomes(batch):
+            unanswered, self._unanswered = self._unanswered, []
+            for frame in (*wire.outcomes(batch), *wire.tickets(wire.Kind.RECALLED, unanswered)):
                 await self.send(frame)
 
 
@@ -89,7 +97,7 @@ async def serve(sock: socket.socket) -> None:
     async with VllmHost.load(options) as host:
         await connection.send(wire.message(wire.Kind.READY, host.describe()))
         tasks = {
-            asyncio.create_task(_take(connection, host)),
+            asyncio.create_task(Work(connection, host).take()),
             asyncio.create_task(connection.send_answers()),
             asyncio.create_task(_report(connection, host)),
         }
@@ -98,26 +106,53 @@ async def serve(sock: socket.socket) -> None:
             task.result()
 
 
-async def _take(connection: Connection, host: Any) -> None:
-    running: set[asyncio.Task[None]] = set()
+class Work:
+    """The requests that are being computed, each a task that ends in an answer or comes back unanswered."""
 
-    async def answer(request: Any) -> None:
-        outcome = await host.answer(request)
+    def __init__(self, connection: Connection, host: Any) -> None:
+        self._connection, self._host = connection, host
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._recalled: set[int] = set()
+
+    async def take(self) -> None:
+        """Begin what is handed over and let go of what is recalled, for as long as the connection lives."""
+        while True:
+            for kind, payload in await self._connection.receive():
+                if kind is wire.Kind.REQUESTS:
+                    await self._begin(wire.read_requests(payload))
+                elif kind is wire.Kind.RECALL:
+                    self._recall(wire.read_tickets(payload))
+
+    async def _begin(self, requests: Iterable[Request]) -> None:
+        for number, request in enumerate(requests, 1):
+            task = asyncio.create_task(self._answer(request))
+            self._running[request.ticket] = task
+            task.add_done_callback(partial(self._ended, request.ticket))
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)  # they begin
+                await self._host.caught_up(_AT_A_TIME)
+
+    async def _answer(self, request: Request) -> None:
+        outcome = await self._host.answer(request)
+        if request.ticket in self._recalled and (outcome is None or outcome.is_error):
+            raise asyncio.CancelledError  # vLLM calls it an error of the request that its client has gone
         if outcome is None:
             print("inbox-daemon: the engine is dead; the worker ends with it", file=sys.stderr)
             end(EXIT_ENGINE_DEAD)
-        connection.answer(outcome)
+        self._connection.answer(outcome)
 
-    while True:
-        for kind, payload in await connection.receive():
-            if kind is wire.Kind.REQUESTS:
-                for number, request in enumerate(wire.read_requests(payload), 1):
-                    task = asyncio.create_task(answer(request))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
-                    if number % _AT_A_TIME == 0:
-                        await asyncio.sleep(0)  # they begin
-                        await host.caught_up(_AT_A_TIME)
+    def _recall(self, tickets: Iterable[int]) -> None:
+        """Have vLLM abort these: it does where the task that waits for an answer is cancelled."""
+        for ticket in tickets:
+            if task := self._running.get(ticket):
+                self._recalled.add(ticket)
+                task.cancel()
+
+    def _ended(self, ticket: int, task: asyncio.Task[None]) -> None:
+        del self._running[ticket]
+        self._recalled.discard(ticket)
+        if task.cancelled():
+            self._connection.give_back(ticket)
 
 
 async def _report(connection: Connection, host: Any) -> None:

@@ -1,0 +1,145 @@
+"""What users see of one batch: its name and its folder in the outbox, status.json, the receipt, its lines in the log.
+
+Counts nothing itself and decides nothing: it says what `State` and `Books` have.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inbox_daemon.batch import status
+from inbox_daemon.batch.books import Books
+from inbox_daemon.batch.state import State
+from inbox_daemon.journal import Message, of_batch, tell
+from inbox_daemon.layout import Published, Spool, Work
+from inbox_daemon.records import BatchStatus, EngineInfo
+from inbox_daemon.spool import outbox
+from inbox_daemon.spool.history import History
+from inbox_daemon.spool.publish import Merged
+from inbox_daemon.text import shown
+
+log = logging.getLogger(__name__)
+
+_STATUS_EVERY = 1.0  # seconds
+_TOLD_A_SECOND = 32  # batches' statuses; each is an fsync
+
+
+class Face:
+    """One batch as its users know it. `now` is monotonic seconds throughout.
+
+    Attributes:
+        source: the name of the file as it was dropped.
+        created: Unix seconds of the claim; the id begins with it.
+        engines: what each engine is doing now, for the status (`watch.view`).
+        told: the last status.json; replaced whole.
+    """
+
+    def __init__(self, spool: Spool, work: Work, state: State) -> None:
+        self.history = History(work)
+        self.log = of_batch(log, work.id)
+        self._spool, self._work, self._state = spool, work, state
+        self._origin = outbox.origin_of(work)
+        self.source = self._origin.source
+        self.created = int(work.id.removeprefix("batch_")[:12], 16) // 1000
+        self.engines: Sequence[Mapping[str, Any]] = ()
+        self.told: dict[str, Any] = {}
+        self._published: Published | None = None
+        self._told_at = float("-inf")
+        self._logged = 0
+
+    @property
+    def name(self) -> str:
+        return self._published.dir.name if self._published else self._work.id
+
+    @property
+    def has_name(self) -> bool:
+        return self._published is not None
+
+    def folder(self) -> Published:
+        """Return the batch's folder in the outbox, there even where a user has removed it; take a name at first."""
+        if self._published is None or outbox.is_anothers(self._published, self._work):
+            self._published = outbox.open_door(self._spool, self._work, self._origin, self._first_status)
+            self.log = of_batch(log, self.name)
+        return outbox.ensure(self._published)
+
+    # -- status.json
+
+    def is_due(self, now: float, batches: int) -> bool:
+        """Say whether the status is to be written again; of many `batches` each more seldom."""
+        return self.has_name and now - self._told_at >= max(_STATUS_EVERY, batches / _TOLD_A_SECOND)
+
+    def tell(self, books: Books | None, now: float) -> None:
+        """Write status.json."""
+        self._told_at = now
+        if books is not None:
+            books.mark(now)
+        self.told = status.batch_object(self._facts(books), time.time())
+        outbox.write_status(self.folder(), self.told, last=self._state.status.final)
+
+    def tell_soon(self) -> None:
+        """Have the status be due, whatever the clock says."""
+        self._told_at = float("-inf")
+
+    def receipt(self, books: Books | None, final: BatchStatus, merged: dict[str, Merged]) -> dict[str, Any]:
+        return status.receipt(self._facts(books), final, merged, time.time())
+
+    def _first_status(self, name: str) -> dict[str, Any]:
+        return status.batch_object(self._facts(None, name), time.time())
+
+    def _facts(self, books: Books | None, name: str | None = None) -> status.Facts:
+        counts: dict[str, Any] = {}
+        if books is not None:
+            queue = books.queue
+            counts |= {"tally": books.tally, "in_flight": queue.in_flight, "priority": queue.priority}
+            counts |= {"speed": books.speed, "eta": books.eta()}
+        return status.Facts(
+            id=self._work.id,
+            name=name or self.name,
+            source=self.source,
+            mark=self._origin.mark,
+            created=self.created,
+            state=self._state,
+            history=self.history,
+            engines=self.engines,
+            **counts,
+        )
+
+    def worked_on_by(self, engine: EngineInfo, model: str) -> None:
+        """Note durably which engine works on the batch, for the receipt, and whose requests it has become by that."""
+        self._state.model = engine.model
+        self.history.note("engine", time.time(), engine=engine, model=model)
+
+    # -- the log
+
+    def say_sealed(self, part: Path | None) -> None:
+        if part:
+            self.log.info("%s: sealed %s", self.name, part.name, extra=tell(Message.BATCH_SEALED))
+
+    def say_progress(self, books: Books, log_every: int) -> None:
+        """Say how far it is, every so many requests."""
+        done = books.tally.done
+        if done - self._logged >= log_every:
+            self._logged = done
+            self.log.info("%s: %d of %d done, %.1f/s", self.name, done, len(books.queue), books.speed.requests)
+
+    def has_said(self, done: int) -> None:
+        """Count what the log need not say: it was done before this process began."""
+        self._logged = done
+
+    def say_waits(self, model: str, served: str) -> None:
+        self.log.warning(
+            "%s: waits for an engine of %s, which alone may answer what is left; this daemon has %s (engine.model)",
+            self.name,
+            shown(model),
+            shown(served) or "none with a name",
+        )
+
+    def say_room(self, lacking: int) -> None:
+        if lacking:
+            self.log.error("%s: waiting for disk space: %d MB more needed", self.name, 1 + lacking // 1_000_000)
+        else:
+            self.log.info("%s: there is disk space again", self.name)

@@ -1,0 +1,24 @@
+"""The settings as every verb reads them: file, environment and flags, so that all of them mean the same spool."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from inbox_daemon import config
+from inbox_daemon.config import Config
+from inbox_daemon.errors import ConfigError
+
+
+def settings(given: argparse.Namespace) -> Config:
+    """Read the settings as `run` does, flags included. Raises ConfigError."""
+    flags: dict[str, Any] = {}
+    if given.spool:
+        flags["spool"] = str(Path(given.spool).absolute())
+    if getattr(given, "model", None):
+        flags["engine.model"] = given.model
+    read = config.from_environment(given.config, flags)
+    if not Path(read.spool).is_absolute():
+        raise ConfigError(f"spool = {read.spool!r} must be an absolute path")
+    return read

@@ -1,0 +1,104 @@
+"""What other daemons of this spool have: which work is theirs because only they have its model.
+
+Reads what they say of themselves in SPOOL/daemons. Takes nothing, and judges nothing of their health but that they
+have spoken lately.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from inbox_daemon.errors import Rejected
+from inbox_daemon.layout import Spool, Work
+from inbox_daemon.request.catalog import Models
+from inbox_daemon.request.reading import models_of
+from inbox_daemon.settings import Settings
+from inbox_daemon.spool import ingest, published, source
+from inbox_daemon.spool.history import History
+from inbox_daemon.spool.shapes import DaemonView
+
+_ASK_EVERY = 1.0  # seconds; each of them speaks once a second
+
+
+class Elsewhere:
+    """The other daemons, as far as it matters who has which model."""
+
+    def __init__(self, spool: Spool, settings: Settings) -> None:
+        self._spool, self._settings = spool, settings
+        self._asked_at = float("-inf")
+        self._known: list[DaemonView] = []
+
+    def ours(self) -> dict[str, Any]:
+        """Return what the others are to know of us: under which names requests may ask for a model here."""
+        models = models_of(self._settings.now)
+        names = [models.served, *models.aliases] if models else []
+        return {"models": names, "translate_ollama": self._settings.now.models.translate_ollama}
+
+    def takes(self, path: Path) -> str | None:
+        """Return which daemon a file is to be left to: its requests name a model that we lack and that one has."""
+        others = self._others()
+        if not others or (name := _first_model(path)) is None or _accepts(models_of(self._settings.now), name):
+            return None
+        for other in others:
+            served, *aliases = other.get("models") or [""]
+            translates = other.get("translate_ollama", False)
+            if _accepts(Models(served, dict.fromkeys(aliases, served), translates), name):
+                return _called(other)
+        return None
+
+    def has_engine_for(self, work: Work) -> str | None:
+        """Return which daemon a batch in work is to be left to: it has a model of it, and we have none."""
+        if not self._others():
+            return None
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            if not work.accepted.exists():
+                return self.takes(next(work.dropped.iterdir()))
+            models = {model or History(work).model for model in ingest.load(work).models}
+            if not models or models & {"", self._settings.now.engine.model}:
+                return None
+            for other in self._others():
+                if models & set(other.get("models", ())):
+                    return _called(other)
+        return None
+
+    def _others(self) -> list[DaemonView]:
+        now = time.monotonic()
+        if now - self._asked_at >= _ASK_EVERY:
+            self._asked_at = now
+            self._known = list(self._alive())
+        return self._known
+
+    def _alive(self) -> Iterator[DaemonView]:
+        ours = (socket.gethostname(), os.getpid())
+        for one in published.daemons(self._spool):
+            if one["alive"] and (one.get("hostname"), one.get("pid")) != ours:
+                yield one
+
+
+def _accepts(models: Models | None, name: str) -> bool:
+    return models is None or models.accepts(name) is None
+
+
+def _called(daemon: DaemonView) -> str:
+    return f"daemon {daemon.get('hostname')} (pid {daemon.get('pid')})"
+
+
+def _first_model(path: Path) -> str | None:
+    """Return the model that the first request of a file names; None where it names none, or nobody can tell yet."""
+    with suppress(Rejected, OSError, ValueError, TypeError, KeyError):
+        fd = source.open_regular(path)
+        try:
+            block = next(source.blocks(fd, path, 1 << 40), b"").lstrip()
+        finally:
+            os.close(fd)
+        name = orjson.loads(block.partition(b"\n")[0])["body"].get("model")
+        return name if isinstance(name, str) else None
+    return None

@@ -1,0 +1,30 @@
+"""The settings in force: one holder, made at the start and handed to all who read a setting.
+
+SIGHUP replaces what it holds. Whoever needs a setting asks `now` for it at the moment of its effect, and keeps no copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
+
+from inbox_daemon.config import Config
+
+# What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.
+RELOADABLE = ("inbox", "results", "daemon", "models", "alerts")
+AT_START = ("inbox.watch", "daemon.gpu_every")  # not these of them
+
+
+@dataclass(slots=True)
+class Settings:
+    """A holder of the settings in force. Attributes: now: replaced whole, never changed."""
+
+    now: Config
+
+    def take(self, fresh: Config) -> tuple[list[str], list[str]]:
+        """Take over what may change in a running daemon; return what has, and what only the next start will change."""
+        changed = {f.name for f in fields(Config) if getattr(fresh, f.name) != getattr(self.now, f.name)}
+        waits = {name for name in AT_START if attrgetter(name)(fresh) != attrgetter(name)(self.now)}
+        taken = changed & set(RELOADABLE)
+        self.now = replace(self.now, **{name: getattr(fresh, name) for name in taken})
+        return sorted(taken), sorted((changed - taken) | waits)

@@ -1,0 +1,104 @@
+"""The receipt held against the files: everything a batch has left is read again, and what does not agree is named.
+
+Opens nothing for writing, and needs no daemon: a folder that was copied from the outbox is proven just as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from inbox_daemon.errors import SpoolError
+from inbox_daemon.layout import Published
+from inbox_daemon.request.line import place_of_line
+from inbox_daemon.spool.published import permitted
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What `verify` found. `problems` is empty when the receipt holds."""
+
+    receipt: dict[str, Any]
+    problems: list[str]
+
+
+def verify(folder: Published, original: Path | None = None) -> Proof:
+    """Read everything again and hold it against the receipt.
+
+    Args:
+        original: the file as it was dropped; with it the input's hash is proven too.
+
+    Raises:
+        OSError: there is no receipt: the batch has not ended, or this is no outbox folder.
+        SpoolError: it is damaged, or may not be read.
+    """
+    receipt = _receipt(folder.receipt)
+    problems: list[str] = []
+    places: dict[int, str] = {}
+    for name, claimed in receipt["files"].items():
+        path = folder.dir / name
+        digest, lines, size = hashlib.sha256(), 0, 0
+        try:
+            for line in _lines(path):
+                digest.update(line)
+                lines += 1
+                size += len(line)
+                if name != "retry.jsonl":
+                    _check_line(line, name, lines, places, problems)
+        except OSError as error:
+            problems.append(f"{path}: cannot be read ({error.strerror})")
+            continue
+        for what, found in (("lines", lines), ("bytes", size), ("sha256", digest.hexdigest())):
+            if claimed[what] != found:
+                problems.append(f"{path}: {what} is {found}, the receipt says {claimed[what]}")
+    requests, answers, errors = receipt["input"]["requests"], receipt["answers"], receipt["errors"]
+    if requests != answers + errors:
+        problems.append(f"{requests} requests, but {answers} answers and {errors} errors")
+    if len(places) != requests:
+        problems.append(f"{requests} requests, but lines for {len(places)} of them")
+    promised = receipt["input"].get("sha256")
+    if original is not None and (found := _sha256(original)) != promised:
+        problems.append(f"{original}: sha256 is {found}, the receipt says {promised}")
+    return Proof(receipt, problems)
+
+
+def _receipt(path: Path) -> dict[str, Any]:
+    """Read a receipt that has all that is held against it. Raises OSError, SpoolError."""
+    with permitted(path):
+        content = path.read_bytes()
+    try:
+        receipt: dict[str, Any] = orjson.loads(content)
+        for part in receipt["files"].values():
+            itemgetter("lines", "bytes", "sha256")(part)
+        counts = [receipt["input"]["requests"], receipt["answers"], receipt["errors"]]
+        if all(isinstance(count, int) for count in counts):
+            return receipt
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise SpoolError(f"{path}: damaged, or no receipt of ours; copy it from the outbox again")
+
+
+def _check_line(line: bytes, name: str, number: int, places: dict[int, str], problems: list[str]) -> None:
+    place = place_of_line(line)
+    if place is None:
+        problems.append(f"{name}:{number}: not an output line of ours")
+    elif place in places:
+        problems.append(f"{name}:{number}: the request already has a line in {places[place]}")
+    else:
+        places[place] = name
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from file
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

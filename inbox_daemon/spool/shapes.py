@@ -1,0 +1,120 @@
+"""The shape of what is published, as those read it who show it. Types alone: nothing is checked, nothing is done.
+
+Where a key may be missing it is optional here: a daemon of an older release says less, and `schema` tells which one
+it was. In schema 1 a daemon had one engine, described under `engine`; of that, nothing is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+SCHEMA = 2  # of SPOOL/daemons, of status.json and of `status --json`
+
+
+class EngineView(TypedDict):
+    """One engine of a daemon.
+
+    Attributes:
+        engine: its number among the daemon's, counted from 1; the next start of it has the same.
+        since: Unix seconds at which the present state began.
+        phase: what it is at while it loads.
+        version: of what serves the model, once it has been ready.
+        gpus: names of those it computes on.
+        start: which start of the daemon's life it is; 0 before the first.
+        in_flight: requests that the daemon has handed to it.
+        running, waiting, kv_cache_usage, input_tokens, output_tokens, preemptions: its own count, while it is ready.
+    """
+
+    engine: int
+    model: str
+    host: str
+    state: str
+    since: NotRequired[float]
+    phase: NotRequired[str]
+    version: NotRequired[str]
+    gpus: NotRequired[list[str]]
+    start: NotRequired[int]
+    starts: NotRequired[int]
+    deaths: NotRequired[int]
+    in_flight: NotRequired[int]
+    last_death: NotRequired[str]
+    running: NotRequired[int]
+    waiting: NotRequired[int]
+    kv_cache_usage: NotRequired[float]
+    input_tokens: NotRequired[int]
+    output_tokens: NotRequired[int]
+    preemptions: NotRequired[int]
+
+
+class DaemonView(TypedDict):
+    """What a daemon says of itself in SPOOL/daemons.
+
+    Attributes:
+        at: Unix seconds at which it said so.
+        alive: whether that was lately; put in by who reads it.
+        models: names under which requests may ask here, the one it is served by first; with `translate_ollama`, also
+            Ollama's names for it.
+        waiting: why files in the inbox are not taken yet, by file name; `waiting_unnamed` counts the others.
+        batches: how many it has in work.
+    """
+
+    hostname: str
+    pid: int
+    alive: bool
+    schema: NotRequired[int]
+    started_at: NotRequired[float]
+    at: NotRequired[float]
+    models: NotRequired[list[str]]
+    translate_ollama: NotRequired[bool]
+    engines: NotRequired[list[EngineView]]
+    requests: NotRequired[dict[str, Any]]
+    gpus: NotRequired[dict[str, Any]]
+    host: NotRequired[dict[str, Any]]
+    alerts: NotRequired[list[dict[str, Any]]]
+    batches: NotRequired[int]
+    log: NotRequired[list[dict[str, Any]]]
+    waiting: NotRequired[dict[str, str]]
+    waiting_unnamed: NotRequired[int]
+
+
+class Counts(TypedDict):
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchObject(TypedDict):
+    """A batch's `status.json`: the fields of OpenAI's batch object, and ours.
+
+    Attributes:
+        input_mark: of the file as it was dropped, by which who dropped it finds its batch.
+        parked: why nothing more of it runs until somebody says resume.
+        waiting_for_model: the model of its requests, where no engine of its daemon serves it; nothing of it runs.
+        waiting_for_disk_bytes: what must become free before more of it runs.
+        engines: those of the daemon that holds it.
+    """
+
+    id: str
+    name: str
+    status: str
+    created_at: int
+    request_counts: Counts
+    schema: NotRequired[int]
+    endpoint: NotRequired[str]
+    model: NotRequired[str | None]
+    input_file_id: NotRequired[str]
+    input_mark: NotRequired[str]
+    input_sha256: NotRequired[str | None]
+    errors: NotRequired[dict[str, Any] | None]
+    usage: NotRequired[dict[str, Any] | None]
+    in_flight: NotRequired[int]
+    priority: NotRequired[int]
+    paused: NotRequired[bool]
+    parked: NotRequired[str | None]
+    waiting_for_model: NotRequired[str | None]
+    waiting_for_disk_bytes: NotRequired[int | None]
+    requests_per_second: NotRequired[float | None]
+    output_tokens_per_second: NotRequired[float | None]
+    eta_seconds: NotRequired[int | None]
+    engine_deaths: NotRequired[int]
+    engines: NotRequired[list[EngineView] | None]
