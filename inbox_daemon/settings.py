@@ -25,6 +25,9 @@ class Settings:
         """Take over what may change in a running daemon; return what has, and what only the next start will change."""
         changed = {f.name for f in fields(Config) if getattr(fresh, f.name) != getattr(self.now, f.name)}
         waits = {name for name in AT_START if attrgetter(name)(fresh) != attrgetter(name)(self.now)}
-        taken = changed & set(RELOADABLE)
-        self.now = replace(self.now, **{name: getattr(fresh, name) for name in taken})
-        return sorted(taken), sorted((changed - taken) | waits)
+        taken = {name: getattr(fresh, name) for name in changed & set(RELOADABLE)}
+        for name in waits:
+            section, key = name.split(".")
+            taken[section] = replace(taken[section], **{key: attrgetter(name)(self.now)})
+        self.now = replace(self.now, **taken)
+        return sorted(taken), sorted((changed - taken.keys()) | waits)

@@ -132,6 +132,7 @@ def test_a_reload_takes_what_may_change_and_names_what_waits_for_the_next_start(
     assert settings.take(fresh) == (["alerts", "inbox"], ["engine", "inbox.watch"])
     assert (settings.now.alerts.full, settings.now.inbox.settle, settings.now.engine.model) == (0.8, 7.0, "old")
     assert (before.alerts.full, before.inbox.settle) == (0.95, 2.0), "who asked before has what was in force then"
+    assert settings.now.inbox.watch == "auto" and settings.take(fresh)[1] == ["engine", "inbox.watch"], "said again"
 
 
 def test_a_reload_that_changes_nothing_takes_nothing() -> None:
