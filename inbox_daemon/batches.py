@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from inbox_daemon.batch.life import Life
+from inbox_daemon.batch.running import Running
 from inbox_daemon.batch.status import Tally
 from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.journal import Message, of_batch, tell
@@ -60,6 +61,11 @@ class Batches:
 
     def get(self, number: int) -> Life | None:
         return self._lives.get(number)
+
+    def running(self, number: int) -> tuple[Life, Running] | None:
+        """Return a batch whose requests can run; None where it was let go, or its log is not read back yet."""
+        life = self._lives.get(number)
+        return (life, life.running) if life and life.running else None
 
     def named(self, name: str) -> Life | None:
         return next((life for life in self._lives.values() if life.name == name), None)

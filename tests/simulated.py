@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import heapq
 import itertools
 import mmap
@@ -29,6 +28,7 @@ from typing import Any, NoReturn
 
 import orjson
 from crashing import FOR_EVER, TAKES_SPACE, Strike, Tripwire
+from forked import Forked
 
 from inbox_daemon import config, daemon, journal
 from inbox_daemon.batch.queue import Lane, Queue
@@ -277,7 +277,6 @@ class FatedEngine(NullEngine):
         self._queue: list[tuple[int, int, Request]] = []  # a heap: by turn, then as they came
         self._running: list[tuple[float, int, Request]] = []  # a heap: by the end of each
         self._count = itertools.count()
-        self._recalled: list[int] = []
         self._tokens = 0.0
         self._died: EngineDied | None = None
         self._killed_at = 0.0
@@ -309,10 +308,6 @@ class FatedEngine(NullEngine):
                 if ticket in ours:
                     self._forget(ticket)
                     self._recalled.append(ticket)
-
-    def recalled(self) -> list[int]:
-        recalled, self._recalled = self._recalled, []
-        return recalled
 
     def receive(self) -> list[Outcome]:
         now = self._clock.now
@@ -585,12 +580,8 @@ def _line(fd: int) -> bytes:
     return line
 
 
-class Simulated:
-    """The daemon in its child, as the driver sees it.
-
-    Attributes:
-        status: how it ended, None while it is there.
-    """
+class Simulated(Forked):
+    """The daemon in its child, as the driver sees it: each order has it go on until its next stop or its end."""
 
     def __init__(
         self,
@@ -601,39 +592,10 @@ class Simulated:
         first: Sequence[Sequence[Any]],
         sabotage: Sabotage | None,
     ) -> None:
-        theirs, self._orders = os.pipe()
-        self._replies, answers = os.pipe()
-        sys.stdout.flush()
-        gc.freeze()  # or collecting in the child copies every page it looks at
-        self.pid = os.fork()
-        if not self.pid:
-            os.close(self._orders)
-            os.close(self._replies)
-            _Child(place, clock, seed, life, theirs, answers).live(sabotage, first)
-        os.close(theirs)
-        os.close(answers)
-        self.status: int | None = None
-        self._reply()
-
-    def order(self, *orders: Sequence[object]) -> bool:
-        """Have it do this, and go on until it has come to its next stop or its end; say whether it is still there."""
-        if self.status is None:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._orders, orjson.dumps(orders) + b"\n")
-            self._reply()
-        return self.status is None
+        super().__init__(
+            lambda orders, replies: _Child(place, clock, seed, life, orders, replies).live(sabotage, first)
+        )
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal; it takes note of it while it waits for orders."""
         os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        if self.status is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self._reply()
-
-    def _reply(self) -> None:
-        if not os.read(self._replies, 1):
-            os.close(self._orders)
-            os.close(self._replies)
-            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

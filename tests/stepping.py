@@ -8,9 +8,7 @@ when it died.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import gc
 import math
 import os
 import signal
@@ -24,6 +22,7 @@ from typing import Any, NoReturn
 
 import orjson
 from crashing import FOR_EVER, TAKES_SPACE, Strike, Tripwire
+from forked import Forked
 
 from inbox_daemon import batches, config, daemon, journal
 from inbox_daemon.batch import needs, running, twins
@@ -98,50 +97,16 @@ class Mortal(NullEngine):
         os.write(self._events, orjson.dumps([what, ids]) + b"\n")
 
 
-class Stepped:
-    """One daemon in a child; to be started where no thread runs.
+class Stepped(Forked):
+    """One daemon in a child.
 
     Args:
         disk: how full the disk is, see `order`'s "full".
         events: the file in which its engines say what they were sent and what they had when they died.
-
-    Attributes:
-        status: how it ended, None while it is there.
     """
 
     def __init__(self, spool: Path, settings: Path, events: Path, disk: str = "") -> None:
-        theirs, self._orders = os.pipe()
-        self._replies, answers = os.pipe()
-        sys.stdout.flush()
-        gc.freeze()  # or collecting in the child copies every page it looks at
-        self._pid = os.fork()
-        if not self._pid:
-            os.close(self._orders)
-            os.close(self._replies)
-            _Child(spool, settings, events).live(theirs, answers, disk)
-        os.close(theirs)
-        os.close(answers)
-        self.status: int | None = None
-        self._reply()
-
-    def order(self, *words: object) -> bool:
-        """Have something done and wait until it is; say whether the daemon is still there."""
-        if self.status is None:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(self._orders, orjson.dumps(words) + b"\n")
-            self._reply()
-        return self.status is None
-
-    def kill(self) -> None:
-        if self.status is None:
-            os.kill(self._pid, signal.SIGKILL)
-            self._reply()
-
-    def _reply(self) -> None:
-        if not os.read(self._replies, 1):
-            os.close(self._orders)
-            os.close(self._replies)
-            self.status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        super().__init__(lambda orders, replies: _Child(spool, settings, events).live(orders, replies, disk))
 
 
 class _Child:

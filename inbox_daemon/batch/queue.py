@@ -193,7 +193,7 @@ class Queue:
             return False
         if before == _IN_FLIGHT:  # as nearly all are
             self.state[place] = _DONE
-            self.lanes[self._which[place] if self._which else 0].in_flight -= 1
+            self.lanes[self.number_of(place)].in_flight -= 1
         else:
             self._set(place, _DONE)
         return True
@@ -207,10 +207,6 @@ class Queue:
         for number, lane in enumerate(self.lanes):
             lane.returned([place for place in given if self.number_of(place) == number])
         return given
-
-    def with_engine(self) -> Iterator[int]:
-        """Yield the places that are in flight, in order."""
-        return _each(self.state, _IN_FLIGHT)
 
     def remaining(self) -> Iterator[int]:
         """Yield the places that have no outcome and are not in flight."""

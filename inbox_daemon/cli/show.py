@@ -75,7 +75,7 @@ def daemons(found: Sequence[DaemonView]) -> RenderableType:
         return Text(views.NO_DAEMON, style="yellow")
     lines = []
     for daemon in found:
-        who = f"daemon {daemon['hostname']} (pid {daemon['pid']})"
+        who = views.called(daemon)
         if not daemon["alive"]:
             lines.append(Text(f"{who} has said nothing lately", style="red"))
             continue

@@ -93,9 +93,9 @@ class Dispatcher:
         else:
             guilty = suspects.death(traffic.slot.number, collected.lost)
         self._withhold()
-        life = self._batches.get(number_of(guilty)) if guilty is not None else None
-        if guilty is not None and life is not None and life.running is not None:
-            self._batches.safely(life, partial(life.running.convict, place_of(guilty), died))
+        if guilty is not None and (found := self._batches.running(number_of(guilty))):
+            life, running = found
+            self._batches.safely(life, partial(running.convict, place_of(guilty), died))
 
     def _may_run(self, ticket: int) -> bool:
         life = self._batches.get(number_of(ticket))

@@ -82,17 +82,15 @@ class Traffic:
         info, model = self.slot.info, self.slot.model
         lanes = [(life.number, lane) for life in self._batches if (lane := life.queue.lane(model))]
         for number, count in share(min(most, self.room), lanes):
-            life = self._batches.get(number)
-            if info is not None and life is not None and life.running is not None:
-                self._batches.safely(life, partial(self._send, life, life.running, count, info))
+            if info is not None and (found := self._batches.running(number)):
+                self._batches.safely(found[0], partial(self._send, *found, count, info))
 
     def feed_these(self, tickets: Iterable[int]) -> None:
         """Hand these over, whatever their turn, where they are left."""
         info = self.slot.info
         for number, some in by_number(tickets, key=int).items():
-            life = self._batches.get(number)
-            if info is not None and life is not None and life.running is not None:
-                self._batches.safely(life, partial(self._send_these, life, life.running, some, info))
+            if info is not None and (found := self._batches.running(number)):
+                self._batches.safely(found[0], partial(self._send_these, *found, some, info))
 
     def recall_what_is_held(self) -> None:
         """Ask the engine for the requests of batches that were cancelled, or let go: nobody waits for the answers."""
@@ -153,18 +151,17 @@ class Traffic:
         except EngineDied as died:
             return Collected(died=died, lost=self._take_back(died))
         for number, arrived in by_number(outcomes, key=attrgetter("ticket")).items():
-            life = self._batches.get(number)
-            if life is not None and life.running is not None:
-                self._batches.safely(life, partial(life.running.settle, arrived, now))
+            if found := self._batches.running(number):
+                life, running = found
+                self._batches.safely(life, partial(running.settle, arrived, now))
             self._has_less(number, len(arrived))
         answered = [outcome.ticket for outcome in outcomes]
         self._come_to = max(self._come_to, max((self._turns.pop(ticket, 0) for ticket in answered), default=0))
         self.settled += len(outcomes)
         recalled = self.slot.recalled()
         for number, back in by_number(recalled, key=int).items():
-            life = self._batches.get(number)
-            if life is not None and life.running is not None:
-                life.running.give_back([place_of(ticket) for ticket in back])
+            if found := self._batches.running(number):
+                found[1].give_back([place_of(ticket) for ticket in back])
             self._has_less(number, len(back))
         for ticket in recalled:
             self._turns.pop(ticket, None)

@@ -106,10 +106,8 @@ class Slot:
         return self._engine is not None and self._engine.unsent
 
     def may_start(self, now: float) -> bool:
-        """Whether no engine is here, nothing of the last one holds its GPU any more, and back-off is over."""
-        if self._ending is not None and self._ending.gone():
-            self._ending = None
-        return self._engine is None and self._ending is None and self._unstarted is None and now >= self._not_before
+        """Whether the last engine has ended, and back-off is over."""
+        return self.ended and self._unstarted is None and now >= self._not_before
 
     def begin(self, start: int) -> None:
         """Start the engine of this number. To be called when `may_start`."""
@@ -214,6 +212,7 @@ class Slot:
 
     @property
     def ended(self) -> bool:
+        """Whether no engine is here, and nothing of the last one holds its GPU any more."""
         if self._ending is not None and self._ending.gone():
             self._ending = None
         return self._engine is None and self._ending is None

@@ -24,6 +24,7 @@ from inbox_daemon.settings import Settings
 from inbox_daemon.spool import ingest, published, source
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.shapes import DaemonView
+from inbox_daemon.spool.views import called
 
 _ASK_EVERY = 1.0  # seconds; each of them speaks once a second
 
@@ -51,7 +52,7 @@ class Elsewhere:
             served, *aliases = other.get("models") or [""]
             translates = other.get("translate_ollama", False)
             if _accepts(Models(served, dict.fromkeys(aliases, served), translates), name):
-                return _called(other)
+                return called(other)
         return None
 
     def has_engine_for(self, work: Work) -> str | None:
@@ -66,7 +67,7 @@ class Elsewhere:
                 return None
             for other in self._others():
                 if models & set(other.get("models", ())):
-                    return _called(other)
+                    return called(other)
         return None
 
     def _others(self) -> list[DaemonView]:
@@ -85,10 +86,6 @@ class Elsewhere:
 
 def _accepts(models: Models | None, name: str) -> bool:
     return models is None or models.accepts(name) is None
-
-
-def _called(daemon: DaemonView) -> str:
-    return f"daemon {daemon.get('hostname')} (pid {daemon.get('pid')})"
 
 
 def _first_model(path: Path) -> str | None:

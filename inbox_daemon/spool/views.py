@@ -52,6 +52,11 @@ def at_rest(status: BatchObject) -> BatchObject:
     return still
 
 
+def called(daemon: DaemonView) -> str:
+    """Return how a daemon is named wherever there may be several."""
+    return f"daemon {daemon.get('hostname')} (pid {daemon.get('pid')})"
+
+
 def engines_of(said: DaemonView | BatchObject) -> Sequence[EngineView]:
     """Return what is said of engines; nothing by a daemon of an older release."""
     return said.get("engines") or ()

@@ -28,13 +28,17 @@ def models(daemon: Daemon, name: str) -> set[str]:
     return {engine["model"] for engine in receipt(daemon, name)["engines"]}
 
 
-def test_a_batch_waits_for_its_model_after_a_start_with_another_one_and_says_so(start_daemon: Start) -> None:
+def left_half_done(start_daemon: Start) -> int:
+    """Have a daemon with org/a answer some of the 300 requests of `mine` and stop; return how many."""
     first = start_daemon(environment=serving("org/a", rate=100))
     first.drop("mine.jsonl", batch_of(300))
     eventually(lambda: first.done("mine") >= 50)
     assert first.stop() == 0
-    done = first.done("mine")
+    return first.done("mine")
 
+
+def test_a_batch_waits_for_its_model_after_a_start_with_another_one_and_says_so(start_daemon: Start) -> None:
+    done = left_half_done(start_daemon)
     other = start_daemon(environment=serving("org/b"))
     eventually(lambda: other.status("mine").get("waiting_for_model") == "org/a", 20)
     other.drop("theirs.jsonl", batch_of(20))
@@ -69,20 +73,14 @@ def test_a_batch_that_names_no_model_and_that_none_has_worked_on_is_the_next_one
 
 
 def test_a_daemon_that_drains_ends_and_says_that_a_batch_waits_for_another_model(start_daemon: Start) -> None:
-    first = start_daemon(environment=serving("org/a", rate=50))
-    first.drop("mine.jsonl", batch_of(200))
-    eventually(lambda: first.done("mine") >= 10)
-    first.stop()
+    left_half_done(start_daemon)
     other = start_daemon(environment=serving("org/b"), arguments=["--drain"], ready=False)
     assert other.ended(30) == 1
     assert other.status("mine")["waiting_for_model"] == "org/a"
 
 
 def test_a_batch_that_waits_for_its_model_can_be_cancelled_and_keeps_its_answers(start_daemon: Start) -> None:
-    first = start_daemon(environment=serving("org/a", rate=100))
-    first.drop("mine.jsonl", batch_of(300))
-    eventually(lambda: first.done("mine") >= 50)
-    first.stop()
+    left_half_done(start_daemon)
     other = start_daemon(environment=serving("org/b"))
     eventually(lambda: other.status("mine").get("waiting_for_model"), 20)
     (other.inbox / "mine.cancel").touch()
