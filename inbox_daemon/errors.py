@@ -2,6 +2,7 @@
 
     InboxDaemonError
     ├── ConfigError      a setting is unknown or wrong; exit 78
+    ├── NotNow           something stands in the way that may pass; exit 1, and systemd starts it again
     ├── SpoolError       the spool cannot be used as it is
     │   └── NotDurable   a write did not reach the disk; the file is no longer trusted
     ├── Rejected         one dropped file cannot become a batch; costs that file
@@ -28,6 +29,10 @@ class ConfigError(InboxDaemonError):
 
     Restarting does not help, so the process exits with 78 (EX_CONFIG) and systemd leaves it down.
     """
+
+
+class NotNow(InboxDaemonError):
+    """Something that is needed cannot be had now, and may be had another time: a mount, a port, memory."""
 
 
 class SpoolError(InboxDaemonError):
@@ -62,6 +67,18 @@ class EngineDied(InboxDaemonError):
         super().__init__(reason)
         self.reason = reason
         self.log = tuple(log)
+
+
+# What only somebody who changes a setting, a mode or a mount can mend (errno(3)).
+_STAYS = {
+    errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.EINVAL, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.ENOEXEC, errno.EOPNOTSUPP, errno.ENOSYS, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT,
+}  # fmt: skip
+
+
+def may_pass(error: OSError) -> bool:
+    """Say whether what the system refused may be had another time, with nobody changing anything."""
+    return error.errno not in _STAYS
 
 
 def told(error: Exception) -> str:

@@ -14,7 +14,7 @@ import pytest
 from running import ROOT
 
 from inbox_daemon import config
-from inbox_daemon.errors import ConfigError
+from inbox_daemon.errors import ConfigError, NotNow
 from inbox_daemon.settings import AT_START, RELOADABLE, Settings
 
 EXAMPLE = ROOT / "etc" / "inbox-daemon.toml"
@@ -87,6 +87,29 @@ def test_the_environment_overrides_the_file_and_flags_override_both(tmp_path: Pa
     env = {"INBOX_DAEMON_ENGINE__MODEL": "env", "INBOX_DAEMON_ENGINE__IN_FLIGHT": "2"}
     read = config.load(path, env, {"engine.model": "flag"})
     assert (read.engine.model, read.engine.in_flight, read.engine.stall_after) == ("flag", 2, 5.0)
+
+
+def test_each_value_is_known_to_come_from_the_file_the_environment_or_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        "[engine]\nmodel = 'file'\nin_flight = 1\n[engine.args]\na = 1\nb = {c = 1}\n[inbox.priorities]\nx = 1\n"
+    )
+    env = {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "2", "INBOX_DAEMON_INBOX__PRIORITIES": "{y = 1}"}
+    read = config.read(path, env, {"engine.model": "flag"})
+    assert read.origins == {
+        "engine.model": "the command line",
+        "engine.in_flight": "$INBOX_DAEMON_ENGINE__IN_FLIGHT",
+        "inbox.priorities.y": "$INBOX_DAEMON_INBOX__PRIORITIES",
+        "engine.args.a": str(path),
+        "engine.args.b.c": str(path),
+    }
+
+
+def test_a_file_that_cannot_be_read_now_is_no_wrong_setting(tmp_path: Path) -> None:
+    with pytest.raises(NotNow, match="Input/output error"):
+        config.load(Path("/proc/self/mem"), {}, {})
+    with pytest.raises(ConfigError, match="Is a directory"):
+        config.load(tmp_path, {}, {})
 
 
 def test_a_list_of_names_comes_from_the_file_and_from_the_environment(tmp_path: Path) -> None:

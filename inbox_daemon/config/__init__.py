@@ -1,0 +1,236 @@
+"""The settings as they are read: defaults, then a TOML file, the environment and flags; checked once, at the start.
+
+Owns what a mistake is told as, and where each value came from. What settings there are, `sections` says. Never looks
+at the spool, the GPU or vLLM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from inbox_daemon.config.sections import (
+    MOST_PRIORITY,
+    AlertSettings,
+    Config,
+    DaemonSettings,
+    EngineSettings,
+    InboxSettings,
+    MetricsSettings,
+    ModelSettings,
+    NullSettings,
+    RequestSettings,
+    ResultSettings,
+)
+from inbox_daemon.errors import ConfigError, NotNow, may_pass
+
+DEFAULT_PATH = Path("/etc/inbox-daemon/config.toml")
+ENV_PREFIX = "INBOX_DAEMON_"
+
+# vLLM's arguments that [requests] decides, so that what a request may ask of the host has one answer; and two that
+# would break a promise.
+DECIDED_BY_REQUESTS = {
+    "allowed_media_domains": "set requests.allowed_media_domains instead",
+    "allowed_local_media_path": "requests may never name files of this host; leave it out",
+    "trust_request_chat_template": "set requests.allow_chat_template instead",
+    "trust_request_mm_kwargs": "set requests.allow_media_options instead",
+    "max_logprobs": "set requests.max_logprobs instead",
+    "enable_log_requests": "it would write prompts into the journal; leave it out",
+    "enable_log_outputs": "it would write answers into the journal; leave it out",
+}
+
+
+def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    """Return the settings that `read` finds. Raises as that does."""
+    return read(path, env, flags).settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Read:
+    """The settings, and whence each that is no default has its value, by its dotted name."""
+
+    settings: Config
+    origins: Mapping[str, str]
+
+
+def read(path: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) -> Read:
+    """Read the configuration: defaults, then the file, then the environment, then flags; the last one wins.
+
+    Args:
+        path: the TOML file; None means DEFAULT_PATH where it exists.
+        env: variables such as ``INBOX_DAEMON_ENGINE__MODEL`` (two underscores between section and key).
+        flags: dotted keys of what was given on the command line, e.g. ``{"engine.model": "…"}``.
+
+    Raises:
+        ConfigError: naming the source, the key, the value and what would be right.
+        NotNow: the file cannot be read, and may be another time.
+    """
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if path is not None or DEFAULT_PATH.exists():
+        path = path or DEFAULT_PATH
+        tree = _read_toml(path)
+        build(tree, source=str(path))  # so that a mistake is blamed on the file, not on what overrides it
+        origins = {dotted: str(path) for dotted, _ in leaves(tree)}
+    overrides = [(*_of_variable(name, text), f"${name}") for name, text in env.items() if _is_ours(name)]
+    overrides += [(dotted, value, "the command line") for dotted, value in flags.items()]
+    for dotted, value, source in overrides:
+        _put(tree, dotted, value)
+        build(tree, source=source.removeprefix("$"))
+        origins = {name: said for name, said in origins.items() if not f"{name}.".startswith(f"{dotted}.")}
+        origins |= {name: source for name, _ in leaves({dotted: value})}
+    return Read(build(tree, source="the command line"), origins)
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what a tree of settings holds, each by its dotted name; of a table each entry, and an empty one itself."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_ours(variable: str) -> bool:
+    return variable.startswith(ENV_PREFIX) and variable != f"{ENV_PREFIX}CONFIG"
+
+
+def _of_variable(variable: str, text: str) -> tuple[str, Any]:
+    dotted = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+    return dotted, _from_text(dotted, text, variable)
+
+
+def build(tree: Mapping[str, Any], source: str) -> Config:
+    """Return the checked settings of a parsed TOML tree. Raises ConfigError."""
+    built = typing.cast(Config, _section(Config, tree, "", source))
+    for name, value in built.engine.args.items():
+        if instead := DECIDED_BY_REQUESTS.get(name.replace("-", "_")):
+            raise ConfigError(f"{source}: engine.args.{name} = {value!r} is not decided there: {instead}")
+    return built
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        if may_pass(error):
+            raise NotNow(f"{path}: cannot be read now ({error.strerror}); it is tried again") from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name another file with --config.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}. Compare with etc/inbox-daemon.toml.") from error
+
+
+def _section(cls: type[Any], tree: Any, prefix: str, source: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{source}: {prefix.rstrip('.')} = {tree!r} must be a table: [{prefix.rstrip('.')}]")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in tree:
+        if key not in fields:
+            close = get_close_matches(key, fields, 1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known here: {', '.join(fields)}"
+            raise ConfigError(f"{source}: unknown setting {prefix}{key} = {tree[key]!r}; {hint}")
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        kind = hints[key]
+        if dataclasses.is_dataclass(kind):
+            values[key] = _section(typing.cast(type, kind), value, f"{prefix}{key}.", source)
+        else:
+            values[key] = _checked(fields[key], kind, value, f"{prefix}{key}", source)
+    return cls(**values)
+
+
+def _checked(spec: dataclasses.Field[Any], kind: Any, value: Any, dotted: str, source: str) -> Any:
+    wrong = f"{source}: {dotted} = {value!r} is not right: it must be "
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        each = re.compile(spec.metadata["each"] or r"(?s).+")
+        if not isinstance(value, list | tuple) or not all(isinstance(v, str) and each.fullmatch(v) for v in value):
+            raise ConfigError(f"{wrong}{spec.metadata['looks']}")
+        return tuple(value)
+    if origin is not None:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{wrong}a table, [{dotted}]")
+        of = typing.get_args(kind)[1]
+        if of in (str, int) and not all(type(v) is of for v in value.values()):
+            raise ConfigError(f"{wrong}a table of {'names' if of is str else 'whole numbers'}")
+        if of is int and any(abs(number) > MOST_PRIORITY for number in value.values()):
+            raise ConfigError(f"{wrong}a table of whole numbers of at most nine digits")
+        return types.MappingProxyType(dict(value))
+    if type(value) is not kind:
+        raise ConfigError(wrong + {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind])
+    least, choices = spec.metadata["least"], spec.metadata["choices"]
+    if choices and value not in choices:
+        raise ConfigError(wrong + "one of " + ", ".join(choices))
+    if least is not None and not value >= least:
+        raise ConfigError(f"{wrong}{least:g} or more")
+    return value
+
+
+def _from_text(dotted: str, text: str, variable: str) -> Any:
+    """Read a variable's text as the type of the setting it names."""
+    cls: Any = Config
+    for part in dotted.split("."):
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        if part not in hints:
+            raise ConfigError(f"{variable}={text!r}: there is no setting {dotted}; see etc/inbox-daemon.toml")
+        cls = hints[part]
+    if cls is str:
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{variable}={text!r} is not a value as TOML writes it (for {dotted})") from error
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+    tree[key] = value
+
+
+def from_environment(path: str | None, flags: Mapping[str, Any]) -> Config:
+    """Load as the command line does: ``--config``, else ``INBOX_DAEMON_CONFIG``, else the default path."""
+    return found(path, flags).settings
+
+
+def found(path: str | None, flags: Mapping[str, Any]) -> Read:
+    """Read as `from_environment` does."""
+    chosen = path or os.environ.get(f"{ENV_PREFIX}CONFIG")
+    return read(Path(chosen) if chosen else None, os.environ, flags)
+
+
+__all__ = [
+    "DECIDED_BY_REQUESTS",
+    "DEFAULT_PATH",
+    "MOST_PRIORITY",
+    "AlertSettings",
+    "Config",
+    "DaemonSettings",
+    "EngineSettings",
+    "InboxSettings",
+    "MetricsSettings",
+    "ModelSettings",
+    "NullSettings",
+    "Read",
+    "RequestSettings",
+    "ResultSettings",
+    "build",
+    "found",
+    "from_environment",
+    "leaves",
+    "load",
+    "read",
+]

@@ -1,0 +1,150 @@
+"""Every setting: its name, default and bounds, as one frozen tree. Reads nothing.
+
+etc/inbox-daemon.toml lists the same settings with their reasons, for people; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MIB, GIB = 1 << 20, 1 << 30
+MOST_PRIORITY = 10**9 - 1  # nine digits, in a control file, too
+
+
+def setting(
+    default: Any, *, least: float | None = None, choices: tuple[str, ...] = (), each: str = "", looks: str = ""
+) -> Any:
+    """A setting with its default; `each` is the pattern of every text in a list, which `looks` describes."""
+    return field(default=default, metadata={"least": least, "choices": choices, "each": each, "looks": looks})
+
+
+@dataclass(frozen=True, slots=True)
+class InboxSettings:
+    """`[inbox]`: what counts as dropped. Durations are seconds."""
+
+    settle: float = setting(2.0, least=0)
+    settle_unproven: float = setting(10.0, least=0)
+    rescan: float = setting(15.0, least=0.1)
+    watch: str = setting("auto", choices=("auto", "poll"))
+    require_sidecar: bool = setting(False)
+    dedupe_window: float = setting(3600.0, least=0)
+    strict: bool = setting(False)
+    group_prefixes: bool = setting(True)
+    share_answers: bool = setting(True)
+    priorities: Mapping[str, int] = field(default_factory=dict)
+    max_line_bytes: int = setting(32 * MIB, least=1024)
+    max_lines: int = setting(10_000_000, least=1)
+    max_file_bytes: int = setting(64 * GIB, least=1024)
+    max_claimed: int = setting(256, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """`[models]`: which model names a request may use for the model that is served."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    translate_ollama: bool = setting(False)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """`[requests]`: what a request may ask of the host. `policy` has the reasons."""
+
+    allowed_media_domains: tuple[str, ...] = setting(
+        (), each=r"[a-z0-9-]+(\.[a-z0-9-]+)*", looks='a list of names in lower case, such as ["media.example.org"]'
+    )
+    allow_chat_template: bool = setting(False)
+    allow_media_options: bool = setting(False)
+    allow_prompt_logprobs: bool = setting(False)
+    max_n: int = setting(128, least=1)
+    max_logprobs: int = setting(20, least=0)
+    max_inputs: int = setting(2048, least=1)
+    max_schema_bytes: int = setting(64 * 1024, least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class NullSettings:
+    """`[engine.null]`: the engine without a model."""
+
+    rate: float = setting(0.0, least=0)
+    engines: int = setting(1, least=1)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """`[engine]`: what computes the answers. Durations are seconds; 0 switches off where it says so."""
+
+    kind: str = setting("vllm", choices=("vllm", "null"))
+    model: str = setting("")
+    in_flight: int = setting(0, least=0)
+    in_flight_bytes: int = setting(256 * MIB, least=MIB)
+    preload: bool = setting(False)
+    idle_unload: float = setting(0.0, least=0)
+    spare_worker: bool = setting(True)
+    load_timeout: float = setting(1800.0, least=1)
+    stall_after: float = setting(600.0, least=1)
+    stall_after_answers: float = setting(300.0, least=1)
+    max_deaths: int = setting(30, least=1)
+    args: Mapping[str, Any] = field(default_factory=dict)
+    null: NullSettings = field(default_factory=NullSettings)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """`args` by their names in Python; users may write them as vLLM's flags have them, with hyphens."""
+        return {name.replace("-", "_"): value for name, value in self.args.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSettings:
+    """`[results]`: how often answers become durable, and how often visible. Durations are seconds."""
+
+    sync_every: int = setting(512, least=1)
+    sync_after: float = setting(1.0, least=0)
+    seal_every: int = setting(1000, least=1)
+    seal_after: float = setting(30.0, least=0)
+    keep_free: int = setting(256 * MIB, least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSettings:
+    """`[daemon]`: the process itself. Durations are seconds."""
+
+    stop_grace: float = setting(30.0, least=0)
+    log_every: int = setting(100, least=1)
+    log_level: str = setting("info", choices=("debug", "info", "warning", "error"))
+    gpu_every: float = setting(5.0, least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """`[alerts]`: what is alarming, and who hears of it. Durations are seconds, shares 0 to 1."""
+
+    command: tuple[str, ...] = setting((), looks='a program and its arguments, such as ["/usr/bin/logger", "-s"]')
+    batch_deadline: float = setting(0.0, least=0)
+    gpu_utilization: float = setting(0.5, least=0)
+    gpu_utilization_for: float = setting(300.0, least=0)
+    full: float = setting(0.95, least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """`[metrics]`: where Prometheus finds the daemon's numbers; port 0 and no textfile: nowhere."""
+
+    port: int = setting(0, least=0)
+    address: str = setting("127.0.0.1")
+    textfile: str = setting("")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    spool: str = setting("/var/spool/inbox-daemon")
+    inbox: InboxSettings = field(default_factory=InboxSettings)
+    models: ModelSettings = field(default_factory=ModelSettings)
+    requests: RequestSettings = field(default_factory=RequestSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    results: ResultSettings = field(default_factory=ResultSettings)
+    daemon: DaemonSettings = field(default_factory=DaemonSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
