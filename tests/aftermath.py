@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 from crashing import Ended, Strike, run
-from running import jsonl, request
+from running import error_of, jsonl, request
 
 from inbox_daemon.layout import Published
 from inbox_daemon.spool import proof
@@ -223,14 +223,14 @@ def _lines_of_the_batch(folder: Path, scene: Scene) -> list[str]:
     for name in ("results.jsonl", "errors.jsonl"):
         ours = []
         for line in map(orjson.loads, _lines(folder / name)):
-            number = line["error"]["line"] if line["error"] else numbers[line["custom_id"]]
+            number = error_of(line).line if "line" in line else numbers[line["custom_id"]]
             ours.append(number)
-            if not line["error"]:
+            if "line" not in line:
                 content = line["response"]["body"]["choices"][0]["message"]["content"]
                 if content != f"null engine: {len(requests[number])} bytes read":
                     problems.append(f"{name}: line {number} has another's answer")
             elif scene.status == "completed" and number in numbers.values():
-                problems.append(f"{name}: line {number} has an error: {line['error']}")
+                problems.append(f"{name}: line {number} has an error: {error_of(line)}")
         if ours != sorted(ours):
             problems.append(f"{name}: not in the input's order: {ours}")
         found += ours

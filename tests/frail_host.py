@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from inbox_daemon.records import EngineStats, Outcome, Request
-from inbox_daemon.request.line import answer_line
+from inbox_daemon.request.output import answer_line
 from inbox_daemon.text import dumps
 
 FRAIL = Path(os.environ["FRAIL"])

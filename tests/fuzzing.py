@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from running import IN_MEMORY, request
+from running import IN_MEMORY, error_of, request
 
 from inbox_daemon.cli.check import faults_of
 from inbox_daemon.config import Config, EngineSettings, InboxSettings, ModelSettings, RequestSettings, ResultSettings
@@ -31,7 +31,7 @@ from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, Request, ticket
-from inbox_daemon.request.line import request_id
+from inbox_daemon.request.output import request_id
 from inbox_daemon.request.reading import rules_of
 from inbox_daemon.spool import complete, files, ingest, proof
 from inbox_daemon.spool.outcomes import Outcomes
@@ -298,8 +298,9 @@ def by_ingest(path: Path, config: Config, folder: Path) -> Said:
             return Said(rejected=str(rejected))
     faults = []
     for said in map(orjson.loads, work.open_part.read_bytes().splitlines()):
-        error = said["error"]
-        faults.append((error["line"], error["code"], error["message"], error.get("param"), said["custom_id"]))
+        error = error_of(said)
+        assert error.status == 400
+        faults.append((*error[:4], said["custom_id"]))
     assert accepted.faults == len(faults)
     if accepted.requests <= 50:
         answer_and_publish(work, Published(folder / "outbox"), config)

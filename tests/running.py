@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import psutil
@@ -182,6 +182,29 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def custom_ids(path: Path) -> list[str]:
     return [line["custom_id"] for line in lines(path)]
+
+
+class Failed(NamedTuple):
+    """Why a request has no answer, as its output line says it."""
+
+    line: int
+    code: str
+    message: str
+    param: str | None
+    status: int | None
+
+
+def error_of(line: dict[str, Any]) -> Failed:
+    """Read an error's output line, whose form is proven by that: OpenAI's, and `line` beside `custom_id`."""
+    assert list(line) == ["id", "custom_id", "line", "response", "error"], line
+    if line["error"] is not None:
+        assert (set(line["error"]), line["response"]) == ({"code", "message"}, None), line
+        return Failed(line["line"], line["error"]["code"], line["error"]["message"], None, None)
+    said, status = line["response"]["body"]["error"], line["response"]["status_code"]
+    assert set(line["response"]["body"]) == {"error"} and set(said) == {"message", "type", "param", "code"}, line
+    assert line["response"]["request_id"] == line["id"], line
+    assert said["type"] == ("server_error" if status >= 500 else "invalid_request_error") and status >= 400, line
+    return Failed(line["line"], said["code"], said["message"], said["param"], status)
 
 
 def vllm_processes() -> Iterator[psutil.Process]:

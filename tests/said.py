@@ -59,7 +59,7 @@ def daemon(**changed: Any) -> dict[str, Any]:
     """With every value there is."""
     now = time.time()
     return {
-        "schema": 2,
+        "schema": 3,
         "hostname": "gpu-box",
         "pid": 4700,
         "started_at": now - 4000,
@@ -100,7 +100,7 @@ def daemon(**changed: Any) -> dict[str, Any]:
 
 def batch(name: str = "candidates", **changed: Any) -> dict[str, Any]:
     return {
-        "schema": 2,
+        "schema": 3,
         "id": f"batch_{name}",
         "name": name,
         "status": "in_progress",

@@ -36,7 +36,7 @@ from typing import Any
 
 import orjson
 from crashing import EVERYTHING, SYNCS
-from running import IN_MEMORY, jsonl, request
+from running import IN_MEMORY, error_of, jsonl, request
 from simulated import BROKEN, HOUR, LOAD_TIMEOUT, NEVER, POISON, REFUSED, STALL_AFTER, Clock, Sabotage, Simulated, Site
 
 from inbox_daemon.layout import Published, batch_name
@@ -757,7 +757,7 @@ class Simulation:
         return number
 
     def _error(self, folder: Path, drop: Drop, status: dict[str, Any], line: dict[str, Any]) -> int:
-        number, code = int(line["error"]["line"]) - 1, line["error"]["code"]
+        number, code = error_of(line).line - 1, error_of(line).code
         if code == "batch_cancelled":
             right = status["status"] == "cancelled"
         elif code == "engine_crash":
@@ -766,7 +766,7 @@ class Simulation:
             right = (code, drop.kinds[number]) == ("invalid_json", "faulty")
         if not right:
             self._wrong(
-                f"{folder.name}: line {number + 1}, which is {drop.kinds[number]}, has an error: {line['error']}"
+                f"{folder.name}: line {number + 1}, which is {drop.kinds[number]}, has an error: {error_of(line)}"
             )
         return number
 

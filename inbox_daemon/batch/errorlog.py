@@ -9,14 +9,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 import orjson
 
 from inbox_daemon.batch.face import Face
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.privacy import READ, cause
-from inbox_daemon.records import Outcome, place_of
+from inbox_daemon.records import Fault, Outcome, place_of
+from inbox_daemon.request.output import failure
 from inbox_daemon.spool.ingest import Accepted, Input
 from inbox_daemon.text import shown
 
@@ -37,16 +37,18 @@ class ErrorLog:
         """Say which of these are errors."""
         for outcome in outcomes:
             if outcome.is_error and self._takes():
-                line = orjson.loads(outcome.line)
-                self._one(line["error"], line.get("custom_id"), source.start(place_of(outcome.ticket), READ + 1))
+                said = failure(orjson.loads(outcome.line))
+                assert said is not None, "an outcome that is an error says so in its line"
+                self._one(said.number, said.fault, source.start(place_of(outcome.ticket), READ + 1))
         self.sum_up(now)
 
     def say_faults(self, accepted: Accepted, source: Input, now: float) -> None:
         """Say which lines were found faulty at ingest."""
         for fault in accepted.shown:
             if self._takes():
-                place = bisect_left(range(accepted.requests), fault["line"], key=source.number)
-                self._one(fault, None, source.start(place, READ + 1))
+                number = fault["line"]
+                place = bisect_left(range(accepted.requests), number, key=source.number)
+                self._one(number, Fault(fault["code"], fault["message"]), source.start(place, READ + 1))
         self._more += accepted.faults - len(accepted.shown)
         self.sum_up(now)
 
@@ -67,13 +69,13 @@ class ErrorLog:
         self._more += 1
         return False
 
-    def _one(self, error: dict[str, Any], custom_id: str | None, request: bytes) -> None:
+    def _one(self, number: int, fault: Fault, request: bytes) -> None:
         name, source, log = self._face.name, self._face.source, self._face.log
-        custom_id = custom_id or _custom_id(request)
-        why = cause(str(error.get("message") or ""), request)
+        custom_id = fault.custom_id or _custom_id(request)
+        why = cause(fault.message, request)
         named = f" ({shown(str(custom_id))[:80]})" if custom_id else ""
-        parts = (name, source, error["line"], named, error["code"], f": {why}" if why else "")
-        fields = tell(Message.REQUEST_ERROR, INBOX_LINE=error["line"], INBOX_REQUEST=custom_id)
+        parts = (name, source, number, named, fault.code, f": {why}" if why else "")
+        fields = tell(Message.REQUEST_ERROR, INBOX_LINE=number, INBOX_REQUEST=custom_id)
         log.warning("%s: %s line %s%s ended as an error: %s%s", *parts, extra=fields)
 
 

@@ -20,7 +20,7 @@ from inbox_daemon.config import Config
 from inbox_daemon.errors import EngineDied
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.records import EngineInfo, Fault, Outcome, Request, ticket
-from inbox_daemon.request.line import error_line, request_id
+from inbox_daemon.request.output import error_line, request_id
 from inbox_daemon.slices import in_slices
 from inbox_daemon.spool.ingest import Input
 
@@ -109,7 +109,7 @@ class Running:
 
     def _error(self, place: int, code: str, message: str) -> Outcome:
         fault = Fault(code, message, custom_id=orjson.loads(self.source.line(place)).get("custom_id"))
-        line = error_line(request_id(self._id, place), fault, self.source.number(place))
+        line = error_line(request_id(self._id, place), fault, self.source.number(place), status=None)
         return Outcome(ticket(self._number, place), line, is_error=True)
 
     # -- by the clock

@@ -13,7 +13,7 @@ import orjson
 
 from inbox_daemon.batch.books import Books
 from inbox_daemon.records import Outcome, place_of, ticket
-from inbox_daemon.request.line import copied_line, read_outcome, request_id
+from inbox_daemon.request.output import copied_line, read_outcome, request_id
 from inbox_daemon.slices import in_slices
 from inbox_daemon.spool.ingest import Input
 

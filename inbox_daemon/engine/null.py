@@ -18,7 +18,7 @@ from inbox_daemon import __version__
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine import Evidence, Place
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
-from inbox_daemon.request.line import answer_line
+from inbox_daemon.request.output import answer_line
 from inbox_daemon.text import dumps
 
 _IN_FLIGHT = 4096

@@ -1,28 +1,24 @@
-"""One line of a batch file, read as OpenAI's Batch API defines it, and the output line that answers it.
+"""One line of a batch file, read as OpenAI's Batch API defines it. What answers it is `output`'s.
 
-Pure. Owns what makes a line a request or a fault, and the form of output lines. Never raises on content.
+Pure. Owns what makes a line a request or a fault. Never raises on content.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import orjson
 
-from inbox_daemon.records import Fault, Outcome
+from inbox_daemon.records import Fault
 from inbox_daemon.request.endpoints import ENDPOINTS
-from inbox_daemon.text import dumps
 
 # What no prompt of a million tokens comes near, counted in the bytes, inside of texts too.
 _MOST_CONTAINERS, _MOST_ITEMS = 250_000, 2_000_000
 _MOST_LEVELS = 254  # of objects and lists within each other: as many as orjson writes; it reads 1,024
 
 MAX_CUSTOM_ID = 512  # characters; OpenAI's limit for metadata values, generous for an identifier
-
-# Errors of requests that were never at fault: dropping the same line again may well succeed.
-RETRYABLE = frozenset({"batch_cancelled", "batch_refused", "engine_error", "too_busy"})
+_GIVEN_BACK = 64 << 10  # bytes of a custom_id that is too long, with which its error can still be found
 
 
 class Line:
@@ -124,7 +120,10 @@ def _id_problem(custom_id: Any) -> Fault | None:
     if not isinstance(custom_id, str) or not custom_id:
         return Fault("invalid_custom_id", f"custom_id must be text, not {_short(_text(custom_id))}", "custom_id")
     if len(custom_id) > MAX_CUSTOM_ID:
-        return Fault("invalid_custom_id", f"custom_id is longer than {MAX_CUSTOM_ID} characters", "custom_id")
+        sentence = f"custom_id is longer than {MAX_CUSTOM_ID} characters"
+        if len(custom_id.encode("utf-8", "surrogatepass")) > _GIVEN_BACK:
+            return Fault("invalid_custom_id", f"{sentence}, and than 64 KB, so it is not given back", "custom_id")
+        return Fault("invalid_custom_id", sentence, "custom_id", custom_id)
     return None
 
 
@@ -163,62 +162,6 @@ def _short(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def request_id(batch_id: str, place: int) -> str:
-    """Return the output line's `id`: unique over all batches, and it says where the request stands in its file."""
-    return f"{batch_id.replace('batch_', 'batch_req_', 1)}_{place}"
-
-
-_PLACE = re.compile(rb'\{"id":"[^"]*_(\d+)","custom_id":')
-
-
-def place_of_line(line: bytes) -> int | None:
-    """Return the place of the request that this output line answers; None where it is no output line of ours."""
-    match = _PLACE.match(line)
-    return int(match[1]) if match else None
-
-
-def answer_line(id: str, custom_id: str, body: bytes) -> bytes:
-    """Return the output line of an answer; `body` is the response's body, already JSON."""
-    parts = (
-        b'{"id":',
-        dumps(id),
-        b',"custom_id":',
-        dumps(custom_id),
-        b',"response":{"status_code":200,"request_id":',
-        dumps(id),
-        b',"body":',
-        body,
-        b'},"error":null}\n',
-    )
-    return b"".join(parts)
-
-
-def error_line(id: str, fault: Fault, line_number: int, status: int | None = None) -> bytes:
-    """Return the output line of a request without an answer.
-
-    Beside OpenAI's fields, `error.line` is the 1-based line of the user's file. `response` is there when the
-    engine did respond, with an HTTP status that says no.
-    """
-    error = {"code": fault.code, "message": fault.message, "line": line_number}
-    if fault.param:
-        error["param"] = fault.param
-    response: dict[str, Any] | None = None
-    if status is not None:
-        body = {"error": {"message": fault.message, "code": fault.code, "param": fault.param}}
-        response = {"status_code": status, "request_id": id, "body": body}
-    return dumps({"id": id, "custom_id": fault.custom_id, "response": response, "error": error}) + b"\n"
-
-
-def copied_line(line: bytes, id: str, custom_id: str, line_number: int) -> bytes:
-    """Return the output line of a request that is the same as the one that `line` answers, but for its custom_id."""
-    parsed = orjson.loads(line)
-    response, error = parsed["response"], parsed["error"]
-    if error is None:
-        return answer_line(id, custom_id, dumps(response["body"]))
-    fault = Fault(error["code"], error["message"], error.get("param"), custom_id)
-    return error_line(id, fault, line_number, response and response["status_code"])
-
-
 def is_deterministic(url: str, body: dict[str, Any]) -> bool:
     """Say whether the same request, computed again, is meant to give the same answer."""
     seed = body.get("seed")
@@ -231,26 +174,3 @@ def but_for_its_id(line: bytes, custom_id: str) -> tuple[bytes, bytes]:
     are equal: a line in which the id stands twice differs from every other."""
     before, _, after = line.partition(b'"' + custom_id.encode("utf-8", "surrogatepass") + b'"')
     return before, after
-
-
-def may_succeed_later(code: str, status: int | None) -> bool:
-    """Say whether the same line, dropped again, has a chance: the ones that go to `retry.jsonl`."""
-    return code in RETRYABLE or (status is not None and (status >= 500 or status in (408, 429)))
-
-
-def read_outcome(line: bytes, ticket: int) -> Outcome | None:
-    """Read back an output line of ours, to recover what is counted; None where it is damaged."""
-    try:
-        parsed = orjson.loads(line)
-        usage = {} if parsed["error"] else parsed["response"]["body"].get("usage") or {}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Outcome(
-        ticket,
-        line,
-        parsed["error"] is not None,
-        usage.get("prompt_tokens") or 0,
-        cached,
-        usage.get("completion_tokens") or 0,
-    )

@@ -20,7 +20,7 @@ from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Work
 from inbox_daemon.machine import disk
 from inbox_daemon.request.index import Index
-from inbox_daemon.request.line import error_line, request_id
+from inbox_daemon.request.output import FAULTY, error_line, request_id
 from inbox_daemon.request.reading import Found, Reading, Rules
 from inbox_daemon.slices import in_slices
 from inbox_daemon.spool import complete, files, source
@@ -156,7 +156,7 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
     def note(faults: list[Found]) -> None:
         lines = []
         for place, number, fault in faults:
-            lines.append(error_line(request_id(work.id, place), fault, number))
+            lines.append(error_line(request_id(work.id, place), fault, number, FAULTY))
             if len(first) < SHOWN_FAULTS:
                 first.append({"code": fault.code, "line": number, "message": fault.message, "param": fault.param})
         part.write(b"".join(lines))

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from inbox_daemon.layout import Published, Work, part_name
 from inbox_daemon.records import Outcome, place_of, ticket
-from inbox_daemon.request.line import place_of_line, read_outcome
+from inbox_daemon.request.output import place_of_line, read_outcome
 from inbox_daemon.spool import files
 
 _NONE = (1 << 64) - 1
-_OFFSET_BITS = 40
+_ERROR = 1 << 63
+_OFFSET_BITS, _PART_BITS = 40, 23
 _OPEN_FDS = 32
 _MAX_PART_BYTES = 64 << 20
 
@@ -29,7 +30,7 @@ class Outcomes:
 
     def __init__(self, work: Work, requests: int) -> None:
         self._work = work
-        self._where = array("Q", [_NONE]) * requests  # part << 40 | offset
+        self._where = array("Q", [_NONE]) * requests  # _ERROR or 0 | part << 40 | offset
         self._length = array("I", [0]) * requests
         self._number = 1  # of the part that is open
         self._writer: files.Writer | None = None
@@ -78,14 +79,14 @@ class Outcomes:
         outcome = read_outcome(line, ticket(slot, place))
         if outcome is None:
             return False
-        self._note(place, number, offset, len(line))
+        self._note(outcome, place, number, offset)
         count(outcome)
         return True
 
-    def _note(self, place: int, number: int, offset: int, length: int) -> None:
-        self._where[place] = number << _OFFSET_BITS | offset
-        self._length[place] = length
-        self.bytes += length
+    def _note(self, outcome: Outcome, place: int, number: int, offset: int) -> None:
+        self._where[place] = (_ERROR if outcome.is_error else 0) | number << _OFFSET_BITS | offset
+        self._length[place] = len(outcome.line)
+        self.bytes += len(outcome.line)
 
     # -- append, sync, seal
 
@@ -94,7 +95,7 @@ class Outcomes:
         writer = self._open()
         offset = writer.size
         for outcome in outcomes:
-            self._note(place_of(outcome.ticket), self._number, offset, len(outcome.line))
+            self._note(outcome, place_of(outcome.ticket), self._number, offset)
             offset += len(outcome.line)
         writer.write(b"".join([outcome.line for outcome in outcomes]))
         self._unsynced.extend(outcomes)
@@ -157,10 +158,15 @@ class Outcomes:
 
     # -- reading, for the merge
 
+    def is_error(self, place: int) -> bool:
+        """Say whether a request that has an outcome has no answer."""
+        return bool(self._where[place] & _ERROR)
+
     def line(self, place: int) -> bytes:
         """Return the output line of a request that has an outcome."""
         where = self._where[place]
-        return os.pread(self._reader(where >> _OFFSET_BITS), self._length[place], where & ((1 << _OFFSET_BITS) - 1))
+        number = where >> _OFFSET_BITS & ((1 << _PART_BITS) - 1)
+        return os.pread(self._reader(number), self._length[place], where & ((1 << _OFFSET_BITS) - 1))
 
     def _reader(self, number: int) -> int:
         fd = self._readers.get(number)

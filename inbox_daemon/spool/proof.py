@@ -16,7 +16,7 @@ import orjson
 
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published
-from inbox_daemon.request.line import place_of_line
+from inbox_daemon.request.output import place_of_line
 from inbox_daemon.spool.published import permitted
 
 

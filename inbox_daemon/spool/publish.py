@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Work
-from inbox_daemon.request.line import may_succeed_later
+from inbox_daemon.request.output import as_published
 from inbox_daemon.spool import files
 from inbox_daemon.spool.ingest import Input
 from inbox_daemon.spool.outcomes import Outcomes
@@ -116,7 +114,7 @@ def _merge(work: Work, outcomes: Outcomes, source: Input) -> Generator[None, Non
         for target in targets:
             opened.callback(target.close)
         for place in range(len(source.index)):
-            _sort(outcomes.line(place), source, place, results, errors, retry)
+            _sort(outcomes, source, place, results, errors, retry)
             for target in targets:
                 if target.full:
                     target.flush()
@@ -128,19 +126,15 @@ def _merge(work: Work, outcomes: Outcomes, source: Input) -> Generator[None, Non
     return merged
 
 
-def _sort(line: bytes, source: Input, place: int, results: _Target, errors: _Target, retry: _Target) -> None:
-    if line.endswith(b'"error":null}\n'):
+def _sort(outcomes: Outcomes, source: Input, place: int, results: _Target, errors: _Target, retry: _Target) -> None:
+    line = outcomes.line(place)
+    if not outcomes.is_error(place):
         results.add(line)
-    else:
-        errors.add(line)
-        if _may_succeed_later(line):
-            retry.add(source.line(place) + b"\n")
-
-
-def _may_succeed_later(line: bytes) -> bool:
-    parsed = orjson.loads(line)
-    response = parsed["response"]
-    return may_succeed_later(parsed["error"]["code"], response and response["status_code"])
+        return
+    line, failure = as_published(line)
+    errors.add(line)
+    if failure.may_succeed_later:
+        retry.add(source.line(place) + b"\n")
 
 
 def write_receipt(published: Published, receipt: dict[str, Any]) -> None:

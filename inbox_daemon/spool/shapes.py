@@ -1,14 +1,15 @@
 """The shape of what is published, as those read it who show it. Types alone: nothing is checked, nothing is done.
 
 Where a key may be missing it is optional here: a daemon of an older release says less, and `schema` tells which one
-it was. In schema 1 a daemon had one engine, described under `engine`; of that, nothing is shown.
+it was. In schema 1 a daemon had one engine, described under `engine`; of that, nothing is shown. Up to schema 2 the
+lines of errors.jsonl had another form (`request.output.failure` reads both).
 """
 
 from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
-SCHEMA = 2  # of SPOOL/daemons, of status.json and of `status --json`
+SCHEMA = 3  # of SPOOL/daemons, of status.json and of `status --json`
 
 
 class EngineView(TypedDict):

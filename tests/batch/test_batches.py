@@ -19,6 +19,7 @@ from running import (
     Daemon,
     batch_of,
     custom_ids,
+    error_of,
     eventually,
     jsonl,
     lines,
@@ -28,7 +29,7 @@ from running import (
 
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, ticket
-from inbox_daemon.request.line import answer_line, request_id
+from inbox_daemon.request.output import answer_line, request_id
 from inbox_daemon.spool import files
 from inbox_daemon.spool.outcomes import Outcomes
 
@@ -163,8 +164,10 @@ def test_a_bad_line_costs_one_line(start_daemon: Start) -> None:
     status = daemon.finished("mixed")
     assert status["status"] == "completed"
     assert custom_ids(daemon.outbox("mixed") / "results.jsonl") == ["good-1", "good-2", "good-3"]
-    errors = [(e["error"]["line"], e["error"]["code"]) for e in lines(daemon.outbox("mixed") / "errors.jsonl")]
-    assert errors == FAULTS_OF_MIXED
+    errors = lines(daemon.outbox("mixed") / "errors.jsonl")
+    assert [error_of(e)[:2] for e in errors] == FAULTS_OF_MIXED
+    both = errors + lines(daemon.outbox("mixed") / "results.jsonl")
+    assert [line["response"]["status_code"] for line in both] == [400] * len(errors) + [200] * 3
     assert [(e["line"], e["code"]) for e in status["errors"]["data"]] == FAULTS_OF_MIXED
     assert not (daemon.outbox("mixed") / "retry.jsonl").exists()
     proven(daemon, "mixed")
@@ -254,7 +257,7 @@ def test_cancel_keeps_what_has_an_answer_and_gives_the_rest_back(start_daemon: S
     assert counts["completed"] >= 100
     assert counts["completed"] + counts["failed"] == 10_000
     errors = lines(daemon.outbox("b") / "errors.jsonl")
-    assert {error["error"]["code"] for error in errors} == {"batch_cancelled"}
+    assert {error_of(error).code for error in errors} == {"batch_cancelled"}
     assert custom_ids(daemon.outbox("b") / "retry.jsonl") == [error["custom_id"] for error in errors]
     proven(daemon, "b")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
-from running import batch_of, custom_ids, jsonl, request
+from running import batch_of, custom_ids, error_of, jsonl, lines, request
 
 from inbox_daemon import batches, config, daemon
 from inbox_daemon.batch import face, needs
@@ -476,3 +476,29 @@ def test_a_part_whose_sealing_was_cut_short_has_a_durable_name_before_it_loses_i
     monkeypatch.setattr(files, "remove", lambda path: done.append(f"remove {path}") or remove(path))
     passes.until(passes.is_now("b", "completed"))
     assert f"sync {work.parts}" in done[: done.index(f"remove {work.open_part}")]
+
+
+def test_a_batch_half_done_by_0_2_0_ends_with_its_errors_in_todays_form(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
+    (passes.inbox / "b.pause").touch()
+    passes.drop("b.jsonl", b"broken\n" + batch_of(3))
+    passes.until(lambda: passes.status("b").get("paused") and passes.status("b")["request_counts"]["failed"])
+    log = passes.let_go().work.open_part
+    id = orjson.loads(log.read_bytes())["id"].removesuffix("_0")
+    faulty = {"code": "invalid_json", "message": "no JSON", "line": 1}
+    failed = {"code": "engine_error", "message": "not now", "line": 2}
+    response = {"status_code": 500, "request_id": f"{id}_1", "body": {"error": failed | {"param": None}}}
+    old = [
+        {"id": f"{id}_0", "custom_id": None, "response": None, "error": faulty},
+        {"id": f"{id}_1", "custom_id": "r0", "response": response, "error": failed},
+    ]
+    log.write_bytes(jsonl(old))
+    (passes.inbox / "b.resume").touch()
+    passes.until(passes.is_now("b", "completed"))
+    errors = [error_of(line) for line in lines(passes.folder("b") / "errors.jsonl")]
+    assert errors == [(1, "invalid_json", "no JSON", None, 400), (2, "engine_error", "not now", None, 500)]
+    assert custom_ids(passes.folder("b") / "results.jsonl") == ["r1", "r2"]
+    assert custom_ids(passes.folder("b") / "retry.jsonl") == ["r0"]
+    assert proof.verify(Published(passes.folder("b"))).problems == []

@@ -17,7 +17,7 @@ from inbox_daemon.batch.status import Tally
 from inbox_daemon.config import Config, ResultSettings
 from inbox_daemon.layout import Spool
 from inbox_daemon.records import BatchStatus, Outcome
-from inbox_daemon.request.line import answer_line
+from inbox_daemon.request.output import answer_line
 from inbox_daemon.settings import Settings
 from inbox_daemon.spool import claim
 

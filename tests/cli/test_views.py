@@ -226,7 +226,7 @@ def test_programs_are_told_which_schema_they_read(spool: Spool, verb: Verb) -> N
     live(spool)
     publish(spool, said.batch())
     told = orjson.loads(verb(spool, "status", "--json")[1])
-    assert [told["schema"], told["daemons"][0]["schema"], told["batches"][0]["schema"]] == [2, 2, 2]
+    assert [told["schema"], told["daemons"][0]["schema"], told["batches"][0]["schema"]] == [3, 3, 3]
 
 
 # -- errors

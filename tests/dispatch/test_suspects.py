@@ -15,7 +15,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import IN_MEMORY, jsonl, lines, request
+from running import IN_MEMORY, error_of, jsonl, lines, request
 
 from inbox_daemon import config
 from inbox_daemon.batch.queue import _WITHHELD, Queue
@@ -229,7 +229,7 @@ class Hunt:
     def guilty(self) -> set[int]:
         """The places of the requests that were found to kill engines."""
         errors = lines(self._outbox / "errors.jsonl")
-        assert {one["error"]["code"] for one in errors} <= {"engine_crash"}
+        assert {error_of(one).code for one in errors} <= {"engine_crash"}
         return {int(one["custom_id"].removeprefix("r")) for one in errors}
 
     def deaths(self) -> list[int]:

@@ -21,7 +21,7 @@ import orjson
 import psutil
 import pytest
 from engines import Engines
-from running import Daemon, custom_ids, eventually, jsonl, lines, proven, request
+from running import Daemon, custom_ids, error_of, eventually, jsonl, lines, proven, request
 from stepping import POISON, Mortal
 
 from inbox_daemon import config, daemon
@@ -305,11 +305,11 @@ def test_two_poisons_in_one_batch_one_that_kills_and_one_that_hangs_are_both_fou
     running.drop("b.jsonl", jsonl(asked))
     status = running.finished("b", 180)
     errors = lines(running.outbox("b") / "errors.jsonl")
-    assert [(e["custom_id"], e["error"]["code"], e["error"]["line"]) for e in errors] == [
+    assert [(e["custom_id"], error_of(e).code, error_of(e).line) for e in errors] == [
         ("kills", "engine_crash", 11),
         ("hangs", "engine_crash", 31),
     ]
-    assert "as told, exit 1" in errors[0]["error"]["message"] and "no progress for" in errors[1]["error"]["message"]
+    assert "as told, exit 1" in error_of(errors[0]).message and "no progress for" in error_of(errors[1]).message
     assert status["request_counts"] == {"total": 40, "completed": 38, "failed": 2}
     assert status["engine_deaths"] <= 2 * (1 + 2)  # log2(2 in flight) + 2 for each
     proven(running, "b")
@@ -350,7 +350,7 @@ class Passes:
 
     def failed(self, name: str) -> list[tuple[str, str]]:
         errors = lines(self.spool / "outbox" / name / "errors.jsonl")
-        return [(error["custom_id"], error["error"]["code"]) for error in errors]
+        return [(error["custom_id"], error_of(error).code) for error in errors]
 
     def engine_dies(self, how: str) -> None:
         """Have the engine die with requests in flight."""

@@ -39,6 +39,7 @@ from running import (
     Daemon,
     batch_of,
     custom_ids,
+    error_of,
     eventually,
     jsonl,
     lines,
@@ -138,7 +139,7 @@ def test_bad_lines_cost_themselves_and_the_good_ones_are_answered(daemon: Daemon
     daemon.finished("mixed")
     folder = daemon.outbox("mixed")
     assert custom_ids(folder / "results.jsonl") == ["good-1", "good-2", "good-3"]
-    found = [(line["error"]["line"], line["error"]["code"]) for line in lines(folder / "errors.jsonl")]
+    found = [error_of(line)[:2] for line in lines(folder / "errors.jsonl")]
     assert found == FAULTS_OF_MIXED
 
 
@@ -170,10 +171,9 @@ def test_what_only_vllm_can_refuse_is_an_error_with_its_reason_and_its_line(daem
     errors = lines(folder / "errors.jsonl")
     assert [error["custom_id"] for error in errors] == [line["custom_id"] for line in bad]
     for number, (error, (_, code, words)) in enumerate(zip(errors, REFUSED, strict=True), start=2):
-        assert (error["error"]["line"], error["error"]["code"]) == (number, code)
-        assert words in error["error"]["message"]
-        assert error["response"]["status_code"] == 400
-        assert error["response"]["body"]["error"]["message"] == error["error"]["message"]
+        said = error_of(error)
+        assert (said.line, said.code, said.status) == (number, code, 400)
+        assert words in said.message
     assert not (folder / "retry.jsonl").exists()
     assert status["engine_deaths"] == 0
     assert process(daemon, "inbox_daemon.engine.worker") == worker
@@ -425,6 +425,6 @@ def test_a_request_that_kills_every_engine_is_found_and_costs_no_neighbour_its_a
     assert daemon.ended(5 * LOADED) == 3
     assert custom_ids(daemon.outbox("sick") / "results.jsonl") == [f"r{i}" for i in range(11)]
     [error] = lines(daemon.outbox("sick") / "errors.jsonl")
-    assert (error["custom_id"], error["error"]["code"], error["error"]["line"]) == ("poison", "engine_crash", 6)
-    assert "CPU Generator does not use offset" in error["error"]["message"]
+    assert (error["custom_id"], error_of(error).code, error_of(error).line) == ("poison", "engine_crash", 6)
+    assert "CPU Generator does not use offset" in error_of(error).message
     assert daemon.status("sick")["engine_deaths"] <= 4  # log2(4) + 2

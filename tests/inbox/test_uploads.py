@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 import pytest
-from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
+from running import Daemon, batch_of, custom_ids, error_of, eventually, jsonl, lines, request
 from sshd import Sshd, cut, ended, serving
 
 from inbox_daemon.config import Config
@@ -358,7 +358,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_read_again(tmp_path: Path
                 next(steps)
     assert ingest.load(work).requests == 5002
     assert work.input.read_bytes() == dropped.read_bytes()
-    assert [line["error"]["line"] for line in lines(work.open_part)] == [1]
+    assert [error_of(line).line for line in lines(work.open_part)] == [1]
 
 
 def test_parts_pulled_away_while_the_batch_runs_miss_nothing_and_neither_do_the_results(

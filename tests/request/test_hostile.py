@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 import psutil
 import pytest
-from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, request
+from running import Daemon, batch_of, custom_ids, error_of, eventually, jsonl, lines, request
 
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
@@ -315,9 +315,7 @@ def test_a_line_of_64_mb_costs_that_line(start_daemon: Start) -> None:
     daemon.drop("x.jsonl", batch_of(3, "before") + long + batch_of(3, "after"))
     nobody_waits(daemon)
     assert daemon.finished("x")["request_counts"] == {"total": 7, "completed": 6, "failed": 1}
-    assert [(e["error"]["line"], e["error"]["code"]) for e in lines(daemon.outbox("x") / "errors.jsonl")] == [
-        (4, "line_too_long")
-    ]
+    assert [error_of(e)[:2] for e in lines(daemon.outbox("x") / "errors.jsonl")] == [(4, "line_too_long")]
     assert peak(daemon) < 100
 
 
@@ -350,8 +348,8 @@ def test_a_line_made_to_hurt_the_parser_costs_that_line(start_daemon: Start) -> 
     for name, (_, code) in PIECES.items():
         assert daemon.finished(name)["request_counts"] == {"total": 5, "completed": 4, "failed": 1}
         (error,) = lines(daemon.outbox(name) / "errors.jsonl")
-        assert (name, error["error"]["line"], error["error"]["code"]) == (name, 3, code)
-        assert len(error["error"]["message"]) < 400
+        assert (name, *error_of(error)[:2]) == (name, 3, code)
+        assert len(error_of(error).message) < 400
     assert peak(daemon) < 200
 
 
@@ -486,13 +484,17 @@ IDS = [
 
 def test_a_custom_id_meant_for_a_path_or_a_terminal_is_only_an_id(start_daemon: Start, tmp_path: Path) -> None:
     daemon = start_daemon(environment={"INBOX_DAEMON_DAEMON__LOG_LEVEL": "debug"})
-    content = jsonl([*(request(one) for one in IDS), *(request(one) for one in IDS), request("x" * 513)])
+    too_long = ["x" * 513, "é" * (32 << 10), "é" * (32 << 10) + "x"]
+    content = jsonl([request(one) for one in (*IDS, *IDS, *too_long)])
     outside = set(tmp_path.iterdir())
     daemon.drop("x.jsonl", content)
-    assert daemon.finished("x")["request_counts"] == {"total": 2 * len(IDS) + 1, "completed": len(IDS), "failed": 23}
+    assert daemon.finished("x")["request_counts"] == {"total": 2 * len(IDS) + 3, "completed": len(IDS), "failed": 25}
     assert custom_ids(daemon.outbox("x") / "results.jsonl") == IDS
-    codes = [error["error"]["code"] for error in lines(daemon.outbox("x") / "errors.jsonl")]
-    assert codes == ["duplicate_custom_id"] * len(IDS) + ["invalid_custom_id"]
+    errors = lines(daemon.outbox("x") / "errors.jsonl")
+    codes = [error_of(error).code for error in errors]
+    assert codes == ["duplicate_custom_id"] * len(IDS) + ["invalid_custom_id"] * 3
+    assert [error["custom_id"] for error in errors] == [*IDS, *too_long[:2], None]
+    assert "than 64 KB" in error_of(errors[-1]).message
     for name in ("results.jsonl", "errors.jsonl", "status.json"):
         assert not re.search(rb"[\x00-\x09\x0b-\x1f]", (daemon.outbox("x") / name).read_bytes())
     assert sorted(path.name for path in daemon.outbox("x").iterdir()) == [

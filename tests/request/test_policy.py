@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from running import Daemon, jsonl, lines, request
+from running import Daemon, error_of, jsonl, lines, request
 
 from inbox_daemon import config
 from inbox_daemon.cli import check
@@ -239,8 +239,8 @@ def test_check_and_the_daemon_refuse_the_same_lines(start_daemon: Any, tmp_path:
     daemon.drop("b.jsonl", content)
     refused = len(NEEDS_SETTING)
     assert daemon.finished("b")["request_counts"] == {"total": refused + 1, "completed": 1, "failed": refused}
-    ran = [one["error"] for one in lines(daemon.outbox("b") / "errors.jsonl")]
-    assert [(error["line"], error["code"], error["message"]) for error in ran] == checked
+    ran = [error_of(one) for one in lines(daemon.outbox("b") / "errors.jsonl")]
+    assert [error[:3] for error in ran] == checked
     opened = dataclasses.replace(Config(), requests=OPEN)
     assert check.faults_of(path, opened).count == 0
 

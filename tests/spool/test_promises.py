@@ -31,7 +31,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from running import IN_MEMORY, jsonl, request
+from running import IN_MEMORY, error_of, jsonl, request
 from stepping import POISON, REFUSED, Stepped
 
 from inbox_daemon.batch.queue import Lane
@@ -391,7 +391,7 @@ class Promises(RuleBasedStateMachine):
             assert drop.kinds[number] == "good", f"{folder.name}: a {drop.kinds[number]} line has an answer"
             numbers.append(number)
         for line in map(orjson.loads, errors):
-            number, code = line["error"]["line"] - 1, line["error"]["code"]
+            number, code = error_of(line).line - 1, error_of(line).code
             if code == "batch_cancelled":
                 assert status["status"] == "cancelled"
             elif code == "engine_crash":

@@ -19,6 +19,7 @@ import psutil
 from inbox_daemon.cli.selftest import rig
 from inbox_daemon.cli.selftest.rig import Rig
 from inbox_daemon.layout import Published
+from inbox_daemon.request.output import failure
 from inbox_daemon.spool import proof
 
 HOLDS, FAILS, NOT_CHECKED, NOT_APPLICABLE = "holds", "does NOT hold", "not checked", "does not apply"
@@ -113,8 +114,9 @@ def problems(folder: Published, original: Path, kept: set[bytes]) -> list[str]:
     found = list(proof.verify(folder, original).problems)
     failed = folder.errors.read_bytes().splitlines()
     if failed:
-        error = orjson.loads(failed[0])["error"]
-        found.append(f"{len(failed)} requests have no answer; the first: {error['code']}: {error['message']}")
+        said = failure(orjson.loads(failed[0]))
+        why = f"; the first: {said.fault.code}: {said.fault.message}" if said else ""
+        found.append(f"{len(failed)} requests have no answer{why}")
     results = folder.results.read_bytes().splitlines()
     asked = [orjson.loads(line)["custom_id"] for line in original.read_bytes().splitlines()]
     if not failed and [orjson.loads(line)["custom_id"] for line in results] != asked:

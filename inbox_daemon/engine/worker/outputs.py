@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from inbox_daemon.records import Outcome, Request
-from inbox_daemon.request.line import answer_line
+from inbox_daemon.request.output import answer_line
 from inbox_daemon.text import dumps
 
 
@@ -37,12 +37,12 @@ def aborted(body: Any) -> bool:
     return any(getattr(choice, "finish_reason", None) == "abort" for choice in getattr(body, "choices", None) or ())
 
 
-def why(output: Any) -> tuple[int, str, str]:
-    """Return (HTTP status, code, sentence) of an output that is no answer."""
+def why(output: Any) -> tuple[int | None, str, str]:
+    """Return (HTTP status, code, sentence) of an output that is no answer; no status where vLLM gave none."""
     error = output.error
     status = output.response.status_code if output.response else 500
     if error is None:
-        return 500, "engine_error", "the engine aborted the request"
+        return None, "engine_error", "the engine aborted the request"
     info = getattr(error, "error", error)
     sentence = getattr(info, "message", None) or str(info)
     with contextlib.suppress(TypeError, ValueError):

@@ -50,7 +50,7 @@ from inbox_daemon.engine.worker import counters, graphs, outputs, tokens
 from inbox_daemon.machine import nvml
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
-from inbox_daemon.request.line import error_line
+from inbox_daemon.request.output import error_line
 
 EXIT_CONFIG = 78
 _SURE_AFTER = 1.0  # seconds for vLLM to notice that its EngineCore is gone
@@ -206,7 +206,7 @@ class VllmHost:
         if output.error is None and body is not None and not outputs.aborted(body):
             return outputs.answered(request, parsed["custom_id"], body)
         status, code, sentence = outputs.why(output)
-        if status >= 500 or parsed["url"].startswith("/v1/audio/"):  # of which vLLM says 400 whatever has happened
+        if not status or status >= 500 or parsed["url"].startswith("/v1/audio/"):  # where vLLM says 400 to all
             # An engine that is dying blames its requests first. Wait until it would be known to be dead.
             await asyncio.sleep(_SURE_AFTER)
             if self.dead:
@@ -223,7 +223,7 @@ class VllmHost:
             handler = endpoint["wrapper_fn"](handler)
         return handler
 
-    def _refused(self, request: Request, parsed: Any, status: int, code: str, sentence: str) -> Outcome:
+    def _refused(self, request: Request, parsed: Any, status: int | None, code: str, sentence: str) -> Outcome:
         fault = Fault(code, sentence, custom_id=parsed["custom_id"])
         return Outcome(request.ticket, error_line(request.id, fault, request.number, status), is_error=True)
 
