@@ -38,7 +38,7 @@ def verify(folder: Published, original: Path | None = None) -> Proof:
         OSError: there is no receipt: the batch has not ended, or this is no outbox folder.
         SpoolError: it is damaged, or may not be read.
     """
-    receipt = _receipt(folder.receipt)
+    receipt = receipt_of(folder)
     problems: list[str] = []
     places: dict[int, str] = {}
     for name, claimed in receipt["files"].items():
@@ -68,8 +68,9 @@ def verify(folder: Published, original: Path | None = None) -> Proof:
     return Proof(receipt, problems)
 
 
-def _receipt(path: Path) -> dict[str, Any]:
+def receipt_of(folder: Published) -> dict[str, Any]:
     """Read a receipt that has all that is held against it. Raises OSError, SpoolError."""
+    path = folder.receipt
     with permitted(path):
         content = path.read_bytes()
     try:

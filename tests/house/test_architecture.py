@@ -26,6 +26,7 @@ ROOMS = (
     {"inbox"},
     {"watch"},
     {"daemon"},
+    {"compare"},
     {"cli"},
     {"__main__"},
 )

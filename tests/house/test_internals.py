@@ -66,7 +66,7 @@ def test_every_promise_and_every_invariant_has_a_test() -> None:
 def test_every_change_has_a_place_and_at_most_three_files_and_they_exist() -> None:
     table = (PACKAGE / "INTERNALS.md").read_text().split("## To change X, open Y")[1].split("\n## ")[0]
     rows = [row for row in table.splitlines() if row.startswith("| ")][1:]
-    assert len(rows) == 10
+    assert len(rows) >= 10
     for row in rows:
         named = re.findall(r"`([\w/]+\.py)`", row)
         assert 1 <= len(named) <= 3, row

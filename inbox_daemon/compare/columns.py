@@ -1,0 +1,180 @@
+"""One batch's outbox read once, into columns: a place in each array for every request that is compared.
+
+Texts stay in the file: where each lies is kept, and `texts` reads those that are to be shown. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from inbox_daemon.compare import answers
+from inbox_daemon.compare.agreement import NONE
+from inbox_daemon.compare.answers import Answer
+from inbox_daemon.errors import SpoolError
+from inbox_daemon.layout import Published
+from inbox_daemon.spool.published import permitted
+
+_SAMPLE = 1_000  # answers by which the fields of labels and numbers are found
+
+
+@dataclass(slots=True)
+class Joined:
+    """The requests of all batches, by custom_id, and the labels that occur.
+
+    Attributes:
+        places: of each custom_id; the order is that of the first batch that has it.
+        labels: the code of each label.
+    """
+
+    places: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+
+    def place(self, custom_id: str) -> int:
+        return self.places.setdefault(custom_id, len(self.places))
+
+    def code(self, label: str) -> int:
+        return self.labels.setdefault(label, len(self.labels))
+
+
+@dataclass(slots=True)
+class Columns:
+    """One batch's answers.
+
+    Attributes:
+        offset: of the answer's line in results.jsonl, in bytes; -1 where the request has no answer.
+        failed: places whose request ended as an error.
+        unnamed: lines without a custom_id of their own (none, or one that came before), which nothing can be joined to.
+        digest: of the normal text (`answers.digest`); 0 where there is no text.
+        label: a code of `Joined.labels`, or -1. number: NaN where there is none.
+    """
+
+    folder: Published
+    offset: NDArray[np.int64]
+    failed: NDArray[np.bool_]
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    characters: NDArray[np.int64]
+    cut_off: NDArray[np.bool_]
+    refusal: NDArray[np.bool_]
+    form: NDArray[np.int8]
+    digest: NDArray[np.uint64]
+    label: NDArray[np.int64]
+    number: NDArray[np.float64]
+    unnamed: int = 0
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        return self.offset >= 0
+
+
+def join(folders: Sequence[Published]) -> Joined:
+    """Find every request that any of the batches has. Raises SpoolError where a batch has not ended."""
+    joined = Joined()
+    for folder in folders:
+        for path in (folder.results, folder.errors):
+            for _, line in _lines(path):
+                if isinstance(custom_id := line.get("custom_id"), str):
+                    joined.place(custom_id)
+    return joined
+
+
+def fields(folder: Published) -> tuple[str | None, str | None]:
+    """Return which field of the answers holds labels, and which a number; None for each that there is not."""
+    sample = [answer for _, (_, answer) in zip(range(_SAMPLE), _answers(folder), strict=False)]
+    return answers.field_of_labels(sample), answers.field_of_numbers(sample)
+
+
+def read(folder: Published, joined: Joined, label: str | None, number: str | None) -> Columns:
+    """Read one batch.
+
+    Args:
+        label: the field that holds labels; see `fields`. number: the one that holds a number.
+    """
+    size = len(joined.places)
+    columns = _empty(folder, size)
+    for offset, line in _lines(folder.results):
+        place = joined.places.get(line.get("custom_id") or "")
+        if place is None or columns.offset[place] >= 0:
+            columns.unnamed += 1
+            continue
+        _put(columns, place, offset, answers.read(line["response"]["body"]), joined, label, number)
+    for _, line in _lines(folder.errors):
+        place = joined.places.get(line.get("custom_id") or "")
+        if place is None or columns.failed[place] or columns.offset[place] >= 0:
+            columns.unnamed += 1
+        else:
+            columns.failed[place] = True
+    return columns
+
+
+def texts(columns: Columns, places: Sequence[int]) -> list[str]:
+    """Return the texts of the answers at some places; "" where there is none."""
+    found = []
+    with permitted(columns.folder.results), columns.folder.results.open("rb") as file:
+        for place in places:
+            if columns.offset[place] < 0:
+                found.append("")
+                continue
+            file.seek(int(columns.offset[place]))
+            line = orjson.loads(file.readline())
+            found.append(answers.read(line["response"]["body"]).text or "")
+    return found
+
+
+def _empty(folder: Published, size: int) -> Columns:
+    return Columns(
+        folder,
+        offset=np.full(size, -1, np.int64),
+        failed=np.zeros(size, np.bool_),
+        input_tokens=np.zeros(size, np.int64),
+        output_tokens=np.zeros(size, np.int64),
+        characters=np.zeros(size, np.int64),
+        cut_off=np.zeros(size, np.bool_),
+        refusal=np.zeros(size, np.bool_),
+        form=np.zeros(size, np.int8),
+        digest=np.zeros(size, np.uint64),
+        label=np.full(size, NONE, np.int64),
+        number=np.full(size, np.nan),
+    )
+
+
+def _put(
+    to: Columns, place: int, offset: int, answer: Answer, joined: Joined, label: str | None, number: str | None
+) -> None:
+    to.offset[place] = offset
+    to.input_tokens[place], to.output_tokens[place] = answer.input_tokens, answer.output_tokens
+    to.cut_off[place], to.refusal[place] = answer.cut_off, answer.looks_like_a_refusal
+    to.form[place] = answer.form
+    if answer.text is not None:
+        to.characters[place], to.digest[place] = len(answer.text), answers.digest(answer.text)
+    if label is not None and (found := answer.label(label)) is not None:
+        to.label[place] = joined.code(found)
+    if number is not None and (value := answer.number(number)) is not None:
+        to.number[place] = value
+
+
+def _answers(folder: Published) -> Iterator[tuple[int, Answer]]:
+    for offset, line in _lines(folder.results):
+        yield offset, answers.read(line["response"]["body"])
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each line with its offset. Raises SpoolError where there is no such file, or a line is none of ours."""
+    offset = 0
+    try:
+        with permitted(path), path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield offset, orjson.loads(line)
+                except ValueError as error:
+                    raise SpoolError(f"{path} line {number}: not JSON; copy it from the outbox again") from error
+                offset += len(line)
+    except FileNotFoundError as error:
+        raise SpoolError(f"{path} is not there: the batch has not ended, or its files were taken away") from error
