@@ -42,6 +42,7 @@ _VERBS = {
     "priority": ("priority", "serve a batch before those with a lower number; all have 0 unless told otherwise"),
     "verify": ("verify", "prove a finished batch's receipt"),
     "compare": ("compare", "hold batches of the same requests, answered by different models, against each other"),
+    "judge": ("judge", "have a model say which of two batches' answers are better"),
     "selftest": ("selftest", "try kill -9, hangs and a full disk on this host, with your engine"),
     "tune": ("tune", "find the fastest engine settings for requests like a file's"),
 }

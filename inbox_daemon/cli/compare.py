@@ -16,7 +16,7 @@ from rich.text import Text
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.settings import settings
-from inbox_daemon.compare import columns, comparison, page, words
+from inbox_daemon.compare import columns, comparison, judging, page, words
 from inbox_daemon.compare.answers import normal
 from inbox_daemon.compare.shapes import Comparison
 from inbox_daemon.errors import InboxDaemonError
@@ -47,23 +47,25 @@ def add(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--html", type=Path, metavar="FILE", help="also write a page with plots and the worst disagreements"
     )
+    verb.add_argument("--judge", metavar="BATCH", help="the batch of a judge's verdicts (inbox-daemon judge)")
     verb.add_argument("--json", action="store_true", help="print everything as JSON")
     verb.set_defaults(go=go)
 
 
 def go(given: argparse.Namespace) -> int:
-    outbox = Spool(Path(settings(given).spool)).outbox
-    folders = [Published(Path(name) if "/" in name else outbox / name) for name in given.batches]
-    if len(folders) < 2:
-        raise InboxDaemonError("compare: name two batches at least")
-    receipts = [_receipt(folder) for folder in folders]
+    spool = Spool(Path(settings(given).spool))
+    folders, receipts = folders_of(given.batches, spool)
     joined = columns.join(folders)
     found = [columns.fields(folder) for folder in folders]
     label = given.field if given.field is not None else _common(field for field, _ in found)
     number = given.number if given.number is not None else _common(field for _, field in found)
     sides = [columns.read(folder, joined, label, number) for folder in folders]
     truth = read_labels(given.labels) if given.labels else None
-    result = comparison.compare(sides, joined, receipts, label=label, number=number, truth=truth, price=given.price)
+    judge = _folder(given.judge, spool) if given.judge else None
+    said = (judge.dir.name, judging.read(columns.said(judge))) if judge else None
+    result = comparison.compare(
+        sides, joined, receipts, label=label, number=number, truth=truth, price=given.price, judge=said
+    )
     if given.html:
         given.html.write_text(page.html(result), encoding="utf-8")
     if given.json:
@@ -73,6 +75,25 @@ def go(given: argparse.Namespace) -> int:
     if given.html:
         show.say(f"{given.html}: the same with plots and {len(result['worst'])} disagreements; open it in a browser")
     return 0
+
+
+def folders_of(names: Sequence[str], spool: Spool) -> tuple[list[Published], list[Mapping[str, Any]]]:
+    """Return the folders of finished batches, named or given as folders, and their receipts.
+
+    Raises:
+        InboxDaemonError: there are not two, one stands there twice, or one has not ended.
+    """
+    folders = [_folder(name, spool) for name in names]
+    called = [folder.dir.name for folder in folders]
+    if len(folders) < 2:
+        raise InboxDaemonError("name two batches at least")
+    if twice := next((name for name in called if called.count(name) > 1), None):
+        raise InboxDaemonError(f"{shown(twice)} stands there twice; batches of one name cannot be told apart")
+    return folders, [_receipt(folder) for folder in folders]
+
+
+def _folder(name: str, spool: Spool) -> Published:
+    return Published(Path(name) if "/" in name else spool.outbox / name)
 
 
 def _receipt(folder: Published) -> Mapping[str, Any]:
@@ -139,6 +160,8 @@ def drawn(found: Comparison) -> RenderableType:
     if found["fleiss_kappa"] is not None:
         lines.append(Text(f"Fleiss' kappa of all: {found['fleiss_kappa']:.3f}"))
     lines.append(Text(f"{found['disagree']:,} requests on which they differ"))
+    if found["judged"]:
+        lines += [Text(), Text(shown(words.judge(found))), _table(*words.judged(found)), Text()]
     lines.append(Text(shown(found["verdict"]), style="bold"))
     return Group(*lines)
 

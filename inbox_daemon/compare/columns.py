@@ -128,6 +128,12 @@ def texts(columns: Columns, places: Sequence[int]) -> list[str]:
     return found
 
 
+def said(folder: Published) -> Iterator[tuple[str, str]]:
+    """Yield custom_id and text of each answer. Raises SpoolError where the batch has not ended."""
+    for _, line in _lines(folder.results):
+        yield str(line.get("custom_id")), answers.read(line["response"]["body"]).text or ""
+
+
 def _empty(folder: Published, size: int) -> Columns:
     return Columns(
         folder,

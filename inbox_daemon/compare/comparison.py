@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
-from inbox_daemon.compare import agreement, columns
+from inbox_daemon.compare import agreement, columns, judging
 from inbox_daemon.compare.agreement import NONE, Codes, Figure, Table
 from inbox_daemon.compare.answers import Form
 from inbox_daemon.compare.columns import Columns, Joined
+from inbox_daemon.compare.judging import Verdicts
 from inbox_daemon.compare.shapes import SCHEMA, Column, Comparison, Disagreement, Pair, Quality, Speed, Sure
 from inbox_daemon.compare.verdict import verdict
 
@@ -37,6 +38,7 @@ def compare(
     number: str | None,
     truth: Mapping[str, str] | None = None,
     price: float | None = None,
+    judge: tuple[str, Verdicts] | None = None,
 ) -> Comparison:
     """Return every figure.
 
@@ -44,6 +46,7 @@ def compare(
         sides: two batches or more, each read with the same `joined`; `receipts` in the same order.
         truth: the true label of requests, by custom_id.
         price: of one GPU for an hour, in any currency.
+        judge: the name of a judge's batch, and what it says.
     """
     true = _codes(truth, joined) if truth is not None else None
     kinds = len(joined.labels)
@@ -52,9 +55,11 @@ def compare(
     shown = [_column(side, receipt, joined, true, price, steps) for side, receipt in both]
     pairs = []
     for first, second in itertools.combinations(range(len(sides)), 2):
-        names = (shown[first]["name"], shown[second]["name"])
-        pairs.append(_pair(names, sides[first], sides[second], kinds, true))
+        both_names = (shown[first]["name"], shown[second]["name"])
+        pairs.append(_pair(both_names, sides[first], sides[second], kinds, true))
     labels = np.stack([side.label for side in sides])
+    names = [side["name"] for side in shown]
+    judged = judging.judged(judge[1], names) if judge else []
     ranks = _disagreement(sides, labels if label is not None else None, number is not None)
     found: Comparison = {
         "schema": SCHEMA,
@@ -69,6 +74,10 @@ def compare(
         "fleiss_kappa": _told(agreement.fleiss(labels, kinds)) if label is not None and len(sides) > 2 else None,
         "disagree": int((ranks > 0).sum()),
         "worst": _worst(sides, joined, ranks, true),
+        "judge": judge[0] if judge else None,
+        "judged": judged,
+        "strengths": judging.strengths(judged, names) if judged else None,
+        "unreadable": judge[1].unreadable if judge else 0,
         "verdict": "",
     }
     found["verdict"] = verdict(found)

@@ -58,6 +58,7 @@ def html(found: Comparison) -> str:
         _table(["", *names], [[name, *cells] for name, cells in words.figures(sides)]),
         "<h2>Two by two</h2>",
         _table(*words.pairs(found["pairs"])),
+        _verdicts(found),
         _labels(sides),
         _lengths(sides, found["token_steps"]),
         _disagreements(found),
@@ -137,6 +138,13 @@ def _accuracies(sides: Sequence[Column]) -> str:
         f'<text class="dim" x="{x(high):.1f}" y="{foot}" text-anchor="end">{high:.2f}</text>'
     )
     return "<h2>Accuracy, with its 95 % interval</h2>" + _svg(foot + 6, "".join(drawn) + axis, "accuracy of each batch")
+
+
+def _verdicts(found: Comparison) -> str:
+    if not found["judged"]:
+        return ""
+    said = f'<h2>A judge\'s verdicts</h2><p class="dim">{_text(words.judge(found))}</p>'
+    return said + _table(*words.judged(found))
 
 
 def _labels(sides: Sequence[Column]) -> str:

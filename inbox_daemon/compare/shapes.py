@@ -109,6 +109,35 @@ class Pair(TypedDict):
     accuracy_difference: Sure | None
 
 
+class Judged(TypedDict):
+    """Two batches before a judge that saw each pair of answers in both orders.
+
+    Attributes:
+        requests: that were judged in both orders. ties: said so, or the verdict changed with the order.
+        share: of the requests that the first wins, ties halved. p: that it wins as often as it loses (sign test).
+        changed_with_order: the share of requests whose verdict did. first_slot: how often the answer shown first was
+            preferred, of the verdicts that are no tie; far from 0.5, the judge reads poorly.
+    """
+
+    first: str
+    second: str
+    requests: int
+    first_preferred: int
+    ties: int
+    second_preferred: int
+    share: Sure
+    p: float
+    changed_with_order: float | None
+    first_slot: float | None
+
+
+class Strength(TypedDict):
+    """One batch's strength before the judge (`judging.strengths`)."""
+
+    name: str
+    strength: float
+
+
 class Disagreement(TypedDict):
     """One request on which the batches differ most; texts, labels and numbers in the columns' order."""
 
@@ -129,6 +158,8 @@ class Comparison(TypedDict):
         token_steps: upper ends of the histogram's steps, in output tokens; the last one has no end.
         disagree: requests on which not all labels (or, without labels, texts) are the same.
         worst: the requests on which they differ most, the worst first.
+        judge: the judge's batch; judged: what it says of each two; strengths: the best first, null where one cannot
+            tell. unreadable: answers of the judge that are no verdict. Null without a judge.
         verdict: which to take, in one sentence or two.
     """
 
@@ -144,4 +175,8 @@ class Comparison(TypedDict):
     fleiss_kappa: float | None
     disagree: int
     worst: list[Disagreement]
+    judge: str | None
+    judged: list[Judged]
+    strengths: list[Strength] | None
+    unreadable: int
     verdict: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from inbox_daemon.compare.shapes import Column, Comparison, Quality
 from inbox_daemon.compare.words import rate
 
+_NOBODY_KNOWS = "Nothing here says which one is right: give true labels with --labels, or have a model judge."
 _FASTER = 1.05  # a ratio below which nobody would choose for speed
 
 
@@ -13,8 +14,8 @@ def verdict(found: Comparison) -> str:
     columns = found["columns"]
     fast = _fastest(columns)
     if not any(column["quality"] and column["quality"]["labelled"] for column in columns):
-        rest = _agreement(found)
-        return f"{fast} {rest} Nothing here says which one is right: give true labels with --labels.".strip()
+        rest = _preference(found) or f"{_agreement(found)} {_NOBODY_KNOWS}"
+        return f"{fast} {rest}".strip()
     best, rivals = _best(found)
     name, accuracy = best["name"], _accuracy(best)
     if not rivals:
@@ -41,6 +42,25 @@ def _agreement(found: Comparison) -> str:
     if shares:
         return f"Two of them give the same label for {min(shares):.0%} to {max(shares):.0%} of the requests."
     return ""
+
+
+def _preference(found: Comparison) -> str:
+    """Return which batch the judge prefers to each other one, or that it cannot tell; "" without a judge."""
+    if not found["judged"]:
+        return ""
+    wins: dict[str, int] = {}
+    for pair in found["judged"]:
+        low, high = pair["share"]["low"], pair["share"]["high"]
+        if low is not None and high is not None and not low <= 0.5 <= high:
+            winner = pair["first"] if low > 0.5 else pair["second"]
+            wins[winner] = wins.get(winner, 0) + 1
+    others = len(found["columns"]) - 1
+    best = next((name for name, won in wins.items() if won == others), None)
+    return (
+        f"The judge prefers {best} to each other one."
+        if best
+        else "The judge tells no one that is better than all others."
+    )
 
 
 def _best(found: Comparison) -> tuple[Column, list[str]]:

@@ -76,6 +76,31 @@ def pairs(found: Sequence[Pair]) -> tuple[list[str], list[list[str]]]:
     return [PAIR_HEADS[at] for at in used], [[row[at] for at in used] for row in cells]
 
 
+def judge(found: Comparison) -> str:
+    """Return which judge it is, and how much of what it said was a verdict."""
+    said = f"judged by {found['judge']}, each pair of answers in both orders"
+    return said + (f"; {found['unreadable']:,} of its answers are no verdict" if found["unreadable"] else "")
+
+
+def judged(found: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the rows of the table of verdicts."""
+    heads = ["", "requests", "first better", "tie", "second better", "first's share", "p", "order changed it"]
+    rows = [
+        [
+            f"{pair['first']} : {pair['second']}",
+            f"{pair['requests']:,}",
+            f"{pair['first_preferred']:,}",
+            f"{pair['ties']:,}",
+            f"{pair['second_preferred']:,}",
+            sure(pair["share"]),
+            f"{pair['p']:.2g}",
+            percent(pair["changed_with_order"]),
+        ]
+        for pair in found["judged"]
+    ]
+    return heads, rows
+
+
 def sure(figure: Sure | None, sign: str = "") -> str:
     """A figure with its 95 % interval: 0.932 [0.925, 0.939]."""
     if figure is None or figure["value"] is None:

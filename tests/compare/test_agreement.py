@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import peers
 import pytest
-from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
 from inbox_daemon.compare import agreement
 
@@ -27,9 +25,9 @@ def labels(seed: int, places: int = 3_000) -> tuple[np.ndarray, np.ndarray]:
 def test_agreement_kappa_accuracy_and_f1_are_scikit_learns(seed: int) -> None:
     truth, given = labels(seed)
     counts = agreement.table(truth, given, KINDS)
-    assert agreement.share_equal(counts) == pytest.approx(accuracy_score(truth, given), abs=1e-12)
-    assert agreement.kappa(counts) == pytest.approx(cohen_kappa_score(truth, given), abs=1e-12)
-    expected = f1_score(truth, given, average="macro", labels=np.unique(truth), zero_division=0)
+    assert agreement.share_equal(counts) == pytest.approx(peers.metrics().accuracy_score(truth, given), abs=1e-12)
+    assert agreement.kappa(counts) == pytest.approx(peers.metrics().cohen_kappa_score(truth, given), abs=1e-12)
+    expected = peers.metrics().f1_score(truth, given, average="macro", labels=np.unique(truth), zero_division=0)
     assert agreement.macro_f1(counts) == pytest.approx(expected, abs=1e-12)
 
 
@@ -39,15 +37,17 @@ def test_what_has_no_label_is_in_no_table() -> None:
     labelled = given != agreement.NONE
     counts = agreement.table(truth, given, KINDS)
     assert counts.sum() == labelled.sum()
-    assert agreement.kappa(counts) == pytest.approx(cohen_kappa_score(truth[labelled], given[labelled]), abs=1e-12)
+    assert agreement.kappa(counts) == pytest.approx(
+        peers.metrics().cohen_kappa_score(truth[labelled], given[labelled]), abs=1e-12
+    )
 
 
-@pytest.mark.parametrize("raters", [2, 3, 6])
-def test_fleiss_kappa_is_statsmodels(raters: int) -> None:
-    codes = np.stack([labels(1)[0], *(labels(1, 3_000)[1] if n == 0 else labels(n)[1] for n in range(raters - 1))])
+@pytest.mark.parametrize("models", [2, 3, 6])
+def test_fleiss_kappa_is_statsmodels(models: int) -> None:
+    codes = np.stack([labels(1)[0], *(labels(1, 3_000)[1] if n == 0 else labels(n)[1] for n in range(models - 1))])
     codes[0, :17] = agreement.NONE  # which takes these places out for all
-    votes, _ = aggregate_raters(codes[:, 17:].T)
-    assert agreement.fleiss(codes, KINDS) == pytest.approx(fleiss_kappa(votes), abs=1e-12)
+    votes, _ = peers.raters().aggregate_raters(codes[:, 17:].T)
+    assert agreement.fleiss(codes, KINDS) == pytest.approx(peers.raters().fleiss_kappa(votes), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,11 @@ def test_fleiss_kappa_is_statsmodels(raters: int) -> None:
 )
 def test_mcnemars_p_is_statsmodels(first: int, second: int) -> None:
     exact = first + second <= 1_000
-    expected = mcnemar([[0, first], [second, 0]], exact=exact, correction=True).pvalue if first + second else 1.0
+    expected = (
+        peers.tables().mcnemar([[0, first], [second, 0]], exact=exact, correction=True).pvalue
+        if first + second
+        else 1.0
+    )
     assert agreement.mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
 
 

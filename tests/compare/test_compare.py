@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import peers
 import pytest
 from outboxes import outbox
-from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
-from statsmodels.stats.contingency_tables import mcnemar
 
 from inbox_daemon.cli import main
 
@@ -68,8 +67,8 @@ def test_every_figure_is_that_of_scikit_learn_and_statsmodels(
     given = [[label(each[custom_id]) for custom_id in truth] for each in said]
     for column, labels, each in zip(found["columns"], given, said, strict=True):
         quality, speed = column["quality"], column["speed"]
-        assert quality["accuracy"]["value"] == pytest.approx(accuracy_score(true, labels))
-        expected = f1_score(true, labels, average="macro", labels=LABELS, zero_division=0)
+        assert quality["accuracy"]["value"] == pytest.approx(peers.metrics().accuracy_score(true, labels))
+        expected = peers.metrics().f1_score(true, labels, average="macro", labels=LABELS, zero_division=0)
         assert quality["macro_f1"]["value"] == pytest.approx(expected)
         assert quality["accuracy"]["low"] < quality["accuracy"]["value"] < quality["accuracy"]["high"]
         assert column["errors"] == sum(text is None for text in each.values())
@@ -80,14 +79,14 @@ def test_every_figure_is_that_of_scikit_learn_and_statsmodels(
     both = [(a, b) for a, b in zip(first, second, strict=True) if "none" not in (a, b)]
     pair = found["pairs"][0]
     assert (pair["first"], pair["second"]) == ("run@A", "run@B")
-    assert pair["kappa"]["value"] == pytest.approx(cohen_kappa_score(*zip(*both, strict=True)))
+    assert pair["kappa"]["value"] == pytest.approx(peers.metrics().cohen_kappa_score(*zip(*both, strict=True)))
     assert pair["labels_agree"]["value"] == pytest.approx(sum(a == b for a, b in both) / len(both))
     alone = [
         sum(a == t != b for a, b, t in zip(first, second, true, strict=True)),
         sum(b == t != a for a, b, t in zip(first, second, true, strict=True)),
     ]
     assert [pair["only_first_right"], pair["only_second_right"]] == alone
-    assert pair["mcnemar_p"] == pytest.approx(mcnemar([[0, alone[0]], [alone[1], 0]], exact=True).pvalue)
+    assert pair["mcnemar_p"] == pytest.approx(peers.tables().mcnemar([[0, alone[0]], [alone[1], 0]], exact=True).pvalue)
 
 
 def test_the_verdict_names_who_may_be_as_good_and_who_is_fastest(
