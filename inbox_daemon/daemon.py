@@ -73,7 +73,7 @@ class Daemon:
         self._fleet = Fleet(make_engine, self.settings)
         self._dispatcher = Dispatcher(self._fleet, self._batches)
         self._oversight = Oversight(self.spool, self.settings, self._dispatcher, self._batches, self._setbacks)
-        self._presence, self._metrics = Presence(self.spool), Metrics(config.metrics)
+        self._presence, self._metrics = Presence(self.spool), Metrics(config.metrics, self._setbacks)
         self._last = 0  # the number of the batch that had the last step
         self._busy = False
         self._stop_by: float | None = None

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ class ConfigError(InboxDaemonError):
 
     Restarting does not help, so the process exits with 78 (EX_CONFIG) and systemd leaves it down.
     """
+
+    STATUS = 78
 
 
 class NotNow(InboxDaemonError):
@@ -78,6 +81,8 @@ _STAYS = {
 
 def may_pass(error: OSError) -> bool:
     """Say whether what the system refused may be had another time, with nobody changing anything."""
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
     return error.errno not in _STAYS
 
 

@@ -40,6 +40,7 @@ _VERBS = {
     "pause": ("control", "send nothing more of a batch to the engine"),
     "resume": ("control", "go on with a batch that is paused or parked"),
     "priority": ("priority", "serve a batch before those with a lower number; all have 0 unless told otherwise"),
+    "config": ("configuration", "are the settings right, and which are in force"),
     "verify": ("verify", "prove a finished batch's receipt"),
     "compare": ("compare", "hold batches of the same requests, answered by different models, against each other"),
     "judge": ("judge", "have a model say which of two batches' answers are better"),
@@ -47,7 +48,7 @@ _VERBS = {
     "tune": ("tune", "find the fastest engine settings for requests like a file's"),
 }
 
-FAILURE, USAGE, NOT_FOUND, CONFIG, INTERRUPTED = 1, 2, 4, 78, 130
+FAILURE, USAGE, NOT_FOUND, INTERRUPTED = 1, 2, 4, 130
 
 
 def parser(asked: str) -> argparse.ArgumentParser:
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except ConfigError as error:
         print(f"inbox-daemon: {error}", file=sys.stderr)
-        return CONFIG
+        return ConfigError.STATUS
     except BrokenPipeError:  # who reads what we print has seen enough
         if given.verb == "run":
             raise  # nobody reads what a daemon prints

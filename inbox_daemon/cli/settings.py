@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from inbox_daemon import config
-from inbox_daemon.config import Config
+from inbox_daemon.config import Config, Read
 from inbox_daemon.errors import ConfigError
 
 
 def settings(given: argparse.Namespace) -> Config:
-    """Read the settings as `run` does, flags included. Raises ConfigError."""
+    """Read the settings as `run` does, flags included. Raises ConfigError, NotNow."""
+    return found(given).settings
+
+
+def found(given: argparse.Namespace) -> Read:
+    """Read the settings, with where each comes from. Raises ConfigError, NotNow."""
     flags: dict[str, Any] = {}
     if given.spool:
         flags["spool"] = str(Path(given.spool).absolute())
     if getattr(given, "model", None):
         flags["engine.model"] = given.model
-    read = config.from_environment(given.config, flags)
-    if not Path(read.spool).is_absolute():
-        raise ConfigError(f"spool = {read.spool!r} must be an absolute path")
+    read = config.found(given.config, flags)
+    if not Path(read.settings.spool).is_absolute():
+        raise ConfigError(f"spool = {read.settings.spool!r} must be an absolute path")
     return read

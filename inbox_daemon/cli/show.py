@@ -14,7 +14,7 @@ from rich.text import Text
 
 from inbox_daemon.spool import views
 from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView
-from inbox_daemon.text import shown
+from inbox_daemon.text import shown, span
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -191,8 +191,4 @@ def plain(status: BatchObject) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return "" if seconds is None else span(seconds)

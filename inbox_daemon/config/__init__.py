@@ -201,13 +201,8 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[key] = value
 
 
-def from_environment(path: str | None, flags: Mapping[str, Any]) -> Config:
-    """Load as the command line does: ``--config``, else ``INBOX_DAEMON_CONFIG``, else the default path."""
-    return found(path, flags).settings
-
-
 def found(path: str | None, flags: Mapping[str, Any]) -> Read:
-    """Read as `from_environment` does."""
+    """Read as the command line does: ``--config``, else ``INBOX_DAEMON_CONFIG``, else the default path."""
     chosen = path or os.environ.get(f"{ENV_PREFIX}CONFIG")
     return read(Path(chosen) if chosen else None, os.environ, flags)
 
@@ -229,7 +224,6 @@ __all__ = [
     "ResultSettings",
     "build",
     "found",
-    "from_environment",
     "leaves",
     "load",
     "read",

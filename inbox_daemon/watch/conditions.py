@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from inbox_daemon.config import AlertSettings
 from inbox_daemon.records import AlertName, EngineState, GpuDevice, Gpus, GpuState, Host
 from inbox_daemon.setbacks import Setback
+from inbox_daemon.text import span
 
 _HYSTERESIS = 0.02  # of a share: how far below its limit one must come for an alert to clear
 _IN_USE = 0.1  # of a GPU's memory: somebody computes on it
@@ -100,8 +101,8 @@ def conditions(moment: Moment, settings: AlertSettings) -> Iterator[Condition]:
         yield from _batch(batch, settings.batch_deadline)
     for setback in moment.setbacks:
         if setback.times >= _FAILED_TIMES and setback.lasted >= _FAILED_FOR:
-            what = "its files" if setback.batch else f"{setback.what}: what is in it"
-            text = f"{what} failed {setback.times} times in {setback.lasted / 60:.0f} min, the last time: {setback.why}"
+            what = "its files" if setback.batch else f"{setback.what}:"
+            text = f"{what} failed {setback.times} times in {span(setback.lasted)}, the last time: {setback.why}"
             yield Condition(AlertName.FILES_FAILING, text, setback.batch, subject=setback.what)
 
 
@@ -173,7 +174,7 @@ def _batch(batch: BatchFacts, deadline: float) -> Iterator[Condition]:
         yield Condition(AlertName.DISK_WILL_FILL, text, batch.name)
     ends = batch.age + (batch.eta or 0.0)
     if deadline and ends > 0.95 * deadline and (batch.eta is not None or ends > deadline):
-        text = f"ends {ends / 3600:.1f} h after its claim as it goes now, {deadline / 3600:.1f} h are allowed"
+        text = f"ends {span(ends)} after its claim as it goes now, {span(deadline)} are allowed"
         yield Condition(AlertName.BATCH_LATE, text, batch.name, lingers=ends <= deadline)
 
 

@@ -345,10 +345,10 @@ def test_files_that_fail_again_and_again_are_an_alert_until_they_do_not(
     monkeypatch.setattr(publish._Target, "flush", flush)
     passes.drop("b.jsonl", batch_of(3))
     passes.until(lambda: "b" in raised())
-    assert "its files failed 3 times in 0 min, the last time: " in raised()["b"] and "Input/output" in raised()["b"]
+    assert "its files failed 3 times in " in raised()["b"] and "Input/output" in raised()["b"]
     monkeypatch.setattr(os, "scandir", listed)
     passes.until(lambda: None in raised())
-    assert raised()[None].startswith("inbox: what is in it failed 3 times") and "Permission denied" in raised()[None]
+    assert raised()[None].startswith("inbox: failed 3 times") and "Permission denied" in raised()[None]
     broken[0] = False
     passes.until(lambda: not raised())
     assert passes.status("b")["status"] == "completed"

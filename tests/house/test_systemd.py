@@ -199,7 +199,7 @@ def test_install_writes_the_model_into_settings_and_keeps_everything_else(fresh:
 def test_install_writes_the_model_into_the_settings_it_ships(fresh: Service) -> None:
     shipped = (ROOT / "etc/inbox-daemon.toml").read_text()
     fresh.host.run(f"mkdir -p /etc/inbox-daemon && cp {CHECKOUT}/etc/inbox-daemon.toml {CONFIG}", check=True)
-    fresh.install("--model", "org/name")
+    fresh.host.run(f"{INSTALL} --venv {VENV} --model org/name")  # and cannot start it: this venv has no vLLM
     written = (fresh.host.root / CONFIG[1:]).read_text()
     assert tomllib.loads(written)["engine"]["model"] == "org/name"
     changed = set(written.splitlines()) ^ set(shipped.splitlines())
@@ -368,16 +368,47 @@ def test_systemd_waits_longer_for_a_stop_than_the_daemon_waits_for_the_engine() 
     assert int(given) >= DaemonSettings().stop_grace + 30
 
 
+WRONG = {  # settings, and what the journal says of them
+    "[engine]\nmodle = 'x'": f"{CONFIG}: unknown setting engine.modle = 'x'; did you mean engine.model?",
+    "[engine": f"{CONFIG}: not TOML",
+    "[engine]\nkind = 'null'\n[daemon]\nstop_grace = -1": f"{CONFIG}: daemon.stop_grace = -1",
+    "[engine]\nkind = 'null'\n[results]\nseal_every = 'often'": "results.seal_every = 'often' is not right",
+    "[engine]\nkind = 'null'\n[engine.args]\nmax_logprobs = 5": "set requests.max_logprobs instead",
+    "[engine]\nkind = 'null'\n[alerts]\ncommand = 'mail'": "alerts.command = 'mail' is not right",
+    "[engine]\nkind = 'null'\n[metrics]\nport = 80": "metrics.port = 80: cannot listen",
+    "[engine]\nkind = 'null'\n[metrics]\ntextfile = '/srv/x.prom'": "metrics.textfile = '/srv/x.prom' cannot be",
+    "spool = 'spool'\n[engine]\nkind = 'null'": "spool = 'spool' must be an absolute path",
+    "[engine]\nmodel = 'org/name'": "engine.kind = 'vllm': vLLM is not installed",
+}
+
+
 def test_wrong_settings_fail_once_and_say_where(fresh: Service) -> None:
     fresh.configure(rate=50)
     fresh.install()
+    for settings, sentence in WRONG.items():
+        (fresh.host.root / CONFIG[1:]).write_text(settings)
+        fresh.since = time.time()
+        assert fresh.host.run("systemctl restart inbox-daemon").returncode != 0, settings
+        assert fresh.show("ActiveState") == "failed", settings
+        assert (fresh.show("ExecMainStatus"), fresh.show("NRestarts")) == ("78", "0"), settings
+        assert sentence in fresh.journal()
+        checked = fresh.host.run(f"inbox-daemon config check --quick --config {CONFIG}", user="inbox-daemon")
+        assert checked.returncode == 78, settings
+        assert sentence in checked.stdout + checked.stderr
+
+
+def test_a_port_that_somebody_has_for_a_while_keeps_no_service_down(fresh: Service) -> None:
+    hold = "import socket, time; s = socket.create_server(('127.0.0.1', 19878)); time.sleep(600)"
+    fresh.host.run(f"systemd-run --unit=somebody /usr/bin/python3 -c {shlex.quote(hold)}", check=True)
+    fresh.host.wait(lambda: fresh.host.run("ss -Htln sport = 19878").stdout, SOON)
+    fresh.configure(rate=50, more="")
     path = fresh.host.root / CONFIG[1:]
-    path.write_text(path.read_text().replace("stop_grace = 1", "stop_grace = -1"))
-    assert fresh.host.run("systemctl restart inbox-daemon").returncode != 0
-    assert fresh.show("ActiveState") == "failed"
-    assert fresh.show("ExecMainStatus") == "78"
-    assert fresh.show("NRestarts") == "0"
-    assert f"{CONFIG}: daemon.stop_grace = -1" in fresh.journal()
+    path.write_text(path.read_text() + "[metrics]\nport = 19878\n")
+    fresh.install()
+    assert fresh.show("ActiveState") == "active"
+    assert "metrics: cannot listen on 127.0.0.1:19878" in fresh.journal()
+    fresh.host.run("systemctl stop somebody", check=True)
+    fresh.host.wait(lambda: "metrics: listening on 127.0.0.1:19878" in fresh.journal(), SOON, fresh.evidence)
 
 
 def test_reload_takes_new_settings_without_a_restart(service: Service) -> None:

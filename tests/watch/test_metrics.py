@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,9 +19,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from running import Daemon, batch_of, eventually
 
-from inbox_daemon.config import MetricsSettings
+from inbox_daemon.config import AlertSettings, MetricsSettings
 from inbox_daemon.errors import ConfigError
+from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.watch import metrics
+from inbox_daemon.watch.conditions import Moment, conditions
 
 Start = Callable[..., Daemon]
 Samples = dict[str, dict[tuple[tuple[str, str], ...], float]]
@@ -215,32 +216,41 @@ def test_a_scraper_that_never_reads_does_not_hold_up_the_loop_or_other_scrapers(
     assert daemon.ended() == 0
 
 
-def test_a_port_that_is_taken_is_exit_78_and_names_the_key_and_the_value(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_tried_again_and_an_alert_if_that_lasts(caplog: Any) -> None:
+    setbacks = Setbacks()
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        config = tmp_path / "c.toml"
-        config.write_text(f"[engine]\nkind = 'null'\n[metrics]\nport = {port}\n")
-        command = [sys.executable, "-m", "inbox_daemon", "run", "--spool", str(tmp_path / "s"), "--config", str(config)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert ended.returncode == 78
-    assert f"metrics.port = {port}" in ended.stderr
-    assert "in use" in ended.stderr
+        start = time.monotonic()
+        one = metrics.Metrics(MetricsSettings(port=port), setbacks)
+        for later in range(1, 150):
+            one.say(start + later, said.daemon(), [])
+    assert [r.getMessage() for r in caplog.records] == [
+        f"metrics: cannot listen on 127.0.0.1:{port}: [Errno 98] Address already in use; trying again"
+    ]
+    moment = Moment(setbacks=setbacks.known(start + 150))
+    [alert] = conditions(moment, AlertSettings())
+    assert alert.name == "FilesFailing" and alert.text.startswith(f"metrics.port = {port}: failed ")
+    with caplog.at_level("INFO"):
+        one.say(start + 200, said.daemon(), [])
+    assert caplog.records[-1].getMessage() == f"metrics: listening on 127.0.0.1:{port}"
+    assert setbacks.known(start + 200) == () and "inbox_daemon_requests_total" in scrape(port)
 
 
 @pytest.mark.parametrize(
     ("settings", "needles"),
     [
         (MetricsSettings(port=70_000), ["metrics.port = 70000"]),
-        (MetricsSettings(port=9878, address="192.0.2.1"), ["192.0.2.1:9878"]),
+        (MetricsSettings(port=9878, address="host.invalid"), ["host.invalid:9878"]),
         (MetricsSettings(textfile="/nowhere/x.prom"), ["metrics.textfile", "'/nowhere/x.prom'", "ReadWritePaths"]),
         (MetricsSettings(textfile="/tmp/x.txt"), ["metrics.textfile", ".prom"]),
     ],
 )
 def test_metrics_that_cannot_be_had_are_a_wrong_setting(settings: MetricsSettings, needles: list[str]) -> None:
     with pytest.raises(ConfigError) as raised:
-        metrics.Metrics(settings)
+        metrics.Metrics(settings, Setbacks())
     for needle in needles:
         assert needle in str(raised.value)
 
@@ -260,7 +270,7 @@ def test_a_textfile_is_always_whole_and_readable_for_node_exporter(start_daemon:
 def test_a_disk_that_refuses_the_textfile_is_said_once_and_costs_nothing_else(tmp_path: Path, caplog: Any) -> None:
     file = tmp_path / "gone" / "x.prom"
     file.parent.mkdir()
-    one = metrics.Metrics(MetricsSettings(textfile=str(file)))
+    one = metrics.Metrics(MetricsSettings(textfile=str(file)), Setbacks())
     file.unlink()
     file.parent.rmdir()
     for now in (0.0, 20.0, 40.0):

@@ -21,6 +21,7 @@ from running import ROOT, Daemon, batch_of, eventually
 
 from inbox_daemon.config import MetricsSettings
 from inbox_daemon.records import AlertName, Severity
+from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.watch.alerts import RULES as RULES_OF_THE_DAEMON
 from inbox_daemon.watch.metrics import Metrics
 
@@ -171,7 +172,7 @@ def test_every_query_of_the_dashboard_has_data_from_a_real_run(
     environment = {"INBOX_DAEMON_METRICS__PORT": str(real), "INBOX_DAEMON_ENGINE__NULL__RATE": "200"}
     daemon = start_daemon(environment=environment)
     daemon.drop("long.jsonl", batch_of(100_000))
-    other = Metrics(MetricsSettings(port=beside))
+    other = Metrics(MetricsSettings(port=beside), Setbacks())
     view = said.daemon()
     other.say(0.0, view, [said.batch()])
     server = prometheus(real, beside)

@@ -7,7 +7,6 @@ The fastest ones are written where the user says.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -22,8 +21,7 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from inbox_daemon.cli import show
-from inbox_daemon.cli.run import check_model
+from inbox_daemon.cli import preflight, show
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.cli.tune import measure
 from inbox_daemon.cli.tune.climb import Trial, axes, climb, winner
@@ -32,7 +30,7 @@ from inbox_daemon.engine.open import engine_of
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.records import Request
 from inbox_daemon.request.reading import rules_of
-from inbox_daemon.text import shown
+from inbox_daemon.text import shown, toml, toml_key
 
 INTERRUPTED = 130
 
@@ -59,7 +57,7 @@ def _positive(text: str) -> int:
 
 def go(given: argparse.Namespace) -> int:
     read = settings(given)
-    check_model(read)
+    preflight.demand(read, preflight.model)
     if given.write and given.write.exists():
         raise FileExistsError(f"{given.write} exists and is left as it is: name a new file with --write")
     if given.write and not os.access(given.write.resolve().parent, os.W_OK | os.X_OK):  # before minutes are spent
@@ -145,22 +143,8 @@ def fragment(read: Config, best: Trial, default: Trial, sample: str) -> str:
     today = datetime.now(UTC).date()
     about = f"inbox-daemon tune, {today}: {_ratio(best, default):.2f} times the speed of the settings before, {sample}"
     args = dict(read.engine.args) | dict(best.changed)
-    lines = [f"# {about}", "[engine.args]", *(f"{_key(name)} = {_toml(value)}" for name, value in args.items())]
+    lines = [f"# {about}", "[engine.args]", *(f"{toml_key(name)} = {toml(value)}" for name, value in args.items())]
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(name)} = {_toml(item)}" for name, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    if isinstance(value, bool | str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return str(value)
-
-
-def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else _toml(name)
 
 
 # -- for people

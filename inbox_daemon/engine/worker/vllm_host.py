@@ -1,4 +1,4 @@
-"""vLLM inside the worker: the only importer of vllm, and the only place that knows how its releases differ.
+"""vLLM inside the worker: with `arguments` the only importer of vllm, and all that knows how its releases differ.
 
 Built on the parts of vLLM's own offline batch runner (vllm/entrypoints/.../run_batch.py, 0.26 to 0.33), so every
 endpoint it serves works here, in its wire form. Never sends, never decides what runs next.
@@ -7,10 +7,8 @@ endpoint it serves works here, in its wire form. Never sends, never decides what
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import inspect
-import io
 import logging
 import os
 import sys
@@ -23,7 +21,6 @@ from typing import Any
 import orjson
 import vllm
 from pydantic import ValidationError
-from vllm.engine.arg_utils import EngineArgs
 from vllm.envs import enable_envs_cache
 from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
@@ -36,23 +33,18 @@ except ImportError:
     from vllm.entrypoints.openai.api_server import build_async_engine_client
 
 try:
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-except ImportError:
-    from vllm.utils import FlexibleArgumentParser
-
-try:
     from vllm.renderers.hf import safe_apply_chat_template
 except ImportError:
     safe_apply_chat_template = None
 
 from inbox_daemon.engine import placement
-from inbox_daemon.engine.worker import counters, graphs, outputs, tokens
+from inbox_daemon.engine.worker import arguments, counters, outputs, tokens
+from inbox_daemon.engine.worker.arguments import EXIT_CONFIG
 from inbox_daemon.machine import nvml
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
 from inbox_daemon.request.output import error_line
 
-EXIT_CONFIG = 78
 _SURE_AFTER = 1.0  # seconds for vLLM to notice that its EngineCore is gone
 
 
@@ -115,12 +107,7 @@ class VllmHost:
         LLM_CLASS makes vLLM choose its offline defaults for the GPU at hand; OPENAI_BATCH_RUNNER would mean
         max_num_seqs 128 on any GPU.
         """
-        settings = dict(options["args"])
-        if placement.are_ours(settings):
-            settings.pop("data_parallel_size", None)
-        args = parse(options["model"], _defaults(settings) | settings)
-        vars(args).update(options["rules"])  # not as flags: releases before 0.32 do not have all of them
-        runner.validate_run_batch_args(args)
+        args = arguments.read(options)
         if hasattr(runner, "ignore_admission_limits"):
             runner.ignore_admission_limits(args)
         async with build_async_engine_client(args, usage_context=UsageContext.LLM_CLASS) as client:
@@ -228,16 +215,6 @@ class VllmHost:
         return Outcome(request.ticket, error_line(request.id, fault, request.number, status), is_error=True)
 
 
-def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that this host and our way of feeding the engine make better than vLLM's own defaults."""
-    chosen: dict[str, Any] = {"scheduling_policy": "priority"}  # so that `Request.turn` decides who waits
-    if current_platform.is_cuda_alike():
-        seats = settings.get("max_num_seqs") or EngineArgs.get_batch_defaults(1)[1][UsageContext.LLM_CLASS]
-        if sizes := graphs.sizes(int(seats), settings):
-            chosen["cudagraph_capture_sizes"] = sizes
-    return chosen
-
-
 def _gpus(count: int) -> list[str]:
     """Name the GPUs that an engine of so many computes on; [] on a CPU. Asks without a CUDA context of its own."""
     if not current_platform.is_cuda_alike():
@@ -269,30 +246,6 @@ def _said(response: Any) -> Any:
         return response
 
     return handler
-
-
-def parse(model: str, settings: Mapping[str, Any]) -> Namespace:
-    """Read `[engine.args]` with vLLM's own argument parser; exits with 78 where vLLM does not know or accept one."""
-    flags = ["--input-file", "unused", "--output-file", "unused", "--model", model, "--enable-prompt-tokens-details"]
-    for key, value in settings.items():
-        flag = "--" + key.replace("_", "-")
-        if value is True:
-            flags.append(flag)
-        elif value is False:
-            flags.append("--no-" + flag[2:])
-        elif isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        else:
-            flags += [flag, orjson.dumps(value).decode() if isinstance(value, dict) else str(value)]
-    said = io.StringIO()  # a thousand lines of usage, and in the last of them what is wrong
-    try:
-        with contextlib.redirect_stderr(said):
-            parsed: Namespace = runner.make_arg_parser(FlexibleArgumentParser()).parse_args(flags)
-    except SystemExit as refused:
-        problem = said.getvalue().rpartition("error: ")[2].strip()
-        print(f"vLLM {vllm.__version__} does not accept [engine.args]: {problem}", file=sys.stderr)
-        raise SystemExit(EXIT_CONFIG) from refused
-    return parsed
 
 
 def _served_name(args: Namespace) -> str:
