@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import stat
 import sys
 import zlib
@@ -23,7 +24,7 @@ else:
     from backports import zstd
 
 BLOCK = 1 << 20
-_HEAD = 1 << 12  # bytes that show what a file is
+_HEAD = 1 << 16  # bytes that show what a file is
 _OTHER_KINDS = (
     (b"\x1f\x8b", "gzip: name it NAME.jsonl.gz"),
     (b"\x28\xb5\x2f\xfd", "zstd: name it NAME.jsonl.zst"),
@@ -31,6 +32,10 @@ _OTHER_KINDS = (
     (codecs.BOM_UTF16_LE, "UTF-16: save it as UTF-8"),
     (codecs.BOM_UTF16_BE, "UTF-16: save it as UTF-8"),
 )
+_UTF_16 = re.compile(rb"(?:[^\0]\0){2}|(?:\0[^\0]){2}|\0\0\0[^\0]|[^\0]\0\0\0", re.DOTALL)  # or 32, without a mark
+_ARRAY = re.compile(rb"\[\s*\{")
+_OVER_LINES = re.compile(rb'\{(?:[^\n]*,)?[^\S\n]*\n\s*"')  # an object whose next key is on the next line
+_CR_ALONE = re.compile(rb"\}\s*\r\s*\{")
 _PIECES = 500
 _COMPRESSED_BLOCK = 1 << 16  # what is left over of it is copied for each stream in it, and it may hold thousands
 
@@ -123,7 +128,7 @@ def blocks(fd: int, path: Path, limit: int, hasher: Any = None) -> Iterator[byte
     for suffix, decoder in ((".gz", _Gzip), (".zst", zstd.ZstdDecompressor)):
         if path.name.endswith(suffix):
             raw = _raw_blocks(fd, _COMPRESSED_BLOCK, hasher)
-            return _limited(_gathered(_decompressed(raw, path, decoder)), path, limit)
+            return _limited(_looked_at(_gathered(_decompressed(raw, path, decoder)), path), path, limit)
     refuse_other_kinds(fd, path)
     if os.fstat(fd).st_size > limit:
         raise _too_large(path, limit)
@@ -131,17 +136,44 @@ def blocks(fd: int, path: Path, limit: int, hasher: Any = None) -> Iterator[byte
 
 
 def refuse_other_kinds(fd: int, path: Path) -> None:
-    """Raise Rejected where a plain file's beginning shows that no line of it can be a request.
+    """Raise Rejected where a plain file's beginning or end shows that no line of it can be a request.
 
     One bad line among good ones shows nothing: it costs itself alone.
     """
     head = os.pread(fd, _HEAD, 0)
-    first, _, rest = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
+    tail = os.pread(fd, _HEAD, max(_HEAD, os.fstat(fd).st_size - _HEAD))
     kind = next((kind for magic, kind in _OTHER_KINDS if head.startswith(magic)), None)
-    if first.strip() == b"[" and rest:
-        kind = "one JSON array: write each of its objects on a line of its own, as jq -c '.[]' does"
+    _refuse(kind or _kind(head, tail), path)
+
+
+def _looked_at(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
+    """The same for what comes out of a compressed file."""
+    for number, block in enumerate(blocks):
+        if not number:
+            _refuse(_kind(block, b""), path)
+        yield block
+
+
+def _refuse(kind: str | None, path: Path) -> None:
     if kind:
         raise Rejected("not_jsonl", f"{shown(path.name)}: is {kind}; a batch is one JSON object a line, in UTF-8")
+
+
+def _kind(head: bytes, tail: bytes) -> str | None:
+    """Return what this is the beginning and the end of, and what makes a batch of it; None where it may be a batch."""
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip()
+    first, _, rest = text.partition(b"\n")
+    if _UTF_16.match(head):
+        return "UTF-16 or UTF-32: save it as UTF-8"
+    alone = not rest.strip() or first.rstrip().endswith(b",")  # nothing else is in it, or it goes on
+    if (first.strip() == b"[" and rest) or (_ARRAY.match(first) and alone):
+        return "one JSON array: `jq -c '.[]'` writes each of its objects on a line of its own"
+    if _OVER_LINES.match(text):
+        return "JSON with each request over several lines: `jq -c .` writes each on one line"
+    both = head + tail
+    if b"\n" not in both and (_CR_ALONE.search(both) or (both.count(b"\r") > 1 and both.endswith(b"}\r"))):
+        return "text whose lines end with a carriage return alone: `tr '\\r' '\\n'` mends them"
+    return None
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -187,13 +219,23 @@ def _decompressed(raw: Iterator[bytes], path: Path, new: type[_Gzip] | type[zstd
         data, more = block, True
         while more:
             if decoder.eof:  # gzip and zstd files may be several streams one after another
+                data = data.lstrip(b"\0") if new is _Gzip else data  # tapes and disks pad with zeros; gunzip skips them
+                if not data:
+                    break
                 decoder = new()
             try:
                 yield decoder.decompress(data, BLOCK)
             except (zlib.error, zstd.ZstdError) as error:
-                raise Rejected("corrupt_compression", f"{shown(path.name)}: cannot be decompressed: {error}") from error
+                raise _damaged(path, error) from error
             started = True
             data = decoder.unused_data if decoder.eof else b""
             more = bool(data) if decoder.eof else not decoder.needs_input
     if started and not decoder.eof:
         raise Truncated(path)
+
+
+def _damaged(path: Path, error: Exception) -> Rejected:
+    if "too much memory" in str(error):
+        step = "compress it again with `zstd --long=27` or less"
+        return Rejected("window_too_large", f"{shown(path.name)}: zstd wants a window of over 128 MB for it; {step}")
+    return Rejected("corrupt_compression", f"{shown(path.name)}: cannot be decompressed: {error}")
