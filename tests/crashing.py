@@ -139,9 +139,10 @@ def workers() -> ProcessPoolExecutor:
 
 
 def impersonal(text: str, root: str) -> str:
-    """Leave out of paths what differs between two runs: where the spool (`root`, with its slash) lies, ids, pids."""
+    """Leave out of paths what differs between two runs: where the spool lies (`root`, with its slash), and ids."""
     text = text.replace(root, "").replace(root[:-1], "SPOOL")
     text = re.sub(r"batch_[0-9a-f]{22}", "ID", text)
+    text = re.sub(r"\.probe-[0-9a-f]{16}", ".probe", text)
     return re.sub(r"daemons/(\.?).*\.json", r"daemons/\1HOST.json", text)
 
 

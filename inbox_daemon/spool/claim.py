@@ -33,27 +33,28 @@ def prepare(spool: Spool) -> None:
         raise SpoolError(f"{error.filename}: cannot be made ({told(error)}); see tools/install") from error
     lock = os.open(spool.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the probe has one name, so that what a killed start left is found again
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whatever probe lies there, a killed start has left it
         _prove_one_file_system(spool)
     finally:
         os.close(lock)
 
 
 def _prove_one_file_system(spool: Spool) -> None:
-    probes = [folder / ".probe" for folder in (spool.work, spool.outbox, spool.inbox)]
-    for probe in probes[1:]:
+    """Move a folder about. Its name is one that nobody can have laid in the inbox, where others may write."""
+    made = spool.work / f".probe-{secrets.token_hex(8)}"
+    for folder in (spool.outbox, spool.inbox):
         try:
-            for left in probes:
-                with suppress(FileNotFoundError):
+            for left in [*spool.work.glob(".probe*"), *folder.glob(".probe*")]:
+                with suppress(OSError):  # not empty, or no folder: none of ours
                     left.rmdir()
-            probes[0].mkdir()
-            probes[0].rename(probe)
-            probe.rmdir()
+            made.mkdir(0o700)
+            made.rename(folder / made.name)
+            (folder / made.name).rmdir()
         except OSError as error:
             with suppress(OSError):
-                probes[0].rmdir()
+                made.rmdir()
             raise SpoolError(
-                f"{probe.parent}: a folder of {spool.work} cannot be moved here ({told(error)}). "
+                f"{folder}: a folder of {spool.work} cannot be moved here ({told(error)}). "
                 "inbox, outbox and work must be writable, have room and lie on one file system and one mount."
             ) from error
 
