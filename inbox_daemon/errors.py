@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from inbox_daemon.text import shown
+
 
 class InboxDaemonError(Exception):
     """Base of all; its text names what failed, why, and the operator's next step."""
@@ -92,8 +94,8 @@ def told(error: Exception) -> str:
     A file system may have bytes but no inodes left; then no file can be made.
     """
     if not isinstance(error, OSError) or error.filename is None:
-        return str(error)
-    sentence = f"{error.filename}: {error.strerror}"
+        return shown(str(error))
+    sentence = shown(f"{error.filename}: {error.strerror}")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         with suppress(OSError):
             there = os.statvfs(Path(error.filename).parent)

@@ -11,9 +11,11 @@ SPOOL/alerts.jsonl           every alert, once when it was raised and once when 
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from inbox_daemon.errors import SpoolError
 from inbox_daemon.text import shown
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -37,6 +39,16 @@ class Spool:
     @property
     def outbox(self) -> Path:
         return self.root / "outbox"
+
+    def batch(self, name: str) -> Published:
+        """Return the folder of the batch called `name`: the one door through which a name becomes a path.
+
+        Raises:
+            SpoolError: no batch can be called so: it is empty, or has in it what `batch_name` would change.
+        """
+        if not name or _fit_for_a_folder(name) != name:
+            raise SpoolError(f"no batch can be called {shown(name)!r}: its name is that of one folder in {self.outbox}")
+        return Published(self.outbox / name)
 
     @property
     def work(self) -> Path:
@@ -202,7 +214,8 @@ def control_of(filename: str) -> tuple[str, str] | None:
 def control_files(name: str, source: str) -> list[tuple[str, str]]:
     """Return (file, verb) of the control files by which users may mean this batch, made of a file called `source`."""
     stem = source.removesuffix(suffix_of(source))
-    files = [f"{n}{s}{verb}" for n in dict.fromkeys((name, stem)) for s in ("", *SUFFIXES) for verb in CONTROLS]
+    names = dict.fromkeys((name, stem, unicodedata.normalize("NFD", name)))  # the last as it comes from a Mac
+    files = [f"{n}{s}{verb}" for n in names for s in ("", *SUFFIXES) for verb in CONTROLS]
     return [(file, control[1]) for file in files if (control := control_of(file)) and control[0] == name]
 
 
@@ -210,11 +223,17 @@ def batch_name(filename: str) -> str:
     """Return the name in the outbox for a dropped file: its stem, with what no folder name should carry replaced.
 
     Control characters, slashes and bytes that are not UTF-8 become ``_``, a leading dot too; long names are cut. A
-    file in the inbox that is called after a batch gives that batch's name again.
+    letter with its mark is one character (NFC), as keyboards make it, whatever the sender's file system made of it: two
+    names that look alike are one, and the second batch of it gets a number. A file in the inbox that is called after a
+    batch gives that batch's name again.
     """
-    stem = shown(filename.removesuffix(suffix_of(filename))).replace("/", "_").strip()
-    stem = stem.encode()[:_NAME_LIMIT].decode(errors="ignore").strip()
-    return re.sub(r"^\.", "_", stem) or "batch"
+    stem = unicodedata.normalize("NFC", shown(filename.removesuffix(suffix_of(filename))))
+    stem = _fit_for_a_folder(stem.replace("/", "_").strip().encode()[:_NAME_LIMIT].decode(errors="ignore"))
+    return stem or "batch"
+
+
+def _fit_for_a_folder(name: str) -> str:
+    return re.sub(r"^\.", "_", shown(name).replace("/", "_").strip())
 
 
 def numbered(name: str, attempt: int) -> str:

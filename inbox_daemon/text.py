@@ -9,8 +9,11 @@ from typing import Any
 
 import orjson
 
-# Control characters, line ends and changes of direction that other people's terminals obey; halves of characters.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# Control characters, line ends and changes of direction that other people's terminals obey; what nobody sees, and what
+# makes two names look alike; halves of characters.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def shown(text: str) -> str:

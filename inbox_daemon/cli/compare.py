@@ -93,7 +93,7 @@ def folders_of(names: Sequence[str], spool: Spool) -> tuple[list[Published], lis
 
 
 def _folder(name: str, spool: Spool) -> Published:
-    return Published(Path(name) if "/" in name else spool.outbox / name)
+    return Published(Path(name)) if "/" in name else spool.batch(name)
 
 
 def _receipt(folder: Published) -> Mapping[str, Any]:

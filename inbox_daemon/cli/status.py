@@ -15,7 +15,7 @@ from rich.text import Text
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.settings import settings
-from inbox_daemon.layout import Published, Spool, batch_name
+from inbox_daemon.layout import Spool, batch_name
 from inbox_daemon.spool import published, views
 from inbox_daemon.spool.shapes import SCHEMA, BatchObject
 from inbox_daemon.text import shown
@@ -101,7 +101,7 @@ def _say_errors(spool: Spool, status: BatchObject) -> None:
         show.say(f"  {where}{problem['code']}: {problem['message']}")
     counted = max(status["request_counts"]["failed"], len(problems))
     if more := counted - min(len(problems), _ERRORS_SHOWN):
-        file = Published(spool.outbox / status["name"]).errors
+        file = spool.batch(status["name"]).errors
         has = "has" if views.has_ended(status) else "will have"
         show.say(f"  {f'… and {more:,} more' if problems else f'errors: {more:,}'}; {file} {has} all of them")
 

@@ -116,10 +116,11 @@ def _hold_against(sidecar: Path, fd: int) -> Iterator[bytes]:
         hasher.update(block)
         yield block
     if promised is None:
-        how = f"write it with `sha256sum FILE > {sidecar.name}`, or remove it"
-        raise Rejected("incomplete", f"waiting for a hash: {sidecar.name} holds none; {how}")
+        how = f"write it with `sha256sum FILE > {shown(sidecar.name)}`, or remove it"
+        raise Rejected("incomplete", f"waiting for a hash: {shown(sidecar.name)} holds none; {how}")
     if promised != hasher.hexdigest():
-        raise Rejected("incomplete", f"waiting for the rest: its content has not the hash that {sidecar.name} says")
+        differs = f"its content has not the hash that {shown(sidecar.name)} says"
+        raise Rejected("incomplete", f"waiting for the rest: {differs}")
 
 
 def _hash_in(text: bytes) -> str | None:

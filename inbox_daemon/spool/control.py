@@ -20,7 +20,7 @@ from typing import Protocol
 import orjson
 
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import Published, Spool, Work, control_files
+from inbox_daemon.layout import Spool, Work, control_files
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, source
 from inbox_daemon.text import dumps, shown
@@ -104,7 +104,7 @@ def park(work: Work, reason: str, now: float) -> None:
 def lives(spool: Spool, name: str) -> bool:
     """Say whether there is a batch of this name that has not ended, whosever."""
     try:
-        status = orjson.loads(Published(spool.outbox / name).status.read_bytes())["status"]
+        status = orjson.loads(spool.batch(name).status.read_bytes())["status"]
         return not BatchStatus(status).final
     except (OSError, ValueError, KeyError):
         return False

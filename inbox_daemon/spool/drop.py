@@ -46,7 +46,7 @@ def drop(spool: Spool, path: Path) -> Dropped:
         for attempt in itertools.count(1):
             name = numbered(batch_name(path.name), attempt)
             target = spool.inbox / f"{name}{suffix}"
-            if (spool.outbox / name).exists() or published.in_inbox(spool, name) or complete.sidecars_of(target):
+            if spool.batch(name).dir.exists() or published.in_inbox(spool, name) or complete.sidecars_of(target):
                 continue
             with suppress(FileExistsError):
                 files.link(hidden, target)
@@ -77,7 +77,7 @@ def _say_complete(dropped: Path) -> None:
 
 def drop_control(spool: Spool, name: str, verb: str, content: str = "") -> Path:
     """Drop NAME.cancel, .pause, .resume or .priority; return its path, which is gone once the daemon has taken it."""
-    path = spool.inbox / f"{name}.{verb}"
+    path = spool.inbox / f"{spool.batch(name).dir.name}.{verb}"
     hidden = spool.inbox / f".{path.name}.{time.time_ns()}"
     hidden.write_text(content)
     _let_the_daemon_read(hidden)

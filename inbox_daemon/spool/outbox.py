@@ -48,13 +48,13 @@ def open_door(spool: Spool, work: Work, origin: Origin, first_status: Callable[[
     user has removed it since, another batch may have taken the name; this one then gets the next that is free.
     """
     with suppress(FileNotFoundError):
-        published = Published(spool.outbox / orjson.loads(work.name.read_bytes())["name"])
+        published = spool.batch(orjson.loads(work.name.read_bytes())["name"])
         if not work.door.exists() and not is_anothers(published, work):
             return ensure(published)
     files.ensure_dir(work.door)
     wanted = batch_name(origin.source)
     for attempt in itertools.count(1):
-        published = Published(spool.outbox / numbered(wanted, attempt))
+        published = spool.batch(numbered(wanted, attempt))
         if published.dir.exists():
             continue
         files.write_whole(work.name, dumps({"name": published.dir.name, **asdict(origin)}))

@@ -61,7 +61,7 @@ def _mode(path: Path) -> int | None:
 
 def status(spool: Spool, name: str) -> BatchObject | None:
     """Return the batch's `status.json`, or None where there is none. Raises SpoolError where it may not be read."""
-    path = Published(spool.outbox / name).status
+    path = spool.batch(name).status
     with permitted(path):
         return cast(BatchObject | None, _content(path))
 
@@ -72,7 +72,7 @@ def twin(spool: Spool, name: str, sha256: str, id: str, since: float) -> str | N
     One that failed or was cancelled is no twin: to drop it again is to ask for it to be run.
     """
     for attempt in itertools.count(1):
-        other = _read(Published(spool.outbox / numbered(name, attempt)).status)
+        other = _read(spool.batch(numbered(name, attempt)).status)
         if other is None:
             return None
         same = other.get("input_sha256") == sha256 and other["id"] != id and other["created_at"] >= since

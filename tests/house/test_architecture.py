@@ -12,7 +12,8 @@ from running import ROOT
 
 PACKAGE = ROOT / "inbox_daemon"
 ROOMS = (
-    {"errors", "text", "slices", "setbacks", "__init__"},
+    {"text", "slices", "setbacks", "__init__"},
+    {"errors"},
     {"records", "layout", "wakeup", "privacy"},
     {"config", "journal"},
     {"settings"},

@@ -20,7 +20,7 @@ from typing import TypeVar
 import orjson
 import psutil
 
-from inbox_daemon.layout import Published, Spool
+from inbox_daemon.layout import Spool
 from inbox_daemon.machine.parent import tie_to_parent
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import drop, files, published, views
@@ -226,7 +226,7 @@ class Rig:
         """The output lines that users can see by now."""
         lines: set[bytes] = set()
         with suppress(FileNotFoundError):
-            for part in Published(self.spool.outbox / name).parts.glob("part-*.jsonl"):
+            for part in self.spool.batch(name).parts.glob("part-*.jsonl"):
                 lines.update(part.read_bytes().splitlines())
         return lines
 

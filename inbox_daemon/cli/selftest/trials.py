@@ -136,7 +136,7 @@ def _computed_twice(it: Rig, name: str, kept: set[bytes]) -> int:
     engines = it.wait(lambda: it.engines(ended + 2), 30, "the engine has counted")  # it counts every second
     is_null = engines[0].get("version", "").startswith("null")
     computed = sum(view.get("output_tokens", 0) if is_null else view.get("input_tokens", 0) for view in engines)
-    fresh = set(Published(it.spool.outbox / name).results.read_bytes().splitlines())
+    fresh = set(it.spool.batch(name).results.read_bytes().splitlines())
     if len(engines) == 1:
         fresh -= kept
     usage = "completion_tokens" if is_null else "prompt_tokens"
@@ -167,7 +167,7 @@ def checked(check: Check, it: Rig) -> Row:
         status = it.finished(check.key)
         row.seconds = round(time.monotonic() - began, 1)
         row.answers = status["request_counts"]["completed"]
-        folder = Published(it.spool.outbox / check.key)
+        folder = it.spool.batch(check.key)
         found = problems(folder, it.original(check.key), kept)
         receipt = orjson.loads(folder.receipt.read_bytes())
         deaths, resumed = receipt["engine_deaths"], receipt["resumed"]
