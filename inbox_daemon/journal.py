@@ -80,11 +80,13 @@ class _PriorityFormatter(logging.Formatter):
 class _Printable(logging.Filter):
     """Makes the message all there is: the journal handler would copy its arguments as fields.
 
-    What steers terminals becomes visible, whoever wrote it: file names reach the log, and so does what vLLM prints.
+    What steers terminals becomes visible, whoever wrote it: file names reach the log, and so does what vLLM prints. A
+    message of several lines cannot be taken for several messages: its further lines are indented.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = _STEERING.sub(lambda found: repr(found[0])[1:-1], record.getMessage()), None
+        text = record.getMessage().replace("\n", "\n    ")
+        record.msg, record.args = _STEERING.sub(lambda found: repr(found[0])[1:-1], text), None
         return True
 
 

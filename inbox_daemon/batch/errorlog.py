@@ -75,7 +75,7 @@ class ErrorLog:
         why = cause(fault.message, request)
         named = f" ({shown(str(custom_id))[:80]})" if custom_id else ""
         parts = (name, source, number, named, fault.code, f": {why}" if why else "")
-        fields = tell(Message.REQUEST_ERROR, INBOX_LINE=number, INBOX_REQUEST=custom_id)
+        fields = tell(Message.REQUEST_ERROR, INBOX_LINE=number, INBOX_REQUEST=custom_id and shown(str(custom_id)))
         log.warning("%s: %s line %s%s ended as an error: %s%s", *parts, extra=fields)
 
 

@@ -32,7 +32,7 @@ class Face:
     """One batch as its users know it. `now` is monotonic seconds throughout.
 
     Attributes:
-        source: the name of the file as it was dropped.
+        source: the name of the file as it was dropped, as it may be shown.
         created: Unix seconds of the claim; the id begins with it.
         engines: what each engine is doing now, for the status (`watch.view`).
         told: the last status.json; replaced whole.
@@ -43,7 +43,7 @@ class Face:
         self.log = of_batch(log, work.id)
         self._spool, self._work, self._state = spool, work, state
         self._origin = outbox.origin_of(work)
-        self.source = self._origin.source
+        self.source = shown(self._origin.source)
         self.created = int(work.id.removeprefix("batch_")[:12], 16) // 1000
         self.engines: Sequence[Mapping[str, Any]] = ()
         self.told: dict[str, Any] = {}
@@ -99,7 +99,7 @@ class Face:
         return status.Facts(
             id=self._work.id,
             name=name or self.name,
-            source=self.source,
+            source=self._origin.source,
             mark=self._origin.mark,
             created=self.created,
             state=self._state,

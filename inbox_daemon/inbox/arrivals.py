@@ -259,7 +259,7 @@ class Arriving:
         """Log why a file is not taken, once for each reason."""
         if (name, why) not in self._complained:
             self._complained.add((name, why))
-            log.warning("inbox: %r %s", name, why)
+            log.warning("inbox: '%s' %s", shown(name), why)
 
 
 def _identity(path: Path, sidecars: Sequence[Path]) -> tuple[int, ...]:

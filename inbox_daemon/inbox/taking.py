@@ -189,7 +189,7 @@ class Taking:
 
     def _waits(self, path: Path, why: str) -> None:
         """Leave a file in the inbox that the disk refuses to give us; the next scan tries again."""
-        self.waiting[path.name] = why
+        self.waiting[shown(path.name)] = why
         self._refused = True
         self._arriving.complain(path.name, why)
 

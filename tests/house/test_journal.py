@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 import pytest
-from running import ROOT, SETTINGS, Daemon, jsonl, request
+from running import ROOT, SETTINGS, Daemon, eventually, jsonl, request
 
 from inbox_daemon.batch.errorlog import ONE_BY_ONE
 from inbox_daemon.journal import Message
@@ -101,6 +101,53 @@ def test_an_exception_that_vllm_logs_keeps_its_place_and_loses_its_message() -> 
 def test_a_daemon_started_by_hand_speaks_to_its_terminal_whatever_it_inherits(start_daemon: Start) -> None:
     daemon = start_daemon(environment={"JOURNAL_STREAM": "8:12345"})
     assert re.search(r"^\d{4}-.* INFO +ready: ", daemon.text(), re.MULTILINE)
+
+
+FORGED = "2026-01-01 00:00:00,000 CRITICAL alert: forged"
+
+
+@pytest.mark.slow
+def test_no_name_of_a_file_makes_a_line_of_the_log(start_daemon: Start) -> None:
+    """Whatever the file is: a batch with a bad line, refused, waiting, no batch at all, a control file, a sidecar."""
+    daemon = start_daemon()
+    evil = f"x\n{FORGED}\r{FORGED}\u2028{FORGED}\n"
+    good = jsonl([request("a")])
+    names = {
+        f"bad{evil}.jsonl": good + b'{"custom_id": "\\n' + FORGED.encode() + b'"}\n',
+        f"refused{evil}.jsonl.gz": b"no gzip",
+        f"cut{evil}.jsonl": good + b'{"custom_id":',
+        f"hashed{evil}.jsonl": good,
+        f"other{evil}.txt": b"",
+        f"nobody{evil}.cancel": b"",
+        f"bad{evil}.priority": b"no number",
+    }
+    (daemon.inbox / f"hashed{evil}.jsonl.sha256").write_text("no hash")
+    (daemon.inbox / f"folder{evil}.jsonl").mkdir()
+    for name, content in names.items():
+        daemon.drop(name, content)
+    said = [
+        " line 2 ",
+        "refused",
+        "waiting for the rest",
+        "holds none",
+        "the inbox takes",
+        "not a regular file",
+        "thrown",
+    ]
+    eventually(lambda: all(words in daemon.text() for words in said), what="each has been said")
+    daemon.stop()
+    lines = daemon.text().split("\n")
+    assert sum(FORGED in line for line in lines) > len(said)
+    assert [line for line in lines if line.startswith(FORGED) or "\r" in line or "\u2028" in line] == []
+
+
+def test_the_further_lines_of_a_message_are_seen_to_be_none_of_their_own(capfd: pytest.CaptureFixture[str]) -> None:
+    told = "import logging; from inbox_daemon import journal; journal.set_up('info');"
+    logged = f"logging.getLogger('inbox_daemon.x').warning('died: %s', 'one\\n{FORGED}')"
+    subprocess.run([sys.executable, "-c", told + logged], check=True)
+    [first, second] = capfd.readouterr().err.splitlines()
+    assert first.endswith("died: one")
+    assert second == f"    {FORGED}"
 
 
 # A journald of its own, in namespaces of its own: what the daemon sends is read back with journalctl.
