@@ -75,6 +75,7 @@ class Daemon:
         self._oversight = Oversight(self.spool, self.settings, self._dispatcher, self._batches, self._setbacks)
         self._presence, self._metrics = Presence(self.spool), Metrics(config.metrics, self._setbacks)
         self._last = 0  # the number of the batch that had the last step
+        self._kept = 0  # of the one that was given last what is due by the clock
         self._busy = False
         self._stop_by: float | None = None
 
@@ -111,20 +112,32 @@ class Daemon:
         self._tell(now)
 
     def _advance(self, now: float) -> None:
-        """Give batches their next steps in turn, for a slice of time together, and each what is due by the clock."""
+        """Give batches their next steps in turn, for a slice of time together, and then what is due by the clock."""
         deadline = time.monotonic() + _SLICE
         turns = deque(sorted([] if self._stopping else self._batches, key=lambda life: life.number <= self._last))
-        while turns and time.monotonic() < deadline:
+        while turns:
             life = turns.popleft()
             self._last = life.number
             if self._batches.safely(life, life.step):
                 turns.append(life)
+            if time.monotonic() >= deadline:
+                break
         for life in self._batches:
-            self._batches.safely(life, partial(life.tick, now, len(self._batches), self._oversight.engines))
             if life.over:
                 self._batches.over(life)
                 self._taking.a_seat_is_free(now)
-        self._busy = not self._stopping and (bool(turns) or self._taking.has_more_to_do)
+        more_is_due = self._keep(now)
+        self._busy = more_is_due or (not self._stopping and (bool(turns) or self._taking.has_more_to_do))
+
+    def _keep(self, now: float) -> bool:
+        """Give batches what is due by the clock, in turn, for a slice of time: each syncs. Say whether more is due."""
+        deadline = time.monotonic() + _SLICE
+        for life in sorted(self._batches, key=lambda life: life.number <= self._kept):
+            self._kept = life.number
+            self._batches.safely(life, partial(life.tick, now, len(self._batches), self._oversight.engines))
+            if time.monotonic() >= deadline:
+                return True
+        return False
 
     def _tell(self, now: float) -> None:
         lives = list(self._batches)

@@ -88,7 +88,8 @@ class Face:
         return status.receipt(self._facts(books), final, merged, time.time())
 
     def _first_status(self, name: str) -> dict[str, Any]:
-        return status.batch_object(self._facts(None, name), time.time())
+        self._told_at, self.told = time.monotonic(), status.batch_object(self._facts(None, name), time.time())
+        return self.told
 
     def _facts(self, books: Books | None, name: str | None = None) -> status.Facts:
         counts: dict[str, Any] = {}
@@ -109,7 +110,7 @@ class Face:
         )
 
     def worked_on_by(self, engine: EngineInfo, model: str) -> None:
-        """Note durably which engine works on the batch, for the receipt, and whose requests it has become by that."""
+        """Note which engine works on the batch, for the receipt, and whose requests it has become by that."""
         self._state.model = engine.model
         self.history.note("engine", time.time(), engine=engine, model=model)
 

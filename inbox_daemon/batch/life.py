@@ -14,11 +14,11 @@ from typing import Any
 from inbox_daemon.batch.books import Books
 from inbox_daemon.batch.face import Face
 from inbox_daemon.batch.needs import Needs
+from inbox_daemon.batch.parking import Parking
 from inbox_daemon.batch.queue import Queue
 from inbox_daemon.batch.running import Running
 from inbox_daemon.batch.state import State
 from inbox_daemon.batch.status import Tally
-from inbox_daemon.config import names
 from inbox_daemon.errors import EngineDied, Rejected
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Spool, Work, batch_name
@@ -32,7 +32,6 @@ from inbox_daemon.spool.publish import discard, hand_back, publish, write_receip
 from inbox_daemon.spool.source import BLOCK
 
 CANCELLED = "batch_cancelled"  # the code of what a batch that was cancelled did not run
-_HOUR = 3600.0
 _LONG_READING = 1.0  # seconds; a short file that is refused must not have cost an engine start
 
 BUSY, WAITING = True, False  # what a step says: call me again at once, or when something has happened
@@ -55,12 +54,13 @@ class Life:
         self.held, self.number = held, number
         self.state = State(held.work)
         self.face = Face(spool, held.work, self.state)
-        self.over = self.had_errors = False
+        self.over = self.had_errors = self._resumed = False
         self._spool, self._settings, self._totals = spool, settings, totals
         self.running: Running | None = None
         self._nothing = Queue(0)
         self._begun = time.monotonic()
         self._needs = Needs(self.state, self.face, settings)
+        self._parking = Parking(self.state, self.face)
         self._steps: Generator[bool, None, None] = self._live()
 
     @property
@@ -86,7 +86,7 @@ class Life:
         """Whether it has requests for an engine, or will most likely have some: a long file is read while it loads."""
         reading = self.running is None and not self.state.status.final
         long = reading and time.monotonic() - self._begun > _LONG_READING
-        lanes = self.queue.lanes_for(names.lanes(self._settings.now.engine))
+        lanes = self.queue.lanes_for(self._settings.now.engine.model)
         return long or any(lane.wants_engine for lane in lanes)
 
     def step(self) -> bool:
@@ -112,6 +112,7 @@ class Life:
         if said := face.history.first("rejected"):
             raise Rejected(said["code"], said["reason"])
         if self.work.accepted.exists():
+            self._resumed = True
             state.accepted = ingest.load(self.work)
         face.folder()
         self.read_control()
@@ -145,8 +146,7 @@ class Life:
         accepted, face, work = self.state.accepted, self.face, self.work
         assert accepted is not None
         discard(work)  # before anything is written: it may be what the disk is full of
-        resumed = face.history.first("started") is not None
-        if resumed:
+        if resumed := self._resumed:
             self.state.status = BatchStatus.IN_PROGRESS
         source = ingest.Input(work)
         models = [model or face.history.model for model in accepted.models or [""]]
@@ -160,7 +160,10 @@ class Life:
             raise
         self.running = running
         face.has_said(books.tally.done)
-        face.history.note("resumed" if resumed else "started", time.time())
+        if face.history.first("started") is None:
+            face.history.note("started", time.time())
+        if resumed:
+            face.history.note("resumed", time.time())
         counts = (len(books.queue), books.tally.done, books.tally.failed)
         fields, what = tell(Message.BATCH_ACCEPTED), "resumed" if resumed else "accepted"
         face.log.info("%s: %s: %d requests, %d done, %d of them errors", self.name, what, *counts, extra=fields)
@@ -176,6 +179,7 @@ class Life:
             reason = f"{accepted.faults} faulty lines and inbox.strict: nothing of this file was run"
             yield from busily(running.close_early("batch_refused", reason))
         while queue.done < len(queue):
+            self._parking.write_down()
             if state.cancelled and state.status is not BatchStatus.CANCELLING:
                 state.status = BatchStatus.CANCELLING
                 self.face.history.note("cancelling", time.time())
@@ -196,7 +200,7 @@ class Life:
         face.history.note("finalizing", time.time())
         state.status = BatchStatus.FINALIZING
         face.log.info("%s: finalizing: answers and errors are put into the input's order", self.name)
-        face.tell(books, now())
+        face.tell_soon()  # where it takes longer than this pass of the loop
         final = state.final()
         receipt = partial(face.receipt, books, final)
         yield from busily(publish(self.work, face.folder, books.outcomes, running.source, receipt))
@@ -216,6 +220,7 @@ class Life:
         state.status = BatchStatus.CANCELLED if rejected.code == CANCELLED else BatchStatus.FAILED
         if face.history.first("rejected") is None:
             face.history.note("rejected", time.time(), code=rejected.code, reason=str(rejected))
+            face.history.save()
         write_receipt(face.folder(), face.receipt(None, state.status, {}))
         face.tell(None, time.monotonic())
         hand_back(self.work, face.folder())
@@ -229,19 +234,9 @@ class Life:
 
     def engine_died(self, died: EngineDied, places: Sequence[int]) -> None:
         """Take back what an engine had when it died; park after too many deaths in an hour."""
-        returned = self.running.give_back(places) if self.running else []
-        if not returned:
-            return
-        face, now, most = self.face, time.time(), self._settings.now.engine.max_deaths
-        face.history.note("engine_died", now, reason=died.reason, in_flight=len(returned))
-        face.log.warning("%s: engine died with %d requests in flight; they run again", self.name, len(returned))
-        deaths = face.history.count_since(max(now - _HOUR, face.history.last_at("resume")), "engine_died")
-        if deaths >= most:
-            reason = f"the engine died {deaths} times within an hour on this batch, last: {died.reason}"
-            control.park(self.work, reason, now)
-            face.history.note("parked", now, reason=reason)
-            self.read_control()
-            face.log.error("%s: parked: %s", self.name, reason, extra=tell(Message.BATCH_PARKED))
+        if self.running and (returned := self.running.give_back(places)):
+            self._parking.engine_died(died, returned, self._settings.now.engine.max_deaths)
+            self.queue.held |= self.state.held
 
     def _obey_what_waits(self) -> None:
         """Carry out what came before the batch had its name: none of it runs first.
@@ -253,16 +248,23 @@ class Life:
 
     def control(self, verb: str) -> None:
         """Take note that a control file has been carried out."""
+        if verb == "resume":
+            self._parking.resumed()
         self.face.history.note(verb, time.time())
+        self.face.history.save()  # since "resume", deaths are counted anew
         self.read_control()
         self.face.log.info("%s: %s", self.name, verb)
 
     def read_control(self) -> None:
         """Take what control files and settings say of it into memory."""
-        self.state.read()
-        self.queue.priority = control.priority(self.work, self._settings.now.inbox.priorities, self.name)
-        self.queue.held |= self.state.held  # at once; `_run` lets it go on
-        self.face.tell_soon()
+        self._parking.write_down()
+        state, queue = self.state, self.queue
+        before = (state.held, queue.priority)
+        state.read()
+        queue.priority = control.priority(self.work, self._settings.now.inbox.priorities, self.name)
+        queue.held |= state.held  # at once; `_run` lets it go on
+        if (state.held, queue.priority) != before:
+            self.face.tell_soon()
 
     # -- by the clock, and the end of the process
 
@@ -271,6 +273,8 @@ class Life:
         self.face.engines = engines
         if self.state.status.final:
             return
+        if self.face.history.save_is_due(now):
+            self.face.history.save()
         if self.running is not None:
             self.running.keep(self._settings.now, now)
         # From the name on, so that a long file's reading is seen; not while the log is read back, which counts what

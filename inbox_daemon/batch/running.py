@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import orjson
 
@@ -49,9 +49,9 @@ class Running:
 
     # -- out
 
-    def take(self, models: Collection[str], count: int, turn: int) -> list[Request]:
-        """Return up to `count` requests for an engine of these models, now in flight; `turn` is the first one's."""
-        lane = self.books.queue.lane(models)
+    def take(self, model: str, count: int, turn: int) -> list[Request]:
+        """Return up to `count` requests for an engine of this model, now in flight; `turn` is the first one's."""
+        lane = self.books.queue.lane(model)
         return self._requests(lane.take(count), turn) if lane else []
 
     def take_these(self, places: Iterable[int], turn: int) -> list[Request]:
@@ -59,16 +59,14 @@ class Running:
         return self._requests(self.books.queue.take_these(places), turn)
 
     def _requests(self, places: Sequence[int], turn: int) -> list[Request]:
-        source, id, number, model_of = self.source, self._id, self._number, self.books.queue.model_of
+        source, id = self.source, self._id
         return [
-            Request(
-                ticket(number, at), request_id(id, at), source.number(at), source.line(at), turn + later, model_of(at)
-            )
-            for later, at in enumerate(places)
+            Request(ticket(self._number, place), request_id(id, place), source.number(place), source.line(place), at)
+            for at, place in enumerate(places, turn)
         ]
 
     def note_engine(self, start: int, engine: EngineInfo, model: str) -> None:
-        """Note durably which engine, the daemon's `start`-th, works on the batch, before it does.
+        """Note which engine, the daemon's `start`-th, works on the batch: durable before an answer of it counts.
 
         Requests that name no model are this `model`'s from now on.
         """
@@ -129,6 +127,7 @@ class Running:
         self._face.say_sealed(self.books.seal(self._face.folder(), now))
 
     def _sync(self, config: Config) -> None:
+        self._face.history.save()  # whose answers they are is known no later than that they count
         self.books.sync()
         self._face.say_progress(self.books, config.daemon.log_every)
 

@@ -96,8 +96,10 @@ class Taking:
             self._strays = {file: since for file, since in self._strays.items() if file in there}
         self._obey(now)
         deadline = time.monotonic() + _SLICE
-        while self._may_take and time.monotonic() < deadline:
+        while self._may_take:
             self._take(self._arrived.popleft())
+            if time.monotonic() >= deadline:
+                break
 
     def a_seat_is_free(self, now: float) -> None:
         """A batch is over: whatever has been waiting for a seat longest has it."""

@@ -16,12 +16,12 @@ from inbox_daemon.text import dumps
 _FULL = 1 << 20  # bytes
 
 
-def append(spool: Spool, said: dict[str, Any]) -> None:
-    """Append one line durably. Raises OSError, NotDurable; the journal has the alert all the same."""
+def append(spool: Spool, *said: dict[str, Any]) -> None:
+    """Append a line for each, durably. Raises OSError, NotDurable; the journal has the alerts all the same."""
     with suppress(FileNotFoundError):
         if spool.alerts.stat().st_size >= _FULL:
             files.move(spool.alerts, spool.alerts.with_name(f"{spool.alerts.name}.1"))
     with files.Writer(spool.alerts, fresh=False) as writer:
         torn = writer.size and os.pread(writer.fd, 1, writer.size - 1) != b"\n"  # a full disk cut the last line short
-        writer.write((b"\n" if torn else b"") + dumps(said) + b"\n")
+        writer.write((b"\n" if torn else b"") + b"".join(dumps(one) + b"\n" for one in said))
         writer.sync()

@@ -90,7 +90,6 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
         return None
     try:
         work.dropped.mkdir(0o700)
-        files.sync_dir(work.dir)
         try:
             files.move(dropped, work.dropped / dropped.name)
         except FileNotFoundError:
@@ -99,7 +98,6 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
         for sidecar in complete.sidecars_of(dropped):
             with suppress(FileNotFoundError):
                 files.move(sidecar, work.dir / f"sidecar{sidecar.suffix}")
-        files.sync_dir(spool.work)
     except BaseException:
         held.release()  # whatever it holds by now, the next `adopt` finds
         raise

@@ -1,11 +1,12 @@
 """What happened to one batch and when: `history.jsonl` in work/ID, one line an event.
 
 The stamps and counts that outlive a restart (when it started, how often the engine died) are read from here and
-nowhere else.
+nowhere else. Noting costs nothing; what was noted is on the disk once `save` has returned.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -16,13 +17,16 @@ from inbox_daemon.layout import Work
 from inbox_daemon.spool import files
 from inbox_daemon.text import dumps
 
+_SAVE_AFTER = 1.0  # seconds; as answers, so events: those of the last second may be lost
+
 
 class History:
-    """The events of one batch, oldest first. Times are Unix seconds."""
+    """The events of one batch, oldest first. Times are Unix seconds, but for `now`, which is monotonic."""
 
     def __init__(self, work: Work) -> None:
         self._path = work.history
         self.events: list[dict[str, Any]] = []
+        self._unsaved_since: float | None = None
         with suppress(FileNotFoundError):
             for line in self._path.read_bytes().split(b"\n"):
                 with suppress(ValueError):
@@ -31,13 +35,23 @@ class History:
                         self.events.append(event)
 
     def note(self, event: str, at: float, **details: object) -> None:
-        """Record one event durably.
+        """Take note of one event. An engine's death is one for hundreds of batches at once, so nothing is synced."""
+        self.events.append({"event": event, "at": round(at, 3), **details})
+        if self._unsaved_since is None:
+            self._unsaved_since = time.monotonic()
+
+    def save_is_due(self, now: float) -> bool:
+        return self._unsaved_since is not None and now - self._unsaved_since >= _SAVE_AFTER
+
+    def save(self) -> None:
+        """Make durable what was noted; what counts or is told from now on may rest on it. Raises NotDurable.
 
         The file is short and written anew, never appended to: after an fsync that failed nobody knows which of the
         lines before are on the disk.
         """
-        self.events.append({"event": event, "at": round(at, 3), **details})
-        files.write_whole(self._path, b"".join(dumps(one) + b"\n" for one in self.events))
+        if self._unsaved_since is not None:
+            files.write_whole(self._path, b"".join(dumps(one) + b"\n" for one in self.events))
+            self._unsaved_since = None
 
     @property
     def model(self) -> str:

@@ -133,6 +133,7 @@ def ingest(work: Work, rules: Rules, part: files.Writer) -> Generator[bool, None
     finally:
         os.close(fd)
     files.write_whole(work.accepted, dumps(asdict(accepted)))
+    files.sync_dir(work.dir)  # what was dropped goes next
     return accepted
 
 

@@ -74,7 +74,7 @@ def ensure(published: Published) -> Published:
     for folder in (published.dir, published.parts):
         if not folder.is_dir():
             with suppress(FileExistsError):
-                files.make_dir(folder)
+                folder.mkdir(0o755)
                 if folder == published.parts:  # who may read the outbox may take parts away, and nothing else
                     folder.chmod(folder.stat().st_mode & 0o777 | 0o020)
     return published
@@ -90,8 +90,9 @@ def is_anothers(published: Published, work: Work) -> bool:
 
 def write_status(published: Published, status: dict[str, object], *, last: bool = False) -> None:
     """Tell how the batch is. Only the last word must outlive a power cut: after one, a running batch is told anew."""
-    write = files.write_whole if last else files.replace
-    write(published.status, dumps(status) + b"\n")
+    files.write_whole(published.status, dumps(status) + b"\n")
+    if last:
+        files.sync_dir(published.dir)
 
 
 def write_autopsy(published: Published, text: str) -> str:

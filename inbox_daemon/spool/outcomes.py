@@ -148,7 +148,6 @@ class Outcomes:
         last = self._work.parts / part_name(len(list(self._work.parts.iterdir())))
         with suppress(FileNotFoundError):
             if last.samefile(self._work.open_part):
-                files.sync_dir(self._work.parts)  # the crash may have come before that
                 self._show(last, published)
 
     def _open(self) -> files.Writer:

@@ -56,10 +56,23 @@ class Announcer:
         if command and shutil.which(command[0]) is None:
             log.error("alerts.command: %s: no such program, or not executable; it hears of no alert", command[0])
 
-    def say(self, edge: Edge, wall: float) -> None:
-        """Tell everybody of one edge. `wall` is in Unix seconds."""
+    def say(self, edges: Sequence[Edge], wall: float) -> None:
+        """Tell everybody of these edges, which may be those of hundreds of batches. `wall` is in Unix seconds."""
+        said = [self._said(edge, wall) for edge in edges]
+        try:
+            if said:
+                alertlog.append(self._spool, *said)
+        except (OSError, SpoolError) as error:
+            log.warning("alerts.jsonl cannot be written: %s", error)
+        if self.command:
+            self._waiting += [dumps(one) + b"\n" for one in said]
+        for edge in edges:
+            self._log(edge)
+
+    @staticmethod
+    def _said(edge: Edge, wall: float) -> dict[str, Any]:
         alert = edge.alert
-        said: dict[str, Any] = {
+        return {
             "alert": alert.name.value,
             "state": "raised" if edge.raised else "cleared",
             "at": round(wall, 1),
@@ -67,12 +80,10 @@ class Announcer:
             "lasted": None if edge.raised else round(edge.lasted, 1),
             "host": socket.gethostname(),
         }
-        try:
-            alertlog.append(self._spool, said)
-        except (OSError, SpoolError) as error:
-            log.warning("alerts.jsonl cannot be written: %s", error)
-        if self.command:
-            self._waiting.append(dumps(said) + b"\n")
+
+    @staticmethod
+    def _log(edge: Edge) -> None:
+        alert = edge.alert
         logger = of_batch(log, alert.batch) if alert.batch else log
         where = f"{alert.batch}: " if alert.batch else ""
         if not edge.raised:

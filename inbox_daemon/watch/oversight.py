@@ -84,8 +84,7 @@ class Oversight:
             with suppress(OSError):  # a disk that does not answer stops the batches, and they say so
                 self._host = host.look(self._spool.root)
         verdict = self._health.judge(self._moment(wanted, now, wall), now)
-        for edge in self._alerts.observe(verdict.conditions, now, wall):
-            self._announcer.say(edge, wall)
+        self._announcer.say(self._alerts.observe(verdict.conditions, now, wall), wall)
         self._announcer.look(now)
         for traffic, engine in zip(self._dispatcher, self.engines, strict=True):
             self._treatment.give(traffic, engine, verdict.kill.get(traffic.slot.number), self._gpus, now)

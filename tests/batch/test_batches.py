@@ -110,9 +110,9 @@ def test_a_consumer_may_take_parts_away_while_the_batch_runs(start_daemon: Start
     proven(daemon, "b")
 
 
-@pytest.mark.parametrize("operation", ["sync_dir", "remove"])
+@pytest.mark.parametrize(("where", "operation"), [(Outcomes, "_show"), (files, "remove")])
 def test_a_part_that_was_taken_away_before_a_crash_is_seen_again_as_it_was_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: object, operation: str
 ) -> None:
     work, folder = Work(tmp_path / "batch_0123456789ab0123456789"), Published(tmp_path / "b")
     for made in (work.parts, folder.parts):
@@ -132,7 +132,7 @@ def test_a_part_that_was_taken_away_before_a_crash_is_seen_again_as_it_was_or_no
     log = open_log()
     record(log, 0)
     with monkeypatch.context() as crash:
-        crash.setattr(files, operation, killed)
+        crash.setattr(where, operation, killed)
         with pytest.raises(Killed):
             log.seal(folder)
     log.close()

@@ -24,7 +24,7 @@ from inbox_daemon.inbox import arrivals, taking
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.machine.notify import Notifier
-from inbox_daemon.spool import control, drop, files, outbox, proof, publish, published
+from inbox_daemon.spool import control, drop, outbox, proof, publish, published
 from inbox_daemon.spool.history import History
 from inbox_daemon.watch import conditions
 
@@ -126,15 +126,15 @@ def test_two_files_of_one_name_are_told_apart_though_neither_batch_had_its_name_
     passes: Passes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = Spool(passes.inbox.parent)
-    monkeypatch.setattr(daemon, "_SLICE", 0.0)  # no batch gets as far as a name
     dropped = []
-    for number in range(2):
-        (tmp_path / "x.jsonl").write_bytes(batch_of(3 + number))
-        dropped.append(drop.drop(spool, tmp_path / "x.jsonl"))
-        passes.daemon._arriving._hint()
-        passes.until(lambda number=number: len(passes.daemon._batches) == number + 1)
+    with monkeypatch.context() as nameless:
+        nameless.setattr(Life, "step", lambda life: False)  # no batch gets as far as a name
+        for number in range(2):
+            (tmp_path / "x.jsonl").write_bytes(batch_of(3 + number))
+            dropped.append(drop.drop(spool, tmp_path / "x.jsonl"))
+            passes.daemon._arriving._hint()
+            passes.until(lambda number=number: len(passes.daemon._batches) == number + 1)
     assert [one.file for one in dropped] == ["x.jsonl", "x.jsonl"]
-    monkeypatch.setattr(daemon, "_SLICE", 1.0)
     for number, one in enumerate(dropped):
         passes.until(lambda one=one: (published.made_of(spool, one.file, one.mark) or {}).get("status") == "completed")
         made = published.made_of(spool, one.file, one.mark)
@@ -459,23 +459,6 @@ def test_a_file_that_is_read_on_waits_for_room_no_more(passes: Passes, monkeypat
     full[0] = False
     passes.until(lambda: not life.state.lacking)
     assert life.state.accepted is None
-
-
-def test_a_part_whose_sealing_was_cut_short_has_a_durable_name_before_it_loses_its_first(
-    passes: Passes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
-    monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
-    passes.drop("b.jsonl", batch_of(500))
-    passes.until(lambda: any(life.queue.done for life in passes.daemon._batches))
-    work = passes.let_go().work
-    os.link(work.open_part, work.parts / "part-000001.jsonl")  # and the crash
-    done: list[str] = []
-    sync_dir, remove = files.sync_dir, files.remove
-    monkeypatch.setattr(files, "sync_dir", lambda path: done.append(f"sync {path}") or sync_dir(path))
-    monkeypatch.setattr(files, "remove", lambda path: done.append(f"remove {path}") or remove(path))
-    passes.until(passes.is_now("b", "completed"))
-    assert f"sync {work.parts}" in done[: done.index(f"remove {work.open_part}")]
 
 
 def test_a_batch_half_done_by_0_2_0_ends_with_its_errors_in_todays_form(

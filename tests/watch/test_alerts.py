@@ -127,7 +127,7 @@ def test_a_command_that_a_reload_takes_away_is_not_run_for_what_waited(tmp_path:
     telling = Announcer(spool, ["sleep", "600"])
     alert = Alert(AlertName.DISK_HIGH, Severity.WARNING, 0.0, "full")
     for _ in range(6):
-        telling.say(Edge(alert, raised=True), 0.0)
+        telling.say([Edge(alert, raised=True)], 0.0)
     telling.look(0.0)
     telling.use([])
     telling.look(31.0)  # those that hang are killed, and there would be room for the others
