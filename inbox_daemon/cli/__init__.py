@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from inbox_daemon import __version__, config
-from inbox_daemon.errors import ConfigError, InboxDaemonError
+from inbox_daemon.errors import ConfigError, InboxDaemonError, told
 
 _ABOUT = """\
 Drop a file of OpenAI batch requests into SPOOL/inbox, read answers from SPOOL/outbox/NAME/.
@@ -34,6 +34,10 @@ _VERBS = {
     "run": ("run", "the daemon"),
     "submit": ("submit", "hand files to the daemon"),
     "status": ("status", "what is running, waiting and done"),
+    "list": ("listing", "every batch with its age, its size and what went wrong in it"),
+    "results": ("results", "a batch's answers to stdout, those so far while it runs"),
+    "merge": ("merge", "a batch's answers and those of its retries as one"),
+    "logs": ("logs", "what the journal has of one batch"),
     "top": ("top", "batches, engines, GPUs, alerts at a glance"),
     "check": ("check", "find every fault in a file"),
     "cancel": ("control", "end a batch; what has an answer keeps it, the rest can be dropped again (retry.jsonl)"),
@@ -92,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # Python, which flushes it once more, is to say nothing
         return FAILURE
     except (InboxDaemonError, OSError) as error:
-        print(f"inbox-daemon: {error}", file=sys.stderr)
+        print(f"inbox-daemon: {told(error)}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -25,6 +25,7 @@ _WORDS = {"waiting_for_disk": "disk full", "waiting_for_model": "no engine"}
 _ENGINE_STATES = ("ready", "loading", "backing_off", "off")
 _NOT_YET = ("loading", "backing_off")
 
+_UNITS = {"d": 86400, "h": 3600, "min": 60}
 _COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "in_progress": "cyan"}
 
 
@@ -49,7 +50,7 @@ def batches(statuses: Sequence[BatchObject]) -> RenderableType:
         done = counts["completed"] + counts["failed"]
         table.add_row(
             Text(shown(status["name"])),
-            Text(word(status), style=_COLOURS.get(status["status"], "")),
+            state(status),
             _bar(done, counts["total"]) if counts["total"] else "",
             f"{done:,}/{counts['total']:,}",
             f"{counts['failed']:,}" if counts["failed"] else "",
@@ -188,6 +189,27 @@ def plain(status: BatchObject) -> str:
     elif status["status"] in ("validating", "in_progress") and any(view["state"] in _NOT_YET for view in serving):
         line += f"; {engines(serving)}"
     return line
+
+
+def state(status: BatchObject) -> Text:
+    """The batch's one word in its colour."""
+    return Text(word(status), style=_COLOURS.get(status["status"], ""))
+
+
+def about(seconds: float) -> str:
+    """A time span in its largest unit: "3 min", "5 h", "12 d"."""
+    for unit, least in (("d", 2 * 86400), ("h", 2 * 3600), ("min", 120)):
+        if seconds >= least:
+            return f"{seconds // _UNITS[unit]:.0f} {unit}"
+    return f"{max(seconds, 0.0):.0f} s"
+
+
+def size(count: int) -> str:
+    """Bytes in the largest unit of a thousand: "4.2 GB"."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" or value >= 100 else f"{value:.1f} {units[0]}"
 
 
 def duration(seconds: float | None) -> str:

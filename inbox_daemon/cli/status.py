@@ -171,11 +171,12 @@ def watch(spool: Spool, name: str, look: Callable[[], BatchObject | None]) -> in
                 show.say(line)
                 last, said_at = line, time.monotonic()
             if status is not None and ended:
-                return _exit_status(status)
+                return exit_status(status)
             time.sleep(_REPAINT)
 
 
-def _exit_status(status: BatchObject) -> int:
+def exit_status(status: BatchObject) -> int:
+    """Return the exit status that says how a batch has ended."""
     if status["status"] != "completed":
         return 1
     return 3 if status["request_counts"]["failed"] else 0

@@ -19,7 +19,7 @@ from inbox_daemon.compare.agreement import NONE
 from inbox_daemon.compare.answers import Answer
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published
-from inbox_daemon.spool.published import permitted
+from inbox_daemon.spool.published import opened
 
 _SAMPLE = 1_000  # answers by which the fields of labels and numbers are found
 
@@ -117,7 +117,7 @@ def read(folder: Published, joined: Joined, label: str | None, number: str | Non
 def texts(columns: Columns, places: Sequence[int]) -> list[str]:
     """Return the texts of the answers at some places; "" where there is none."""
     found = []
-    with permitted(columns.folder.results), columns.folder.results.open("rb") as file:
+    with opened(columns.folder.results) as file:
         for place in places:
             if columns.offset[place] < 0:
                 found.append("")
@@ -175,7 +175,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield each line with its offset. Raises SpoolError where there is no such file, or a line is none of ours."""
     offset = 0
     try:
-        with permitted(path), path.open("rb") as file:
+        with opened(path) as file:
             for number, line in enumerate(file, 1):
                 try:
                     yield offset, orjson.loads(line)

@@ -17,7 +17,7 @@ import orjson
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published
 from inbox_daemon.request.output import place_of_line
-from inbox_daemon.spool.published import permitted
+from inbox_daemon.spool.published import opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ def verify(folder: Published, original: Path | None = None) -> Proof:
 def receipt_of(folder: Published) -> dict[str, Any]:
     """Read a receipt that has all that is held against it. Raises OSError, SpoolError."""
     path = folder.receipt
-    with permitted(path):
-        content = path.read_bytes()
+    with opened(path) as file:
+        content = file.read()
     try:
         receipt: dict[str, Any] = orjson.loads(content)
         for part in receipt["files"].values():
@@ -96,7 +96,7 @@ def _check_line(line: bytes, name: str, number: int, places: dict[int, str], pro
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with opened(path) as file:
         yield from file
 
 

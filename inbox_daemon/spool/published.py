@@ -5,6 +5,7 @@ Everything here may be replaced or removed while it is read; what has gone is le
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -13,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -31,6 +32,27 @@ def permitted(path: Path, to: str = "read") -> Iterator[None]:
     except PermissionError as error:
         why = f"{path}: you may not {to} it; a service's spool is for the group inbox-submit"
         raise SpoolError(f"{why}: sudo usermod -aG inbox-submit YOU, then log in again") from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a published file for reading, without following a link that somebody may have laid in its place.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        SpoolError: it may not be read, or is no regular file.
+    """
+    with permitted(path):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise SpoolError(f"{path}: a link, where a file of the daemon's should be") from error
+            raise
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise SpoolError(f"{path}: no regular file, and none of the daemon's")
+        yield file
 
 
 def there(spool: Spool) -> Spool:

@@ -44,6 +44,12 @@ def has_ended(status: BatchObject) -> bool:
     return BatchStatus(status["status"]).final
 
 
+def ended_at(status: BatchObject) -> float | None:
+    """Return when the batch ended, in Unix seconds; None while it has not."""
+    stamps = (status.get("completed_at"), status.get("failed_at"), status.get("cancelled_at"))
+    return next((stamp for stamp in stamps if stamp is not None), None)
+
+
 def at_rest(status: BatchObject) -> BatchObject:
     """The same batch without what was true only while a daemon said so: how fast it goes, and on what engines."""
     still = status.copy()

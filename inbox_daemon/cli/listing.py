@@ -1,0 +1,116 @@
+"""`inbox-daemon list`: every batch of the outbox with its age, its size and what went wrong in it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+from rich.table import Table
+from rich.text import Text
+
+from inbox_daemon.cli import show
+from inbox_daemon.cli.settings import settings
+from inbox_daemon.errors import SpoolError
+from inbox_daemon.layout import Published, Spool
+from inbox_daemon.request.output import failure
+from inbox_daemon.spool import published, views
+from inbox_daemon.spool.said import Said
+from inbox_daemon.spool.shapes import SCHEMA, BatchObject
+from inbox_daemon.text import dumps, shown
+
+_SHOWN = 50
+
+
+class Listed(NamedTuple):
+    """One batch: its status, the bytes of its folder, and its errors by code."""
+
+    status: BatchObject
+    bytes: int
+    errors: dict[str, int]
+
+
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = __doc__
+    which = verb.add_mutually_exclusive_group()
+    which.add_argument("--last", type=int, default=_SHOWN, metavar="N", help=f"the newest N, default {_SHOWN}")
+    which.add_argument("--all", action="store_true", help="all there are")
+    verb.add_argument("--json", action="store_true", help="one object a line, for programs")
+    verb.set_defaults(go=go)
+
+
+def go(given: argparse.Namespace) -> int:
+    spool = published.there(Spool(Path(settings(given).spool)))
+    statuses = published.statuses(spool)
+    chosen = statuses if given.all else statuses[max(0, len(statuses) - given.last) :]
+    if given.json:
+        for status in chosen:
+            sys.stdout.buffer.write(dumps(_object(_listed(spool, status))) + b"\n")
+        return 0
+    if len(chosen) < len(statuses):
+        show.say(f"the last {len(chosen):,} of {len(statuses):,} batches; --all has the others")
+    show.console.print(drawn([_listed(spool, status) for status in chosen], time.time()))
+    return 0
+
+
+def _listed(spool: Spool, status: BatchObject) -> Listed:
+    folder = spool.batch(status["name"])
+    return Listed(status, _size(folder.dir), _errors(folder, status))
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of what lies in a folder and below it; links count as themselves."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += (Path(root) / name).lstat().st_size
+    return total
+
+
+def _errors(folder: Published, status: BatchObject) -> dict[str, int]:
+    """Count a batch's errors by code: those of its lines, or what was wrong with the file as a whole."""
+    problems = (status.get("errors") or {}).get("data") or []
+    if not status["request_counts"]["failed"]:
+        return dict(Counter(problem["code"] for problem in problems))
+    counted: Counter[str] = Counter()
+    with suppress(SpoolError, OSError):
+        for line in Said(folder, errors=True).new():
+            if (said := failure(orjson.loads(line))) is not None:
+                counted[said.fault.code] += 1
+    return dict(counted.most_common())
+
+
+def _object(one: Listed) -> dict[str, object]:
+    kept = ("id", "name", "status", "model", "created_at", "request_counts", "usage")
+    said = {key: one.status.get(key) for key in kept}
+    more = {"state": views.batch_state(one.status), "ended_at": views.ended_at(one.status)}
+    return {"schema": SCHEMA, **said, **more, "bytes": one.bytes, "errors_by_code": one.errors}
+
+
+def drawn(batches: Sequence[Listed], now: float) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("batch", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for heading in ("age", "took", "size", "requests"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("errors", overflow="fold")
+    for one in batches:
+        status, ended = one.status, views.ended_at(one.status)
+        table.add_row(
+            Text(shown(status["name"])),
+            show.state(status),
+            show.about(now - status["created_at"]),
+            show.about(ended - status["created_at"]) if ended is not None else "",
+            show.size(one.bytes),
+            f"{status['request_counts']['total']:,}",
+            Text(shown(", ".join(f"{count:,} {code}" for code, count in one.errors.items()))),
+        )
+    return table
