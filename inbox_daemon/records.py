@@ -67,6 +67,7 @@ class Request:
         number: 1-based line in the user's file.
         line: the user's own JSON.
         turn: when it is to be computed, against others that the engine has: the lower, the sooner.
+        model: that is to answer it, an adapter perhaps; "": whichever the engine has.
     """
 
     ticket: int
@@ -74,6 +75,7 @@ class Request:
     number: int
     line: bytes
     turn: int = 0
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from inbox_daemon.batch.queue import Queue
 from inbox_daemon.batch.running import Running
 from inbox_daemon.batch.state import State
 from inbox_daemon.batch.status import Tally
+from inbox_daemon.config import names
 from inbox_daemon.errors import EngineDied, Rejected
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Spool, Work, batch_name
@@ -86,7 +87,7 @@ class Life:
         """Whether it has requests for an engine, or will most likely have some: a long file is read while it loads."""
         reading = self.running is None and not self.state.status.final
         long = reading and time.monotonic() - self._begun > _LONG_READING
-        lanes = self.queue.lanes_for(self._settings.now.engine.model)
+        lanes = self.queue.lanes_for(names.lanes(self._settings.now.engine))
         return long or any(lane.wants_engine for lane in lanes)
 
     def step(self) -> bool:

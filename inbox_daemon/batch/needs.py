@@ -11,6 +11,7 @@ from inbox_daemon.batch.books import Books
 from inbox_daemon.batch.face import Face
 from inbox_daemon.batch.queue import Queue
 from inbox_daemon.batch.state import State
+from inbox_daemon.config import names
 from inbox_daemon.machine import disk
 from inbox_daemon.settings import Settings
 
@@ -38,11 +39,12 @@ class Needs:
 
     def look_for_model(self, queue: Queue) -> None:
         """Take note where all that is left is for a model that no engine of this daemon has."""
-        served = self._settings.now.engine.model
+        engine = self._settings.now.engine
         left = [lane.model for lane in queue.lanes if lane.left or lane.in_flight]
-        waits_for = left[0] if left and not {served, ""} & set(left) else None
+        ours = names.lanes(engine) | {""}
+        waits_for = left[0] if left and not ours & set(left) else None
         if waits_for != self._state.waits_for:
             self._state.waits_for = waits_for
             self._face.tell_soon()
             if waits_for is not None:
-                self._face.say_waits(waits_for, served)
+                self._face.say_waits(waits_for, engine.model)

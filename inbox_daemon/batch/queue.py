@@ -6,7 +6,7 @@ Owns the rule that one request is settled once, however often it was computed, a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 _LEFT, _IN_FLIGHT, _DONE, _FOLLOWS, _WITHHELD = range(5)
 
@@ -140,17 +140,21 @@ class Queue:
     def done(self) -> int:
         return len(self.state) - self.left - self.in_flight
 
+    def model_of(self, place: int) -> str:
+        """Return the model that alone may answer a request; "": whichever comes first."""
+        return self.lanes[self.number_of(place)].model
+
     def number_of(self, place: int) -> int:
         """Return the number of the lane that a request is in."""
         return self._which[place] if self._which else 0
 
-    def lanes_for(self, model: str) -> list[Lane]:
-        """Return what this model may answer: what was accepted for it, or without a model's name."""
-        return [lane for lane in self.lanes if lane.model in (model, "")]
+    def lanes_for(self, models: Collection[str]) -> list[Lane]:
+        """Return what these models may answer: what was accepted for one of them, or without a model's name."""
+        return [lane for lane in self.lanes if not lane.model or lane.model in models]
 
-    def lane(self, model: str) -> Lane | None:
+    def lane(self, models: Collection[str]) -> Lane | None:
         """Return the first of them that has something to be taken, or else the first, if there is one."""
-        lanes = self.lanes_for(model)
+        lanes = self.lanes_for(models)
         return next((lane for lane in lanes if lane.takeable), lanes[0] if lanes else None)
 
     def bind(self, model: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 
 import orjson
 
@@ -49,9 +49,9 @@ class Running:
 
     # -- out
 
-    def take(self, model: str, count: int, turn: int) -> list[Request]:
-        """Return up to `count` requests for an engine of this model, now in flight; `turn` is the first one's."""
-        lane = self.books.queue.lane(model)
+    def take(self, models: Collection[str], count: int, turn: int) -> list[Request]:
+        """Return up to `count` requests for an engine of these models, now in flight; `turn` is the first one's."""
+        lane = self.books.queue.lane(models)
         return self._requests(lane.take(count), turn) if lane else []
 
     def take_these(self, places: Iterable[int], turn: int) -> list[Request]:
@@ -59,10 +59,12 @@ class Running:
         return self._requests(self.books.queue.take_these(places), turn)
 
     def _requests(self, places: Sequence[int], turn: int) -> list[Request]:
-        source, id = self.source, self._id
+        source, id, number, model_of = self.source, self._id, self._number, self.books.queue.model_of
         return [
-            Request(ticket(self._number, place), request_id(id, place), source.number(place), source.line(place), at)
-            for at, place in enumerate(places, turn)
+            Request(
+                ticket(number, at), request_id(id, at), source.number(at), source.line(at), turn + later, model_of(at)
+            )
+            for later, at in enumerate(places)
         ]
 
     def note_engine(self, start: int, engine: EngineInfo, model: str) -> None:

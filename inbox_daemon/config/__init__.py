@@ -17,6 +17,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from inbox_daemon.config import names
+from inbox_daemon.config.arguments import DECIDED_ELSEWHERE
 from inbox_daemon.config.sections import (
     MOST_PRIORITY,
     AlertSettings,
@@ -34,18 +36,6 @@ from inbox_daemon.errors import ConfigError, NotNow, may_pass
 
 DEFAULT_PATH = Path("/etc/inbox-daemon/config.toml")
 ENV_PREFIX = "INBOX_DAEMON_"
-
-# vLLM's arguments that [requests] decides, so that what a request may ask of the host has one answer; and two that
-# would break a promise.
-DECIDED_BY_REQUESTS = {
-    "allowed_media_domains": "set requests.allowed_media_domains instead",
-    "allowed_local_media_path": "requests may never name files of this host; leave it out",
-    "trust_request_chat_template": "set requests.allow_chat_template instead",
-    "trust_request_mm_kwargs": "set requests.allow_media_options instead",
-    "max_logprobs": "set requests.max_logprobs instead",
-    "enable_log_requests": "it would write prompts into the journal; leave it out",
-    "enable_log_outputs": "it would write answers into the journal; leave it out",
-}
 
 
 def load(path: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
@@ -112,8 +102,9 @@ def build(tree: Mapping[str, Any], source: str) -> Config:
     """Return the checked settings of a parsed TOML tree. Raises ConfigError."""
     built = typing.cast(Config, _section(Config, tree, "", source))
     for name, value in built.engine.args.items():
-        if instead := DECIDED_BY_REQUESTS.get(name.replace("-", "_")):
-            raise ConfigError(f"{source}: engine.args.{name} = {value!r} is not decided there: {instead}")
+        if instead := DECIDED_ELSEWHERE.get(name.replace("-", "_")):
+            raise ConfigError(f"{source}: engine.args.{name} = {value!r} is not taken there: {instead}")
+    names.check(built, source)
     return built
 
 
@@ -208,7 +199,7 @@ def found(path: str | None, flags: Mapping[str, Any]) -> Read:
 
 
 __all__ = [
-    "DECIDED_BY_REQUESTS",
+    "DECIDED_ELSEWHERE",
     "DEFAULT_PATH",
     "MOST_PRIORITY",
     "AlertSettings",

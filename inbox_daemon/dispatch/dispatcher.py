@@ -53,11 +53,12 @@ class Dispatcher:
                 if traffic.slot.number == court and not traffic.in_flight:
                     traffic.feed_these(suspects.group(self._may_run))
                     self._withhold()
-            self._feed(model, [traffic for traffic in ready if traffic.slot.number != court and traffic.room > 0])
+            self._feed([traffic for traffic in ready if traffic.slot.number != court and traffic.room > 0])
 
-    def _feed(self, model: str, ready: Sequence[Traffic]) -> None:
-        """Share out what there is to do: runs of neighbours, to the engine with least."""
-        lanes = [lane for life in self._batches if (lane := life.queue.lane(model))]
+    def _feed(self, ready: Sequence[Traffic]) -> None:
+        """Share out what there is to do for engines of one model: runs of neighbours, to the one with least."""
+        models = ready[0].slot.models if ready else ()
+        lanes = [lane for life in self._batches if (lane := life.queue.lane(models))]
         count = min(sum(lane.takeable for lane in lanes), sum(traffic.room for traffic in ready))
         for at, length in runs([traffic.in_flight for traffic in ready], count) if ready else ():
             ready[at].feed(length)

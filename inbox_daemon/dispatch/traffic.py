@@ -79,8 +79,8 @@ class Traffic:
 
     def feed(self, most: int) -> None:
         """Hand the batches' shares of the engine's room over, `most` requests together."""
-        info, model = self.slot.info, self.slot.model
-        lanes = [(life.number, lane) for life in self._batches if (lane := life.queue.lane(model))]
+        info, models = self.slot.info, self.slot.models
+        lanes = [(life.number, lane) for life in self._batches if (lane := life.queue.lane(models))]
         for number, count in share(min(most, self.room), lanes):
             if info is not None and (found := self._batches.running(number)):
                 self._batches.safely(found[0], partial(self._send, *found, count, info))
@@ -119,7 +119,7 @@ class Traffic:
         requests: list[Request] = []
         room = self.slot.room_for_bytes()
         while len(requests) < count and room > 0:
-            some = running.take(self.slot.model, min(_AT_ONCE, count - len(requests)), first + len(requests))
+            some = running.take(self.slot.models, min(_AT_ONCE, count - len(requests)), first + len(requests))
             if not some:
                 break
             requests += some

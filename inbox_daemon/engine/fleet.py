@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
+from inbox_daemon.config import names
 from inbox_daemon.engine import Engine, Place
 from inbox_daemon.engine.slot import Slot
 from inbox_daemon.settings import Settings
@@ -54,7 +55,8 @@ class Fleet:
                 slot.name = f"engine {slot.number}"
 
     def _slot(self, number: int) -> Slot:
-        return Slot(number, self._settings.now.engine.model, partial(self._started, number))
+        engine = self._settings.now.engine
+        return Slot(number, engine.model, names.lanes(engine), partial(self._started, number))
 
     def _started(self, number: int, start: int) -> Engine:
         places = self._places

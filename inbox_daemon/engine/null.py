@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import orjson
 
 from inbox_daemon import __version__
-from inbox_daemon.config import EngineSettings
+from inbox_daemon.config import EngineSettings, names
 from inbox_daemon.engine import Evidence, Place
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
 from inbox_daemon.request.output import answer_line
@@ -39,7 +39,7 @@ class NullEngine:
         self.stats = EngineStats()
         self.phase = ""
         self.unsent = False
-        self._model = settings.model
+        self._model, self._adapters = settings.model, frozenset(names.adapters(settings))
         self._waiting: list[tuple[int, int, Request]] = []  # a heap: by turn, then as they came
         self._recalled: list[int] = []
         self._sent = itertools.count()
@@ -95,7 +95,8 @@ class NullEngine:
         body = {
             "id": request.id,
             "object": "chat.completion",
-            "model": parsed["body"].get("model") or self._model,
+            "created": int(time.time()),
+            "model": request.model if request.model in self._adapters else parsed["body"].get("model") or self._model,
             "choices": [
                 {
                     "index": 0,

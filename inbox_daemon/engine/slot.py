@@ -7,7 +7,7 @@ Never decides that an engine is unhealthy; it is told to `kill`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from inbox_daemon.engine import Engine, Evidence
 from inbox_daemon.errors import ConfigError, EngineDied
@@ -25,6 +25,7 @@ class Slot:
     Args:
         number: its own among the daemon's slots, from 1.
         model: which every engine here is a copy of.
+        models: for which requests may be meant that it answers: itself, and its adapters.
         make: starts the engine of this number (counted over the daemon's life, from 1) in this slot. May raise
             OSError, which counts as a death while loading.
 
@@ -37,8 +38,8 @@ class Slot:
         last_death: why the last engine ended, until another one is ready.
     """
 
-    def __init__(self, number: int, model: str, make: Callable[[int], Engine]) -> None:
-        self.number, self.model = number, model
+    def __init__(self, number: int, model: str, models: Collection[str], make: Callable[[int], Engine]) -> None:
+        self.number, self.model, self.models = number, model, models
         self.name = "engine"
         self._make = make
         self._engine: Engine | None = None

@@ -16,7 +16,7 @@ import orjson
 from inbox_daemon.records import Outcome, Request
 
 _FRAME = struct.Struct("<IB")
-_REQUEST = struct.Struct("<QqIHI")  # ticket, turn, line number, bytes of id, bytes of line
+_REQUEST = struct.Struct("<QqIHHI")  # ticket, turn, line number, bytes of id, of model, of line
 _TICKET = struct.Struct("<Q")
 _OUTCOME = struct.Struct("<QBIIII")  # ticket, is_error, input, cached and output tokens, bytes of line
 
@@ -62,20 +62,22 @@ def requests(batch: Iterable[Request]) -> Iterator[bytes]:
     return _frames(Kind.REQUESTS, map(_request, batch))
 
 
-def _request(request: Request) -> tuple[bytes, bytes, bytes]:
-    id = request.id.encode()
-    head = _REQUEST.pack(request.ticket, request.turn, request.number, len(id), len(request.line))
-    return head, id, request.line
+def _request(request: Request) -> tuple[bytes, bytes, bytes, bytes]:
+    id, model = request.id.encode(), request.model.encode()
+    head = _REQUEST.pack(request.ticket, request.turn, request.number, len(id), len(model), len(request.line))
+    return head, id, model, request.line
 
 
 def read_requests(payload: bytes) -> Iterator[Request]:
     at = 0
     while at < len(payload):
-        ticket, turn, number, id_length, length = _REQUEST.unpack_from(payload, at)
+        ticket, turn, number, id_length, model_length, length = _REQUEST.unpack_from(payload, at)
         at += _REQUEST.size
         id = payload[at : at + id_length].decode()
         at += id_length
-        yield Request(ticket, id, number, payload[at : at + length], turn)
+        model = payload[at : at + model_length].decode()
+        at += model_length
+        yield Request(ticket, id, number, payload[at : at + length], turn, model)
         at += length
 
 

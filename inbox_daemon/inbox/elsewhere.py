@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from inbox_daemon.config import names
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Spool, Work
 from inbox_daemon.request.catalog import Models
@@ -40,8 +41,8 @@ class Elsewhere:
     def ours(self) -> dict[str, Any]:
         """Return what the others are to know of us: under which names requests may ask for a model here."""
         models = models_of(self._settings.now)
-        names = [models.served, *models.aliases] if models else []
-        return {"models": names, "translate_ollama": self._settings.now.models.translate_ollama}
+        known = [models.served, *models.aliases, *sorted(models.adapters)] if models else []
+        return {"models": known, "translate_ollama": self._settings.now.models.translate_ollama}
 
     def takes(self, path: Path) -> str | None:
         """Return which daemon a file is to be left to: its requests name a model that we lack and that one has."""
@@ -49,9 +50,9 @@ class Elsewhere:
         if not others or (name := _first_model(path)) is None or _accepts(models_of(self._settings.now), name):
             return None
         for other in others:
-            served, *aliases = other.get("models") or [""]
+            first, *others_names = other.get("models") or [""]
             translates = other.get("translate_ollama", False)
-            if _accepts(Models(served, dict.fromkeys(aliases, served), translates), name):
+            if _accepts(Models(first, dict.fromkeys(others_names, first), translates), name):
                 return called(other)
         return None
 
@@ -63,7 +64,7 @@ class Elsewhere:
             if not work.accepted.exists():
                 return self.takes(next(work.dropped.iterdir()))
             models = {model or History(work).model for model in ingest.load(work).models}
-            if not models or models & {"", self._settings.now.engine.model}:
+            if not models or models & {"", *names.lanes(self._settings.now.engine)}:
                 return None
             for other in self._others():
                 if models & set(other.get("models", ())):

@@ -18,6 +18,8 @@ from difflib import get_close_matches
 from importlib import resources
 from typing import Any
 
+from inbox_daemon.config.names import ANY_NAME
+
 TOOL = "tools/fix_batch_model_names.py"
 
 _SHOWN = 200  # characters of a name in a message; a request can name anything
@@ -165,11 +167,13 @@ class Models:
         served: the name the engine serves it by.
         aliases: further names and the model that each stands for (`[models.aliases]`).
         translate_ollama: whether Ollama names are understood too (`[models] translate_ollama`).
+        adapters: the names of those that the model is served with (LoRA).
     """
 
     served: str
     aliases: Mapping[str, str]
     translate_ollama: bool
+    adapters: frozenset[str] = frozenset()
     _known: dict[str | None, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def accepts(self, name: str | None) -> str | None:
@@ -186,13 +190,29 @@ class Models:
             return sentence
 
     def _judge(self, name: str) -> str | None:
-        asked = self.aliases.get(name, name)
-        if asked == self.served:
+        asked = self._meant_by(name)
+        if asked == self.served or asked in self.adapters:
             return None
         entry = look_up(asked) or Entry(None)
         if self.translate_ollama and entry.name == self.served:
             return None
         return self._refusal(name, asked, entry)
+
+    def adapter(self, name: str) -> str | None:
+        """Return the adapter that a request naming `name` asks for; None: the model as it is."""
+        asked = self._meant_by(name)
+        return asked if asked in self.adapters else None
+
+    def _meant_by(self, name: str) -> str:
+        """Return what a name stands for; one that is unknown stands for what the alias "*" says, if there is one."""
+        if name in self.adapters or name == self.served:
+            return name
+        return self.aliases.get(name) or self.aliases.get(ANY_NAME, name)
+
+    @property
+    def _names(self) -> str:
+        adapters = ", ".join(map(_quoted, sorted(self.adapters)))
+        return f"{_quoted(self.served)} with the adapters {adapters}" if adapters else _quoted(self.served)
 
     def _refusal(self, name: str, asked: str, entry: Entry) -> str:
         # An alias may stand for an Ollama name, which stands for something again.
@@ -203,7 +223,4 @@ class Models:
             steps.append("set translate_ollama = true under [models] in the configuration")
         steps.append(f"add {_quoted(name)} = {_quoted(self.served)} to [models.aliases] in the configuration")
         note = f"; note: {entry.note}" if entry.note else ""
-        return (
-            f"the request asks for {_quoted(name)}{behind}, but {_quoted(self.served)} is served; "
-            f"{', or '.join(steps)}{note}"
-        )
+        return f"the request asks for {_quoted(name)}{behind}, but {self._names} is served; {', or '.join(steps)}{note}"

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.config import Config, InboxSettings
+from inbox_daemon.config import Config, InboxSettings, names
 from inbox_daemon.errors import Rejected
 from inbox_daemon.records import Fault
 from inbox_daemon.request import order, policy
@@ -49,20 +49,24 @@ class Rules:
 
 def rules_of(config: Config) -> Rules:
     """Return the rules that these settings make. Without a model's name to hold them against, all names pass."""
-    names = models_of(config)
-    model_fault = names.accepts if names else lambda name: None
+    models = models_of(config)
+    model_fault = models.accepts if models else lambda name: None
     refusal = partial(policy.refusal, config.requests)
-    resolve = lambda name: "" if name is None else config.engine.model  # noqa: E731
+
+    def resolve(name: str | None) -> str:
+        adapter = models.adapter(name) if models and name is not None else None
+        return "" if name is None else adapter or config.engine.model
+
     return Rules(config.inbox, config.results.keep_free, model_fault, resolve, refusal)
 
 
 def models_of(config: Config) -> Models | None:
     """Return the names under which requests may ask for what is served; None where no model has one."""
     engine, models = config.engine, config.models
-    served = engine.arguments.get("served_model_name") or engine.model
-    if isinstance(served, list):
-        served = served[0]
-    return Models(served, dict(models.aliases) | {engine.model: served}, models.translate_ollama) if served else None
+    if not (served := names.names(engine)):
+        return None
+    itself = dict.fromkeys([engine.model, *served[1:]], served[0])
+    return Models(served[0], dict(models.aliases) | itself, models.translate_ollama, frozenset(names.adapters(engine)))
 
 
 @dataclass(slots=True)

@@ -160,7 +160,7 @@ def test_what_is_left_of_a_real_file_is_reckoned_by_the_length_of_its_lines(tmp_
         life.step()
     now = time.monotonic()
     for second in range(1, 46):
-        requests = life.running.take("", 10, 0)
+        requests = life.running.take({""}, 10, 0)
         answers = [answer_line(one.id, f"r{one.number - 1}", b"{}") for one in requests]
         outcomes = [
             Outcome(one.ticket, line, input_tokens=len(one.line) // 4)

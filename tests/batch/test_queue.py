@@ -59,7 +59,7 @@ class Handling(RuleBasedStateMachine):
 
     @rule(count=st.integers(0, REQUESTS), name=st.sampled_from(NAMES))
     def take(self, count: int, name: str) -> None:
-        lane = self.queue.lane(name)
+        lane = self.queue.lane({name})
         if lane is None:
             assert name not in [one.model for one in self.queue.lanes]
             return
@@ -241,8 +241,8 @@ def test_nothing_of_a_batch_that_is_held_is_handed_out_not_even_suspects() -> No
 
 def test_an_engine_gets_what_is_for_its_model_and_a_model_without_a_lane_gets_nothing() -> None:
     queue = queue_of([0, 1, 0, 1, 1])
-    first, second = queue.lane("a/model"), queue.lane("b/model")
-    assert first is not None and second is not None and queue.lane("c/model") is None
+    first, second = queue.lane({"a/model"}), queue.lane({"b/model"})
+    assert first is not None and second is not None and queue.lane({"c/model"}) is None
     assert second.take(2) == [1, 3]
     assert first.take(5) == [0, 2]
     assert second.take(5) == [4]
@@ -251,5 +251,5 @@ def test_an_engine_gets_what_is_for_its_model_and_a_model_without_a_lane_gets_no
 def test_what_was_accepted_without_a_models_name_is_for_any_engine() -> None:
     queue = Queue(3)
     for model in ("", "a/model", "b/model"):
-        assert queue.lane(model) is queue.lanes[0]
-    assert queue_of([0, 1]).lane("") is None  # an engine without a name is not the one that was asked for
+        assert queue.lane({model}) is queue.lanes[0]
+    assert queue_of([0, 1]).lane({""}) is None  # an engine without a name is not the one that was asked for

@@ -193,7 +193,7 @@ class Loading(NullEngine):
 
 def slot_of(make: Callable[[int], Engine]) -> tuple[Slot, Callable[[float], None]]:
     """A slot, and what starts an engine there whenever one may."""
-    slot = Slot(1, "", make)
+    slot = Slot(1, "", {""}, make)
     starts = itertools.count(1)
 
     def ensure(now: float) -> None:

@@ -26,6 +26,7 @@ REQUESTS = st.builds(
     st.integers(0, (1 << 32) - 1),
     st.binary(max_size=200),
     st.integers(-(1 << 63), (1 << 63) - 1),
+    st.text(st.characters(codec="utf-8"), max_size=40),
 )
 OUTCOMES = st.builds(Outcome, TICKETS, st.binary(max_size=200), st.booleans(), TOKENS, TOKENS, TOKENS)
 SENT = st.lists(

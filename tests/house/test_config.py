@@ -170,3 +170,26 @@ def test_every_section_that_a_reload_may_change_is_one_and_so_is_what_waits() ->
         section, key = name.split(".")
         assert section in RELOADABLE
         assert key in tree(getattr(config.Config(), section))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "aliases", "words"),
+    [
+        ({"enable_lora": True}, {}, ["enable_lora has no effect without adapters", "lora_modules"]),
+        ({"lora_modules": ["/srv/adapter"]}, {}, ["lora_modules is not right", "name=/folder"]),
+        ({"lora_modules": ["a=/x", "a=/y"]}, {}, ["'a' is there twice"]),
+        ({"lora_modules": ["org/m=/x"]}, {}, ["'org/m' is the model's name too"]),
+        ({"lora_modules": ["a=/x"]}, {"a": "org/m"}, ["models.aliases: 'a' is an adapter's name", "remove the alias"]),
+        ({"sse_keep_alive_interval": 5}, {}, ["sse_keep_alive_interval", "no effect here", "leave it out"]),
+        ({"output-file": "x"}, {}, ["engine.args.output-file", "spool", "leave it out"]),
+        ({"model": "x"}, {}, ["engine.args.model", "set engine.model instead"]),
+    ],
+)
+def test_an_engine_argument_without_effect_is_refused_with_what_to_do_instead(
+    arguments: dict[str, object], aliases: dict[str, str], words: list[str]
+) -> None:
+    tree = {"engine": {"model": "org/m", "args": arguments}, "models": {"aliases": aliases}}
+    with pytest.raises(ConfigError) as refused:
+        config.build(tree, source="/etc/c.toml")
+    for word in ["/etc/c.toml", *words]:
+        assert word in str(refused.value)

@@ -190,6 +190,29 @@ def test_an_alias_is_accepted_whatever_it_is_called() -> None:
     assert '"small" (which stands for "/srv/other")' in str(models.accepts("small"))
 
 
+def test_the_alias_for_any_name_stands_for_every_name_that_is_not_known() -> None:
+    models = Models(SERVED, {"small": "org/other", "*": SERVED}, False, frozenset({"screening"}))
+    assert models.accepts("whatever") is None and models.accepts("gpt-4o-mini") is None
+    assert models.accepts(SERVED) is None and models.accepts("screening") is None
+    assert models.accepts("small") is not None  # it has a meaning of its own
+    assert [models.adapter(name) for name in ("whatever", SERVED, "screening")] == [None, None, "screening"]
+
+
+def test_every_served_name_is_accepted_and_an_adapters_requests_are_for_the_adapter() -> None:
+    arguments = {
+        "served_model_name": ["first", "second"],
+        "lora_modules": ["a=/srv/a", {"name": "b", "path": "/srv/b"}],
+    }
+    tree = {"engine": {"model": SERVED, "args": arguments}, "models": {"aliases": {"short": "b"}}}
+    rules = rules_of(config.build(tree, source="test"))
+    for name in ("first", "second", SERVED, "a", "b", "short", None):
+        assert rules.model_fault(name) is None, name
+    assert [rules.resolve(name) for name in ("first", "second", SERVED)] == [SERVED] * 3
+    assert [rules.resolve(name) for name in ("a", "b", "short", None)] == ["a", "b", "b", ""]
+    sentence = rules.model_fault("c")
+    assert sentence is not None and '"first" with the adapters "a", "b" is served' in sentence
+
+
 def test_an_ollama_name_is_accepted_only_where_translation_is_switched_on() -> None:
     assert Models(SERVED, {}, True).accepts("qwen3:8b-q4_K_M") is None
     assert Models(SERVED, {"m": "qwen3"}, True).accepts("m") is None

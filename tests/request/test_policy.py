@@ -226,7 +226,7 @@ def test_vllm_gets_the_same_rules_in_its_own_words() -> None:
     assert (closed["trust_request_chat_template"], opened["trust_request_chat_template"]) == (False, True)
     assert (closed["trust_request_mm_kwargs"], opened["trust_request_mm_kwargs"]) == (False, True)
     assert (closed["max_logprobs"], opened["max_logprobs"]) == (20, 1000)
-    assert set(closed) <= set(config.DECIDED_BY_REQUESTS)
+    assert set(closed) <= set(config.DECIDED_ELSEWHERE)
 
 
 def test_check_and_the_daemon_refuse_the_same_lines(start_daemon: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import io
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,6 +19,7 @@ import vllm
 from pydantic import ValidationError
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.platforms import current_platform
+from vllm.reasoning import ReasoningParserManager
 from vllm.usage.usage_lib import UsageContext
 
 try:  # since 0.29
@@ -30,8 +32,13 @@ try:
 except ImportError:
     from vllm.utils import FlexibleArgumentParser
 
+try:
+    from vllm.tool_parsers import ToolParserManager
+except ImportError:
+    from vllm.entrypoints.openai.tool_parsers import ToolParserManager
+
 from inbox_daemon.engine import placement
-from inbox_daemon.engine.worker import graphs
+from inbox_daemon.engine.worker import adapters, grammars, graphs
 from inbox_daemon.engine.worker.outputs import first_problem
 
 EXIT_CONFIG = 78
@@ -47,6 +54,8 @@ def read(options: Mapping[str, Any]) -> Namespace:
         settings.pop("data_parallel_size", None)
     args = parse(options["model"], _defaults(settings) | settings)
     vars(args).update(options["rules"])  # not as flags: releases before 0.32 do not have all of them
+    grammars.settle(args.structured_outputs_config)
+    _take_in_plugins(args)
     runner.validate_run_batch_args(args)
     return args
 
@@ -58,7 +67,24 @@ def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
         seats = settings.get("max_num_seqs") or EngineArgs.get_batch_defaults(1)[1][UsageContext.LLM_CLASS]
         if sizes := graphs.sizes(int(seats), settings):
             chosen["cudagraph_capture_sizes"] = sizes
-    return chosen
+    return chosen | adapters.arguments(settings)
+
+
+def _take_in_plugins(args: Namespace) -> None:
+    """Have vLLM know the parsers that files of the user's add, as its server does and its batch runner does not.
+
+    Exits with 78 where such a file cannot be read.
+    """
+    for name, parsers in (
+        ("tool_parser_plugin", ToolParserManager),
+        ("reasoning_parser_plugin", ReasoningParserManager),
+    ):
+        if not (path := getattr(args, name, None)):
+            continue
+        if not Path(path).is_file():  # vLLM would write a line into its log, and go on
+            print(f"[engine.args] {name} = {path!r}: there is no such file", file=sys.stderr)
+            raise SystemExit(EXIT_CONFIG)
+        getattr(parsers, f"import_{name.removesuffix('_plugin')}")(path)
 
 
 def parse(model: str, settings: Mapping[str, Any]) -> Namespace:
@@ -71,9 +97,9 @@ def parse(model: str, settings: Mapping[str, Any]) -> Namespace:
         elif value is False:
             flags.append("--no-" + flag[2:])
         elif isinstance(value, list):
-            flags += [flag, *map(str, value)]
+            flags += [flag, *map(_text, value)]
         else:
-            flags += [flag, orjson.dumps(value).decode() if isinstance(value, dict) else str(value)]
+            flags += [flag, _text(value)]
     said = io.StringIO()  # a thousand lines of usage, and in the last of them what is wrong
     try:
         with contextlib.redirect_stderr(said):
@@ -83,6 +109,10 @@ def parse(model: str, settings: Mapping[str, Any]) -> Namespace:
         print(f"vLLM {vllm.__version__} does not accept [engine.args]: {problem}", file=sys.stderr)
         raise SystemExit(EXIT_CONFIG) from refused
     return parsed
+
+
+def _text(value: Any) -> str:
+    return orjson.dumps(value).decode() if isinstance(value, dict) else str(value)
 
 
 def refused(args: Namespace) -> str:

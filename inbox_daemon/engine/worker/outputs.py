@@ -11,6 +11,8 @@ from inbox_daemon.records import Outcome, Request
 from inbox_daemon.request.output import answer_line
 from inbox_daemon.text import dumps
 
+_NO_PLACE = "Request must not be sent in stream mode"  # what vLLM's runner says of every answer that it cannot read
+
 
 def answered(request: Request, custom_id: str, body: Any) -> Outcome:
     usage = getattr(body, "usage", None)
@@ -45,6 +47,8 @@ def why(output: Any) -> tuple[int | None, str, str]:
         return None, "engine_error", "the engine aborted the request"
     info = getattr(error, "error", error)
     sentence = getattr(info, "message", None) or str(info)
+    if sentence == _NO_PLACE:
+        sentence = "the answer has no place in a line of JSON: leave encoding_format out, or set it to float or base64"
     with contextlib.suppress(TypeError, ValueError):
         status = int(getattr(info, "code", status))
     return status, "engine_error" if status >= 500 else "invalid_request", sentence
@@ -56,3 +60,10 @@ def first_problem(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{where}: {first['msg']}{more}"
+
+
+def is_of_content(error: object) -> bool:
+    """Say whether vLLM's front end stumbled over what a request says, and not over the host or the network."""
+    if not isinstance(error, Exception) or isinstance(error, OSError | MemoryError | TimeoutError):
+        return False
+    return not type(error).__module__.startswith(("aiohttp", "requests", "httpx", "vllm."))

@@ -38,8 +38,9 @@ except ImportError:
     safe_apply_chat_template = None
 
 from inbox_daemon.engine import placement
-from inbox_daemon.engine.worker import arguments, counters, outputs, tokens
+from inbox_daemon.engine.worker import arguments, counters, grammars, numbers, outputs, tokens
 from inbox_daemon.engine.worker.arguments import EXIT_CONFIG
+from inbox_daemon.engine.worker.asked import Asked, Watch
 from inbox_daemon.machine import nvml
 from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
@@ -64,7 +65,11 @@ class VllmHost:
         self._endpoints = endpoints
         self._config = client.vllm_config
         self._served = _served_name(args)
+        self._adapters = frozenset(one.name for one in args.lora_modules or ())
         self._counters = counters.put_into(client)
+        self._watch = Watch(client)
+        self._has_said = False  # that the model computes what is no number
+        self._grammars = grammars.Grammars(self._config)
         self._by_turn = self._config.scheduler_config.policy == "priority"
         takes_tracker = len(inspect.signature(runner.run_request).parameters) > 2
         self._extra: tuple[Any, ...] = (_NoTracker(),) if takes_tracker else ()
@@ -108,6 +113,8 @@ class VllmHost:
         max_num_seqs 128 on any GPU.
         """
         args = arguments.read(options)
+        # Without it, what is no number is answered with whatever it happens to mean.
+        os.environ.setdefault("VLLM_COMPUTE_NANS_IN_LOGITS", "1")
         if hasattr(runner, "ignore_admission_limits"):
             runner.ignore_admission_limits(args)
         async with build_async_engine_client(args, usage_context=UsageContext.LLM_CLASS) as client:
@@ -139,6 +146,7 @@ class VllmHost:
             "data_parallel_size": parallel.data_parallel_size,
             "enforce_eager": model.enforce_eager,
             "revision": model.revision,
+            "adapters": sorted(self._adapters),
         }
         return {
             "kind": "vllm",
@@ -163,7 +171,8 @@ class VllmHost:
     async def answer(self, request: Request) -> Outcome | None:
         """Compute one request; None when it has no outcome because the engine is dead."""
         parsed = orjson.loads(request.line)
-        parsed["body"]["model"] = self._served  # the daemon has checked that the user's name may mean this one
+        # The daemon has checked what the user's name may mean; `model` says which, where it is an adapter.
+        parsed["body"]["model"] = request.model if request.model in self._adapters else self._served
         if self._by_turn:
             parsed["body"]["priority"] = request.turn
         try:
@@ -175,7 +184,7 @@ class VllmHost:
     async def _compute(self, request: Request, parsed: Any) -> Outcome | None:
         handler = self._handler(parsed["url"])
         if handler is None:
-            sentence = f"{self._served} does not serve {parsed['url']}"
+            sentence = f"{parsed['body']['model']} does not serve {parsed['url']}"
             return self._refused(request, parsed, 400, "unsupported_endpoint", sentence)
         try:
             typed = runner.BatchRequestInput.model_validate(parsed)
@@ -185,20 +194,43 @@ class VllmHost:
             known = type(error).__module__.startswith("vllm")
             sentence = str(error) if known else f"body: vLLM cannot read it ({type(error).__name__}: {error})"
             return self._refused(request, parsed, 400, "invalid_request", sentence)
-        response = await _response(handler, typed.body)
+        with self._watch.request() as asked:
+            response = await _response(handler, typed.body)
+            if self._watch.has_no_numbers(asked):
+                return self._without_numbers(request, parsed)
         if isinstance(response, runner.ChatCompletionResponse) and not outputs.aborted(response):
             return outputs.answered(request, parsed["custom_id"], response)
         output = await runner.run_request(_said(response), typed, *self._extra)
         body = output.response.body if output.response else None
+        if numbers.lacking(response, body, parsed["body"]):
+            return self._without_numbers(request, parsed)
         if output.error is None and body is not None and not outputs.aborted(body):
             return outputs.answered(request, parsed["custom_id"], body)
         status, code, sentence = outputs.why(output)
-        if not status or status >= 500 or parsed["url"].startswith("/v1/audio/"):  # where vLLM says 400 to all
+        if status is None or status >= 500 or parsed["url"].startswith("/v1/audio/"):  # 400, whatever has happened
             # An engine that is dying blames its requests first. Wait until it would be known to be dead.
             await asyncio.sleep(_SURE_AFTER)
             if self.dead:
                 return None
-        return self._refused(request, parsed, status, code, sentence)
+            if reason := await self._fault_of_request(asked, response, status, sentence):
+                status, code, sentence = 400, "invalid_request", reason
+        return self._refused(request, parsed, status, code, grammars.with_hint(sentence))
+
+    async def _fault_of_request(self, asked: Asked, response: Any, status: int | None, sentence: str) -> str | None:
+        """Say what is wrong with a request for which vLLM blames the engine; None where it is the engine's fault."""
+        if asked.ids:
+            return await self._grammars.fault(asked.params) if status == 500 else None
+        if status == 501:  # not implemented, now or later
+            return sentence
+        if outputs.is_of_content(response):
+            return f"body: vLLM cannot read it ({type(response).__name__}: {response})"
+        return None
+
+    def _without_numbers(self, request: Request, parsed: Any) -> Outcome:
+        if not self._has_said:
+            self._has_said = True
+            print(f"inbox-daemon: {numbers.SENTENCE}", file=sys.stderr)
+        return self._refused(request, parsed, None, "engine_error", numbers.SENTENCE)
 
     def stats(self) -> EngineStats:
         return self._counters.stats()

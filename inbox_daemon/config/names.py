@@ -1,0 +1,79 @@
+"""Under which names the engine answers, by its arguments: its served names, and its adapters (LoRA). Pure.
+
+An adapter is a model of its own to whoever asks for it, and a part of another one to whoever loads it: requests for it
+have a lane of their own, which only an engine with that adapter takes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from inbox_daemon.config.sections import Config, EngineSettings
+from inbox_daemon.errors import ConfigError
+
+ANY_NAME = "*"  # as an alias: what no other name is
+
+
+def names(engine: EngineSettings) -> list[str]:
+    """Return the served names, the first of which the answers bear; [] where the model has none."""
+    given = engine.arguments.get("served_model_name") or engine.model
+    return [str(name) for name in (given if isinstance(given, list) else [given]) if name]
+
+
+def adapters(engine: EngineSettings) -> list[str]:
+    """Return the names of the adapters in `lora_modules`, in whichever of vLLM's forms they are written."""
+    return [name for one in modules(engine.arguments) if (name := _name_of(one))]
+
+
+def modules(arguments: Mapping[str, Any]) -> list[Any]:
+    """Return `lora_modules` as a list, each as it is written: "name=path", or a table, or that as JSON."""
+    given = arguments.get("lora_modules") or []
+    return given if isinstance(given, list) else [given]
+
+
+def lanes(engine: EngineSettings) -> frozenset[str]:
+    """Return the models whose requests an engine with these settings may answer: its own, and its adapters."""
+    return frozenset((engine.model, *adapters(engine)))
+
+
+def check(config: Config, source: str) -> None:
+    """Raise ConfigError where a name means two things, or an adapter could not be asked for.
+
+    Args:
+        source: where the settings are from, for the message.
+    """
+    engine, aliases = config.engine, config.models.aliases
+    own, extra = {*names(engine), engine.model}, adapters(engine)
+    if len(extra) < len(modules(engine.arguments)):
+        forms = 'each is "name=/folder", or {name = "…", path = "/folder"}'
+        raise ConfigError(f"{source}: engine.args.lora_modules is not right: {forms}")
+    if engine.arguments.get("enable_lora") and not extra:
+        instead = 'name the adapters, lora_modules = ["name=/folder"], or leave it out'
+        raise ConfigError(f"{source}: engine.args.enable_lora has no effect without adapters: {instead}")
+    if twice := sorted({name for name in extra if extra.count(name) > 1 or name in own}):
+        what = "the model's name too" if twice[0] in own else "there twice"
+        raise ConfigError(f"{source}: engine.args.lora_modules: {twice[0]!r} is {what}; give each a name of its own")
+    if hidden := sorted(set(aliases) & set(extra)):
+        instead = "requests that name it are for the adapter; remove the alias"
+        raise ConfigError(f"{source}: models.aliases: {hidden[0]!r} is an adapter's name in lora_modules; {instead}")
+
+
+def folder_of(module: Any) -> str:
+    """Return where one of `modules` says that the adapter is: a folder, or a name on Hugging Face."""
+    return _fields(module).get("path") or ""
+
+
+def _name_of(module: Any) -> str:
+    return _fields(module).get("name") or ""
+
+
+def _fields(module: Any) -> dict[str, str]:
+    if isinstance(module, str) and "=" in module and "," not in module:
+        return dict(zip(("name", "path"), module.split("=", 1), strict=True))
+    with suppress(ValueError):
+        module = orjson.loads(module) if isinstance(module, str) else module
+    return {key: str(value) for key, value in module.items()} if isinstance(module, dict) else {}

@@ -1,0 +1,38 @@
+"""What vLLM has to be told so that it loads adapters (LoRA), read from the adapters themselves. Imports no vllm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from inbox_daemon.config import names
+
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
+_AT_A_TIME = 8  # adapters in one step; each takes GPU memory
+
+
+def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that the adapters in `lora_modules` need; {} where there is none.
+
+    Args:
+        settings: `[engine.args]`.
+    """
+    modules = names.modules(settings)
+    if not modules:
+        return {}
+    largest = max(map(_rank_of, modules))
+    fitting = next((rank for rank in _RANKS if rank >= largest), _RANKS[-1])
+    ranks = {"max_lora_rank": fitting} if largest else {}
+    return {"enable_lora": True, "max_loras": min(len(modules), _AT_A_TIME)} | ranks
+
+
+def _rank_of(module: Any) -> int:
+    """Return an adapter's rank; 0 where it is no folder on this host, and vLLM will find out."""
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        config = orjson.loads((Path(names.folder_of(module)) / "adapter_config.json").read_bytes())
+        return max(int(config.get("r") or 0), *map(int, (config.get("rank_pattern") or {0: 0}).values()))
+    return 0
