@@ -87,8 +87,7 @@ class Life:
         """Whether it has requests for an engine, or will most likely have some: a long file is read while it loads."""
         reading = self.running is None and not self.state.status.final
         long = reading and time.monotonic() - self._begun > _LONG_READING
-        lanes = self.queue.lanes_for(names.lanes(self._settings.now.engine))
-        return long or any(lane.wants_engine for lane in lanes)
+        return long or any(one.wants_engine for one in self.queue.lanes_for(names.lanes(self._settings.now.engine)))
 
     def step(self) -> bool:
         """Do the next bounded piece of work; say whether there is more to do at once. Raises OSError, SpoolError."""

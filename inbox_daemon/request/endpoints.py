@@ -1,6 +1,7 @@
 """The endpoints that a request may name, and where in their bodies things stand: one table for all who ask.
 
-Pure. The endpoints of vLLM's offline batch runner (`build_endpoint_registry`, vLLM 0.26 to 0.33).
+Pure. The endpoints of vLLM's offline batch runner (`build_endpoint_registry`, vLLM 0.26 to 0.33), and of its server
+those that OpenAI's Batch API has besides.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ _SPEECH = Endpoint(carriers=("file_url",), by_chance=True)
 
 ENDPOINTS: Mapping[str, Endpoint] = {
     "/v1/chat/completions": Endpoint(carriers=("messages",), one_prompt=True, by_chance=True),
+    "/v1/responses": Endpoint(
+        carriers=("input", "previous_input_messages"), texts=("instructions", "input"), one_prompt=True, by_chance=True
+    ),
+    "/v1/completions": Endpoint(carriers=("prompt",), texts=("prompt",), by_chance=True),
     "/v1/embeddings": Endpoint(carriers=("messages", "input"), texts=("input",)),
     "/v1/audio/transcriptions": _SPEECH,
     "/v1/audio/translations": _SPEECH,

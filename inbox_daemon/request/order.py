@@ -44,7 +44,24 @@ def leading(body: Mapping[str, Any]) -> bytes:
 def _texts(body: Mapping[str, Any]) -> Iterator[str]:
     if tools := body.get("tools"):
         yield orjson.dumps(tools).decode()
-    for message in body["messages"] if isinstance(body.get("messages"), list) else ():
+    for name in ("messages", *TEXTS):
+        value = body.get(name)
+        if isinstance(value, list):
+            yield from _listed(value)
+        elif isinstance(value, str) and name != "messages":
+            yield value
+
+
+def _listed(value: list[Any]) -> Iterator[str]:
+    """Yield the texts of messages, or what stands for the first of many prompts, or for one prompt in tokens."""
+    first = value[0] if value else None
+    if isinstance(first, list):
+        value, first = first, first[0] if first else None
+    if isinstance(first, str):
+        yield first
+    elif isinstance(first, int):
+        yield " ".join(str(token) for token in value[: _DEPTHS[-1]] if isinstance(token, int))
+    for message in value if isinstance(first, dict) else ():
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, str):
             yield content
@@ -52,9 +69,6 @@ def _texts(body: Mapping[str, Any]) -> Iterator[str]:
             yield from (
                 part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
             )
-    for key in TEXTS:
-        if isinstance(text := body.get(key), str):
-            yield text
 
 
 def key(text: bytes) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from inbox_daemon.records import Fault, Outcome
+from inbox_daemon.request.usage import tokens
 from inbox_daemon.text import dumps
 
 FAULTY = 400  # the HTTP status of a line that is no request
@@ -146,12 +147,4 @@ def read_outcome(line: bytes, ticket: int) -> Outcome | None:
         usage = {} if is_error else parsed["response"]["body"].get("usage") or {}
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Outcome(
-        ticket,
-        line,
-        is_error,
-        usage.get("prompt_tokens") or 0,
-        cached,
-        usage.get("completion_tokens") or 0,
-    )
+    return Outcome(ticket, line, is_error, *tokens(usage))

@@ -23,12 +23,22 @@ _NEVER = {
     "ec_transfer_params": "it tells vLLM which host to fetch from, and this daemon serves from one engine",
     "request_id": "two requests in flight may not share one; custom_id is what names an answer here",
 }
+# Of /v1/responses: what needs somebody who keeps things between requests, or OpenAI's own servers.
+_NOT_HERE = {
+    "background": "the answer to a batch request is always in the results file; leave it out",
+    "conversation": "no conversation is kept here; put the earlier turns into input",
+    "previous_response_id": "no response is kept here; put the earlier turns into input",
+    "prompt": "OpenAI's stored prompts are not to be had here; put the text into instructions and input",
+    "store": "no response is kept here; leave it out, or set it to false",
+}
+_TOOLS = ("function", "custom", "namespace")  # which the caller runs; all others OpenAI does
 _WATCHED = frozenset(
     (
         *_NEVER,
+        *_NOT_HERE,
         *("chat_template", "chat_template_kwargs", "mm_processor_kwargs", "media_io_kwargs"),
-        *("n", "top_logprobs", "prompt_logprobs", "echo"),
-        *("response_format", "structured_outputs", "tool_choice", "tools"),
+        *("n", "logprobs", "top_logprobs", "prompt_logprobs", "echo"),
+        *("response_format", "structured_outputs", "text", "tool_choice", "tools"),
     )
 )
 _SCHEMA_LEVELS = 100  # xgrammar needs 0.1 s for a schema that deep, 6 s for one of 600 levels, and has no time limit
@@ -46,7 +56,7 @@ def refusal(settings: RequestSettings, url: str, body: dict[str, Any]) -> Fault 
         body: as JSON gave it, of any content.
     """
     if not _WATCHED.isdisjoint(body):
-        fault = _field(settings, body)
+        fault = _field(settings, url, body)
         if fault:
             return fault
     endpoint = ENDPOINTS[url]
@@ -54,8 +64,11 @@ def refusal(settings: RequestSettings, url: str, body: dict[str, Any]) -> Fault 
         value = body.get(name)
         if name != "file_url" and (value.__class__ not in _NESTED or _plain(value)):
             continue
-        if value.__class__ is list and not endpoint.one_prompt and _many(value, settings.max_inputs):
-            return _over(f"body.{name}", f"{len(value):,} inputs", f"requests.max_inputs = {settings.max_inputs:,}")
+        if value.__class__ is list and not endpoint.one_prompt:
+            each = _whole(body.get("n")) if name == "prompt" else 1
+            if _many(value, max(1, settings.max_inputs // max(1, each))):
+                what = f"{len(value):,} inputs" + (f" with n = {each}" if each > 1 else "")
+                return _over(f"body.{name}", what, f"requests.max_inputs = {settings.max_inputs:,}")
         for link in _links({name: value}):
             fault = _link(settings, link, f"body.{name}")
             if fault:
@@ -77,11 +90,13 @@ def for_vllm(settings: RequestSettings) -> dict[str, Any]:
 # -- fields
 
 
-def _field(settings: RequestSettings, body: dict[str, Any]) -> Fault | None:
+def _field(settings: RequestSettings, url: str, body: dict[str, Any]) -> Fault | None:
     get = body.get
     for name, why in _NEVER.items():
         if get(name):
             return Fault("not_allowed", f"{name} is never taken from a request: {why}", f"body.{name}")
+    if url == "/v1/responses" and (fault := _not_here(body)):
+        return fault
     if not settings.allow_chat_template:
         for name, template in (
             ("chat_template", get("chat_template")),
@@ -98,27 +113,42 @@ def _field(settings: RequestSettings, body: dict[str, Any]) -> Fault | None:
     if get("prompt_logprobs") is not None and not settings.allow_prompt_logprobs:
         why = "the logits of a whole prompt take GPU memory that vLLM has not set aside, and may end the engine"
         return _not_allowed("prompt_logprobs", why, "requests.allow_prompt_logprobs")
-    if get("echo") and not settings.allow_prompt_logprobs:
+    scored = url != "/v1/completions" or get("logprobs") is not None  # which has an echo without logits as well
+    if get("echo") and scored and not settings.allow_prompt_logprobs:
         why = "vLLM computes the logits of the whole prompt for it, which may end the engine"
         return _not_allowed("echo", why, "requests.allow_prompt_logprobs")
     return _bounds(settings, body)
 
 
+def _not_here(body: dict[str, Any]) -> Fault | None:
+    for name, why in _NOT_HERE.items():
+        if body.get(name):
+            return Fault("not_supported", f"{name} is not served in a batch: {why}", f"body.{name}")
+    tools = body.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = _inside(tool, "type")
+        if isinstance(kind, str) and kind not in _TOOLS:
+            why = "it is run by OpenAI's servers; a model here may call functions of yours, of type function"
+            return Fault("not_supported", f"tools of type {kind[:40]!r} are not served in a batch: {why}", "body.tools")
+    return None
+
+
 def _any_strict(tools: object) -> bool:
-    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
-    return any(isinstance(function, dict) and function.get("strict") for function in functions)
+    listed = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return any(tool.get("strict") or _inside(tool.get("function"), "strict") for tool in listed)
 
 
 def _bounds(settings: RequestSettings, body: dict[str, Any]) -> Fault | None:
     for name, setting, most in (
         ("n", "max_n", settings.max_n),
+        ("logprobs", "max_logprobs", settings.max_logprobs),
         ("top_logprobs", "max_logprobs", settings.max_logprobs),
         ("prompt_logprobs", "max_logprobs", settings.max_logprobs),
     ):
         value = body.get(name)
         if value is not None and not _within(value, most):
             return _over(f"body.{name}", f"{name} = {str(value)[:20]}", f"requests.{setting} = {most:,}")
-    grammars = ["response_format", "structured_outputs"]
+    grammars = ["response_format", "structured_outputs", "text"]
     choice = body.get("tool_choice")
     if choice not in (None, "none", "auto") or (choice != "none" and _any_strict(body.get("tools"))):
         grammars.append("tools")  # only then does vLLM make a grammar of them
@@ -142,6 +172,14 @@ def _within(value: Any, most: int) -> bool:
         except ValueError:
             return True
     return not isinstance(value, int | float) or 0 <= value <= most
+
+
+def _whole(value: Any) -> int:
+    """Read `n`, which `_within` has let pass, as pydantic does; 1 where it is no number."""
+    try:
+        return int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return 1
 
 
 def _inside(value: Any, key: str) -> Any:

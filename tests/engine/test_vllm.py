@@ -179,6 +179,51 @@ def test_what_only_vllm_can_refuse_is_an_error_with_its_reason_and_its_line(daem
     assert process(daemon, "inbox_daemon.engine.worker") == worker
 
 
+def asked(custom_id: str, url: str, **body: Any) -> dict[str, Any]:
+    return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+FORMAT = {"format": {"type": "json_schema", "name": "x", "schema": SCHEMA}}
+MESSAGES = [{"role": "user", "content": [{"type": "input_text", "text": "hello"}]}]
+TWO_MORE_ENDPOINTS = [
+    asked("text", "/v1/completions", prompt="hello", max_tokens=8, temperature=0),
+    asked("texts", "/v1/completions", prompt=["a", "b"], n=2, max_tokens=4, logprobs=2),
+    asked("tokens", "/v1/completions", prompt=[5, 6, 7], max_tokens=4, echo=True),
+    asked("input", "/v1/responses", input="hello", max_output_tokens=8, temperature=0),
+    asked("messages", "/v1/responses", instructions="be brief", input=MESSAGES, max_output_tokens=8, text=FORMAT),
+]
+
+
+def test_completions_and_responses_are_answered_in_openais_form_and_counted_in_tokens(
+    daemon: Daemon,
+) -> None:
+    wrong = asked("wrong", "/v1/responses", input="hello", max_output_tokens="many")
+    daemon.drop("endpoints.jsonl", jsonl([*TWO_MORE_ENDPOINTS, wrong]))
+    status = daemon.finished("endpoints")
+    folder = daemon.outbox("endpoints")
+    bodies = {line["custom_id"]: line["response"]["body"] for line in lines(folder / "results.jsonl")}
+    assert list(bodies) == [one["custom_id"] for one in TWO_MORE_ENDPOINTS]
+    text, texts, tokens, response, messages = bodies.values()
+    assert [body["object"] for body in bodies.values()] == ["text_completion"] * 3 + ["response"] * 2
+    assert text["choices"][0]["text"] and text["choices"][0]["finish_reason"] == "length"
+    assert [choice["index"] for choice in texts["choices"]] == [0, 1, 2, 3]
+    assert len(texts["choices"][0]["logprobs"]["tokens"]) == 4
+    assert tokens["usage"]["prompt_tokens"] == 3
+    assert response["output"][0]["content"][0]["text"]
+    assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert messages["text"]["format"]["schema"] == SCHEMA  # as OpenAI names it
+    assert messages["output"][0]["content"][0]["text"].startswith("{")
+
+    read = [one["usage"].get("prompt_tokens", one["usage"].get("input_tokens")) for one in bodies.values()]
+    written = [one["usage"].get("completion_tokens", one["usage"].get("output_tokens")) for one in bodies.values()]
+    for usage in (status["usage"], receipt_of(folder)["usage"]):
+        assert (usage["input_tokens"], usage["output_tokens"]) == (sum(read), sum(written))
+    assert written[3] == 8 < read[3]
+    (error,) = [line["response"]["body"]["error"] for line in lines(folder / "errors.jsonl")]
+    assert error["message"].startswith("body.max_output_tokens: Input should be a valid integer")
+
+
 MANY = 4000  # at 400 a second and more, counted once a second: enough is left when the first are seen to be done
 VICTIMS = {"worker": "inbox_daemon.engine.worker", "core": "VLLM::EngineCore", "vllm-worker": "VLLM::Worker"}
 

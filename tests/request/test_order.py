@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from running import Daemon, custom_ids, jsonl, request
@@ -44,6 +45,32 @@ def test_questions_about_one_document_come_side_by_side_behind_a_common_system_p
     order = arranged([body(system, f"{text} Question {question}") for question in range(4) for text in documents])
     assert sorted(order) == list(range(200))
     assert all(len({place % 50 for place in order[at : at + 4]}) == 1 for at in range(0, 200, 4))
+
+
+def of_response(text: str, question: int) -> dict[str, Any]:
+    return {
+        "instructions": text,
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": f"{question}"}]}],
+    }
+
+
+SHAPES: dict[str, Callable[[str, int], dict[str, Any]]] = {
+    "completions": lambda text, question: {"prompt": f"{text} Question {question}"},
+    "completions of many prompts": lambda text, question: {"prompt": [f"{text} Question {question}", "another"]},
+    "completions of tokens": lambda text, question: {"prompt": [*text.encode(), question]},
+    "completions of many prompts of tokens": lambda text, question: {"prompt": [[*text.encode(), question], [1]]},
+    "responses": lambda text, question: {"input": f"{text} Question {question}"},
+    "responses with instructions": of_response,
+    "responses of messages": lambda text, question: {"input": body(text, f"{question}")["messages"]},
+    "embeddings": lambda text, question: {"input": [f"{text} Question {question}"]},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_begins_alike_comes_side_by_side_whichever_endpoint_is_asked(shape: str) -> None:
+    documents = [words(300) for _ in range(20)]
+    order = arranged([SHAPES[shape](text, question) for question in range(3) for text in documents])
+    assert all(len({place % 20 for place in order[at : at + 3]}) == 1 for at in range(0, 60, 3)), order
 
 
 def test_a_file_whose_requests_share_only_the_system_prompt_keeps_its_order() -> None:
@@ -88,11 +115,16 @@ def test_texts_that_are_equal_down_to_a_depth_have_keys_that_are(common: bytes, 
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=9),
-        lambda x: st.lists(x) | st.dictionaries(st.sampled_from(["messages", "content", "text", "input", "tools"]), x),
+        lambda x: (
+            st.lists(x)
+            | st.dictionaries(st.sampled_from(["messages", "content", "text", "input", "prompt", "tools"]), x)
+        ),
     )
 )
 def test_no_body_is_too_strange_to_be_ordered(strange: Any) -> None:
-    made = leading(strange if isinstance(strange, dict) else {"messages": strange, "input": strange, "tools": strange})
+    made = leading(
+        strange if isinstance(strange, dict) else dict.fromkeys(("messages", "input", "prompt", "tools"), strange)
+    )
     assert len(made) <= 4 * 65536
 
 

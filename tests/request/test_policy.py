@@ -20,6 +20,7 @@ from inbox_daemon.request import policy
 from inbox_daemon.request.endpoints import ENDPOINTS
 
 CHAT, EMBED, RERANK, LISTEN = "/v1/chat/completions", "/v1/embeddings", "/v1/rerank", "/v1/audio/transcriptions"
+COMPLETE, RESPOND = "/v1/completions", "/v1/responses"
 STRICT = RequestSettings()
 OPEN = RequestSettings(
     allowed_media_domains=("media.example.org", "media.ekample.org"),
@@ -43,6 +44,10 @@ def showing(*parts: Any) -> dict[str, Any]:
 
 def image(url: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
+
+
+def shown_to(url: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "input_image", "image_url": url, "detail": "auto"}]}]
 
 
 def fault(settings: RequestSettings, body: dict[str, Any], url: str = CHAT) -> Fault:
@@ -80,6 +85,14 @@ ALLOWED = [
     (EMBED, {"input": list(range(100_000))}),
     (RERANK, {"query": "q", "documents": ["http://only.text.example"]}),
     (LISTEN, {"file_url": "data:audio/wav;base64,AAAA"}),
+    (COMPLETE, {"prompt": "http://only.text.example", "logprobs": 5, "echo": True} | {"logprobs": None}),
+    (COMPLETE, {"prompt": ["a"] * 2048}),
+    (COMPLETE, {"prompt": ["a"] * 16, "n": 128}),
+    (COMPLETE, {"prompt": list(range(100_000)), "n": 128}),
+    (RESPOND, {"input": "http://only.text.example", "store": False, "background": False, "prompt": None}),
+    (RESPOND, {"input": [{"role": "user", "content": "a"}] * 5000, "instructions": "b", "top_logprobs": 20}),
+    (RESPOND, {"input": "a", "text": {"format": {"schema": nested(90)}}, "tools": [{"type": "custom", "name": "f"}]}),
+    (CHAT, chat(store=True, prompt="of no meaning there")),
 ]
 
 NEEDS_SETTING = [
@@ -117,6 +130,32 @@ NEEDS_SETTING_ELSEWHERE = [
         RERANK,
         {"query": {"content": [image("https://media.example.org")]}, "documents": ["d"]},
     ),
+    ("requests.max_inputs", COMPLETE, {"prompt": ["a"] * 2049}),
+    ("requests.max_inputs", COMPLETE, {"prompt": [[1, 2]] * 17, "n": 128}),
+    ("requests.max_n", COMPLETE, {"prompt": "a", "n": 129}),
+    ("requests.max_logprobs", COMPLETE, {"prompt": "a", "logprobs": 21}),
+    ("requests.allow_prompt_logprobs", COMPLETE, {"prompt": "a", "logprobs": 1, "echo": True}),
+    ("requests.max_logprobs", RESPOND, {"input": "a", "top_logprobs": 21}),
+    ("requests.max_schema_bytes", RESPOND, {"input": "a", "text": {"format": of_size(65_536)}}),
+    (
+        "requests.max_schema_bytes",
+        RESPOND,
+        {"input": "a", "tools": [{"type": "function", "strict": True, "parameters": of_size(65_536)}]},
+    ),
+    ("requests.allow_media_options", RESPOND, {"input": "a", "mm_processor_kwargs": {"max_pixels": 10**9}}),
+    ("requests.allow_chat_template", RESPOND, {"input": "a", "chat_template_kwargs": {"chat_template": "{{ 1 }}"}}),
+    ("requests.allowed_media_domains", RESPOND, {"input": shown_to("https://media.example.org/a.png")}),
+    ("requests.allowed_media_domains", RESPOND, {"input": shown_to({"url": "https://media.example.org/a.png"})}),
+]
+
+NOT_IN_A_BATCH = [
+    ("background", {"background": True}),
+    ("store", {"store": True}),
+    ("previous_response_id", {"previous_response_id": "resp_1"}),
+    ("conversation", {"conversation": {"id": "conv_1"}}),
+    ("prompt", {"prompt": {"id": "pmpt_1"}}),
+    ("tools", {"tools": [{"type": "function", "name": "f"}, {"type": "web_search"}]}),
+    ("tools", {"tools": [{"type": "mcp", "server_label": "x", "server_url": "https://x.example"}]}),
 ]
 
 # Ways to write a URL that one parser takes for the allowed host and another for something else, or for no host.
@@ -196,6 +235,17 @@ def test_a_url_that_could_mean_another_host_is_refused(url: str) -> None:
 )
 def test_media_is_found_in_every_form_that_vllm_reads(part: dict[str, Any]) -> None:
     assert fault(OPEN, showing(part)).code == "media_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("field", "asked"), NOT_IN_A_BATCH, ids=[f"{n}-{f}" for n, (f, _) in enumerate(NOT_IN_A_BATCH)]
+)
+def test_a_response_that_needs_more_than_its_own_line_is_refused_by_name_under_any_setting(
+    field: str, asked: dict[str, Any]
+) -> None:
+    found = fault(OPEN, {"input": "hello"} | asked, RESPOND)
+    assert (found.code, found.param) == ("not_supported", f"body.{field}")
+    assert field in found.message and "is not served in a batch: " in found.message.replace("are not", "is not")
 
 
 def test_a_schema_may_be_large_but_not_bottomless() -> None:

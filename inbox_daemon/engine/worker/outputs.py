@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from inbox_daemon.records import Outcome, Request
 from inbox_daemon.request.output import answer_line
+from inbox_daemon.request.usage import tokens
 from inbox_daemon.text import dumps
 
 _NO_PLACE = "Request must not be sent in stream mode"  # what vLLM's runner says of every answer that it cannot read
@@ -16,35 +17,34 @@ _NO_PLACE = "Request must not be sent in stream mode"  # what vLLM's runner says
 
 def answered(request: Request, custom_id: str, body: Any) -> Outcome:
     usage = getattr(body, "usage", None)
-    cached = 0
-    if details := getattr(usage, "prompt_tokens_details", None):
-        cached = details.cached_tokens or 0
-    return Outcome(
-        request.ticket,
-        answer_line(request.id, custom_id, _json(body)),
-        input_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-        cached_tokens=cached,
-        output_tokens=getattr(usage, "completion_tokens", 0) or 0,
-    )
+    counted = tokens(usage.model_dump() if usage is not None else {})
+    return Outcome(request.ticket, answer_line(request.id, custom_id, _json(body)), False, *counted)
 
 
 def _json(body: Any) -> bytes:
+    by_alias = getattr(body, "object", None) == "response"  # as vLLM's server writes them: text.format.schema
     try:
-        return bytes(body.model_dump_json(), "utf-8")
+        return bytes(body.model_dump_json(by_alias=by_alias), "utf-8")
     except (ValueError, UnicodeError):  # a lone surrogate in what the model wrote
-        return dumps(body.model_dump(mode="python"))
+        return dumps(body.model_dump(mode="python", by_alias=by_alias))
 
 
 def aborted(body: Any) -> bool:
+    if getattr(body, "status", None) == "cancelled":
+        return True
     return any(getattr(choice, "finish_reason", None) == "abort" for choice in getattr(body, "choices", None) or ())
 
 
 def why(output: Any) -> tuple[int | None, str, str]:
-    """Return (HTTP status, code, sentence) of an output that is no answer; no status where vLLM gave none."""
+    """Return (HTTP status, code, sentence) of an output that is no answer; no status where vLLM gave none.
+
+    Args:
+        output: the batch runner's; None is that of an answer which was cut short.
+    """
+    if output is None or output.error is None:
+        return None, "engine_error", "the engine aborted the request"
     error = output.error
     status = output.response.status_code if output.response else 500
-    if error is None:
-        return None, "engine_error", "the engine aborted the request"
     info = getattr(error, "error", error)
     sentence = getattr(info, "message", None) or str(info)
     if sentence == _NO_PLACE:

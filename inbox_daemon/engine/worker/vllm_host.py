@@ -1,4 +1,4 @@
-"""vLLM inside the worker: with `arguments` the only importer of vllm, and all that knows how its releases differ.
+"""vLLM inside the worker: with `arguments`, `grammars` and `serving` all that imports vllm.
 
 Built on the parts of vLLM's own offline batch runner (vllm/entrypoints/.../run_batch.py, 0.26 to 0.33), so every
 endpoint it serves works here, in its wire form. Never sends, never decides what runs next.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import inspect
 import logging
 import os
 import sys
@@ -38,7 +37,7 @@ except ImportError:
     safe_apply_chat_template = None
 
 from inbox_daemon.engine import placement
-from inbox_daemon.engine.worker import arguments, counters, grammars, numbers, outputs, tokens
+from inbox_daemon.engine.worker import arguments, counters, grammars, numbers, outputs, serving, tokens
 from inbox_daemon.engine.worker.arguments import EXIT_CONFIG
 from inbox_daemon.engine.worker.asked import Asked, Watch
 from inbox_daemon.machine import nvml
@@ -49,20 +48,17 @@ from inbox_daemon.request.output import error_line
 _SURE_AFTER = 1.0  # seconds for vLLM to notice that its EngineCore is gone
 
 
-class _NoTracker:
-    """Releases before 0.33 count progress through this; the daemon counts for itself."""
-
-    def submitted(self) -> None: ...
-    def completed(self) -> None: ...
-
-
 class VllmHost:
     def __init__(
-        self, client: Any, endpoints: dict[str, Any], args: Namespace, gathered: tokens.Gathered | None
+        self,
+        client: Any,
+        handlers: Mapping[str, serving.Handler | None],
+        args: Namespace,
+        gathered: tokens.Gathered | None,
     ) -> None:
         self._client = client
         self._gathered = gathered
-        self._endpoints = endpoints
+        self._handlers = handlers
         self._config = client.vllm_config
         self._served = _served_name(args)
         self._adapters = frozenset(one.name for one in args.lora_modules or ())
@@ -71,8 +67,6 @@ class VllmHost:
         self._has_said = False  # that the model computes what is no number
         self._grammars = grammars.Grammars(self._config)
         self._by_turn = self._config.scheduler_config.policy == "priority"
-        takes_tracker = len(inspect.signature(runner.run_request).parameters) > 2
-        self._extra: tuple[Any, ...] = (_NoTracker(),) if takes_tracker else ()
 
     @classmethod
     def places(cls, options: Mapping[str, Any]) -> list[str]:
@@ -118,14 +112,14 @@ class VllmHost:
         if hasattr(runner, "ignore_admission_limits"):
             runner.ignore_admission_limits(args)
         async with build_async_engine_client(args, usage_context=UsageContext.LLM_CLASS) as client:
-            endpoints = await runner.build_endpoint_registry(client, args)
+            handlers = await serving.handlers(client, args)
             for handler in logging.getLogger("vllm").handlers:
                 handler.addFilter(WithoutMessages())  # from here on there are requests to be quoted
             renderer = getattr(client, "renderer", None)
             gathered = tokens.speed_up(renderer, safe_apply_chat_template) if renderer else None
             _spare_the_collector()
             enable_envs_cache()  # vLLM looks its environment up anew for every token
-            yield cls(client, endpoints, args, gathered)
+            yield cls(client, handlers, args, gathered)
 
     def describe(self) -> dict[str, Any]:
         """Return what `records.EngineInfo` holds, less the load time."""
@@ -182,12 +176,12 @@ class VllmHost:
             return self._refused(request, parsed, 500, "engine_error", f"{type(error).__name__}: {error}")
 
     async def _compute(self, request: Request, parsed: Any) -> Outcome | None:
-        handler = self._handler(parsed["url"])
+        handler = self._handlers.get(parsed["url"])
         if handler is None:
             sentence = f"{parsed['body']['model']} does not serve {parsed['url']}"
             return self._refused(request, parsed, 400, "unsupported_endpoint", sentence)
         try:
-            typed = runner.BatchRequestInput.model_validate(parsed)
+            line = serving.read(parsed)
         except ValidationError as error:
             return self._refused(request, parsed, 400, "invalid_request", outputs.first_problem(error))
         except Exception as error:  # vLLM's own validators raise what they like, and pydantic lets it through
@@ -195,17 +189,14 @@ class VllmHost:
             sentence = str(error) if known else f"body: vLLM cannot read it ({type(error).__name__}: {error})"
             return self._refused(request, parsed, 400, "invalid_request", sentence)
         with self._watch.request() as asked:
-            response = await _response(handler, typed.body)
+            response = await serving.respond(handler, line.body)
             if self._watch.has_no_numbers(asked):
                 return self._without_numbers(request, parsed)
-        if isinstance(response, runner.ChatCompletionResponse) and not outputs.aborted(response):
-            return outputs.answered(request, parsed["custom_id"], response)
-        output = await runner.run_request(_said(response), typed, *self._extra)
-        body = output.response.body if output.response else None
-        if numbers.lacking(response, body, parsed["body"]):
+        answer, output = await serving.understood(response, line)
+        if numbers.lacking(response, answer, parsed["body"]):
             return self._without_numbers(request, parsed)
-        if output.error is None and body is not None and not outputs.aborted(body):
-            return outputs.answered(request, parsed["custom_id"], body)
+        if answer is not None and not outputs.aborted(answer):
+            return outputs.answered(request, parsed["custom_id"], answer)
         status, code, sentence = outputs.why(output)
         if status is None or status >= 500 or parsed["url"].startswith("/v1/audio/"):  # 400, whatever has happened
             # An engine that is dying blames its requests first. Wait until it would be known to be dead.
@@ -235,13 +226,6 @@ class VllmHost:
     def stats(self) -> EngineStats:
         return self._counters.stats()
 
-    def _handler(self, url: str) -> Any:
-        endpoint = self._endpoints.get(url.rsplit("/", 1)[-1])
-        handler = endpoint["handler_getter"]() if endpoint else None
-        if handler is not None and endpoint and endpoint["wrapper_fn"] is not None:
-            handler = endpoint["wrapper_fn"](handler)
-        return handler
-
     def _refused(self, request: Request, parsed: Any, status: int | None, code: str, sentence: str) -> Outcome:
         fault = Fault(code, sentence, custom_id=parsed["custom_id"])
         return Outcome(request.ticket, error_line(request.id, fault, request.number, status), is_error=True)
@@ -261,23 +245,6 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-async def _response(handler: Any, body: Any) -> Any:
-    """Return what the handler returns or raises: an answer as it is, all else for `run_request` to make sense of."""
-    try:
-        return await handler(body)
-    except Exception as error:
-        return error
-
-
-def _said(response: Any) -> Any:
-    async def handler(_: Any) -> Any:
-        if isinstance(response, Exception):
-            raise response
-        return response
-
-    return handler
 
 
 def _served_name(args: Namespace) -> str:
