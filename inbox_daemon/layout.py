@@ -20,7 +20,9 @@ from inbox_daemon.text import shown
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 CONTROLS = (".cancel", ".pause", ".resume", ".priority")
-SIDECARS = (".sha256", ".done")  # NAME.jsonl.sha256 as sha256sum writes it, or NAME.jsonl.done: the upload is complete
+AGAIN = ".again"  # NAME.jsonl.again: it is to be run though the same bytes were sent under that name before
+# NAME.jsonl.sha256 as sha256sum writes it, or NAME.jsonl.done: the upload is complete
+SIDECARS = (".sha256", ".done", AGAIN)
 
 # Names that uploaders use for what is not there yet, and editors for what nobody dropped.
 _UNFINISHED = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
@@ -129,6 +131,16 @@ class Work:
         return self.dir / "priority"
 
     @property
+    def again(self) -> Path:
+        """The sidecar by which its sender wants it to be run, though the same was sent before."""
+        return self.dir / f"sidecar{AGAIN}"
+
+    @property
+    def resent(self) -> Path:
+        """A byte for each time that the same file was sent again."""
+        return self.dir / "resent"
+
+    @property
     def parked(self) -> Path:
         """Why the daemon gave up on this batch until somebody says resume."""
         return self.dir / "parked.json"
@@ -193,7 +205,7 @@ def suffix_of(filename: str) -> str:
 
 
 def is_sidecar(filename: str) -> bool:
-    """Say whether `filename` says of another file that it is complete."""
+    """Say whether `filename` says something of another file: that it is complete, or is to be run again."""
     return any(filename.endswith(s) and is_batch_file(filename.removesuffix(s)) for s in SIDECARS)
 
 

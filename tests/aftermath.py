@@ -57,6 +57,7 @@ class Scene:
         status: with which it must end.
         dropped: the file's name; a rejected one must be in the outbox under it.
         stop_at: the operation at which the first run gets SIGTERM.
+        resent: the file lies there a second time; that is counted, and nothing of it runs.
         recalled: two engines answer nothing, and the batch is cancelled while they have its requests.
     """
 
@@ -67,6 +68,7 @@ class Scene:
     strict: bool = False
     stop_at: int = 0
     recalled: bool = False
+    resent: bool = False
 
     @property
     def settings(self) -> str:
@@ -191,6 +193,8 @@ def broken_at_the_end(spool: Path, scene: Scene) -> list[str]:
     receipt = orjson.loads(Published(folder).receipt.read_bytes())
     if not status["status"] == receipt["status"] == scene.status:
         problems.append(f"status.json says {status['status']}, the receipt {receipt['status']}")
+    if bool(status["resent"]) is not scene.resent:
+        problems.append(f"status.json says that the file was sent again {status['resent']} times")
     if scene.rejected:
         if (folder / scene.dropped).read_bytes() != scene.original.read_bytes():
             problems.append(f"{folder / scene.dropped}: not as it was dropped")

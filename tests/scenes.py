@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,21 @@ def resumed(start: Path) -> Scene:
 def recalled(start: Path) -> Scene:
     """Nothing has happened yet; in the run to come, the batch is cancelled while two engines have its requests."""
     return scene(start, status="cancelled", recalled=True)
+
+
+def resent(start: Path) -> Scene:
+    """Leave the batch done, and its file in the inbox once more."""
+    made = scene(start, resent=True)
+    assert run(start / "spool", made.settings).status == 3
+    shutil.copyfile(made.original, start / "spool" / "inbox" / made.dropped)
+    return made
+
+
+def resent_at_work(start: Path) -> Scene:
+    """Leave the batch half done and paused, with a word to go on, and its file in the inbox once more."""
+    made = replace(half_done(start, "resume", "completed"), resent=True)
+    shutil.copyfile(made.original, start / "spool" / "inbox" / made.dropped)
+    return made
 
 
 def stopped(start: Path) -> Scene:

@@ -53,7 +53,6 @@ engines = 2
 [inbox]
 watch = "poll"
 max_claimed = {max_claimed}
-dedupe_window = 3600
 [inbox.priorities]
 "n0*" = {priority}
 [results]
@@ -64,7 +63,6 @@ gpu_every = 0
 [alerts]
 batch_deadline = 14400
 """
-DEDUPE_WINDOW = 3600.0
 AS_STARTED = {"max_claimed": 8, "priority": 5, "sync_every": 8, "seal_every": 25}
 RELOADS: Sequence[dict[str, int]] = (
     AS_STARTED,
@@ -88,6 +86,7 @@ class Drop:
         low: the disk had no room at some time since.
         waited: seconds in which the daemon could have worked on it.
         over: it has what was due to it.
+        counted: it was the same as one before and is not run; the first one's status counts it.
     """
 
     file: str
@@ -100,6 +99,7 @@ class Drop:
     low: bool = False
     waited: float = 0.0
     over: bool = False
+    counted: bool = False
 
     @property
     def sha256(self) -> str:
@@ -568,6 +568,8 @@ class Simulation:
             seen[status["id"]] = folder.name
             unheld |= self._look_at_batch(folder, status)
         for drop in self._drops:
+            if not drop.over and self._is_counted(drop):
+                drop.over = drop.counted = True
             if not drop.over and fair:
                 told = next((told for told in self._told.values() if told.drop is drop), None)
                 if told is None or told.held is None:
@@ -581,6 +583,19 @@ class Simulation:
             if seconds > _PATIENCE * (LOAD_TIMEOUT if what == "load" else STALL_AFTER):
                 self._wrong(f"engine {engine} hangs at {what} and is not killed")
                 del self._hanging[engine]
+
+    def _is_counted(self, drop: Drop) -> bool:
+        """Say whether a file is nowhere any more, and there was a batch of its name and bytes."""
+        if (self._inbox / drop.file).exists() or any(told.drop is drop for told in self._told.values()):
+            return False
+        if any(source.mark(path) == drop.mark for path in self.place.spool.glob("work/*/dropped/*")):
+            return False
+        return bool(drop.mark) and bool(self._alike_to(drop))
+
+    def _alike_to(self, drop: Drop) -> list[Told]:
+        """Return the batches of another file of this name and these bytes."""
+        told = [told for told in self._told.values() if told.drop is not drop]
+        return [one for one in told if (one.drop.file, one.drop.content) == (drop.file, drop.content)]
 
     def _look_at_events(self) -> list[str]:
         """Return the engines that were killed while they hung."""
@@ -786,13 +801,7 @@ class Simulation:
         self._counts["refused"] += 1
         drop = told.drop
         code = status["errors"]["data"][0]["code"]
-        if code == "duplicate_file":
-            right = status["status"] == "failed" and any(
-                _created(id) >= status["created_at"] - DEDUPE_WINDOW
-                for id, other in self._told.items()
-                if id != status["id"] and other.drop.file == drop.file and other.drop.sha256 == drop.sha256
-            )
-        elif code == "disk_full":
+        if code == "disk_full":
             right = status["status"] == "failed" and drop.low and drop.file.endswith(".gz")
         else:
             right = (code, status["status"]) == ("batch_cancelled", "cancelled")
@@ -803,14 +812,13 @@ class Simulation:
             self._wrong(f"{back}: not there as it was dropped")
 
     def _ought_to_run(self, folder: Path, status: dict[str, Any], told: Told) -> None:
-        """A re-send within the window is no batch; where users removed folders nobody can tell."""
-        drop, since = told.drop, status["created_at"] - DEDUPE_WINDOW
+        """A re-send is no batch; where users removed folders nobody can tell."""
+        drop = told.drop
         if batch_name(drop.file) in self._removed_names or status["status"] == "cancelled":
             return
-        for id, other in self._told.items():
-            twin = other.drop.file == drop.file and other.drop.sha256 == drop.sha256 and other.drop is not drop
+        for other in self._alike_to(drop):
             before = other.over_at < drop.at and other.status == "completed"
-            if twin and before and since <= _created(id) and other.drop.lines and not other.removed:
+            if before and other.drop.lines and not other.removed:
                 self._wrong(f"{folder.name}: a re-send of {other.name} was run")
 
     # -- the end
@@ -865,8 +873,12 @@ class Simulation:
                 self._wrong(f"{folder.name}: {problems}")
         claimed = {id(told.drop) for told in self._told.values()}
         for drop in self._drops:
-            if id(drop) not in claimed:
+            if id(drop) not in claimed and not drop.counted:
                 self._wrong(f"nothing came of {drop.file}")
+            if drop.counted and batch_name(drop.file) not in self._removed_names:
+                statuses = [_status(self._outbox / told.name) or {} for told in self._alike_to(drop)]
+                if not any(status.get("resent") for status in statuses):
+                    self._wrong(f"{drop.file} was sent again, and no status counts it")
 
 
 def _status(folder: Path) -> dict[str, Any] | None:

@@ -15,9 +15,9 @@ from inbox_daemon.batch import status
 from inbox_daemon.batch.books import Books
 from inbox_daemon.batch.state import State
 from inbox_daemon.journal import Message, of_batch, tell
-from inbox_daemon.layout import Published, Spool, Work
+from inbox_daemon.layout import AGAIN, Published, Spool, Work
 from inbox_daemon.records import BatchStatus, EngineInfo
-from inbox_daemon.spool import outbox
+from inbox_daemon.spool import outbox, resent
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.publish import Merged
 from inbox_daemon.text import shown
@@ -105,6 +105,7 @@ class Face:
             created=self.created,
             state=self._state,
             history=self.history,
+            resent=resent.times(self._work),
             engines=self.engines,
             **counts,
         )
@@ -130,6 +131,15 @@ class Face:
     def has_said(self, done: int) -> None:
         """Count what the log need not say: it was done before this process began."""
         self._logged = done
+
+    def say_sent_again(self, first: str) -> None:
+        log_of_first, again = of_batch(log, first), f"{self.source}{AGAIN}"
+        log_of_first.info(
+            "%s: %s was sent again, byte for byte, and is not run; to have it run, touch %s beside it",
+            first,
+            self.source,
+            again,
+        )
 
     def say_waits(self, model: str, served: str) -> None:
         self.log.warning(

@@ -22,12 +22,12 @@ from inbox_daemon.batch.status import Tally
 from inbox_daemon.config import names
 from inbox_daemon.errors import EngineDied, Rejected
 from inbox_daemon.journal import Message, tell
-from inbox_daemon.layout import Spool, Work, batch_name
+from inbox_daemon.layout import Spool, Work
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.request.reading import rules_of
 from inbox_daemon.settings import Settings
 from inbox_daemon.slices import busily
-from inbox_daemon.spool import control, files, ingest, published
+from inbox_daemon.spool import control, files, ingest, resent
 from inbox_daemon.spool.claim import Held
 from inbox_daemon.spool.publish import discard, hand_back, publish, write_receipt
 from inbox_daemon.spool.source import BLOCK
@@ -85,7 +85,7 @@ class Life:
     @property
     def wants_engine(self) -> bool:
         """Whether it has requests for an engine, or will most likely have some: a long file is read while it loads."""
-        reading = self.running is None and not self.state.status.final
+        reading = self.running is None and self.face.has_name and not self.state.status.final
         long = reading and time.monotonic() - self._begun > _LONG_READING
         return long or any(one.wants_engine for one in self.queue.lanes_for(names.lanes(self._settings.now.engine)))
 
@@ -96,6 +96,17 @@ class Life:
     # -- the life
 
     def _live(self) -> Generator[bool, None, None]:
+        named = self.work.name.exists()  # so it is known to be no copy
+        asked = None if named or self._settings.now.inbox.run_resends else resent.first(self._spool, self.work)
+        if asked and (first := (yield from busily(asked))):
+            resent.count(self._spool, first)
+            self.face.say_sent_again(first["name"])
+        else:
+            yield from self._run_whole()
+        self.held.remove()
+        self.over = True
+
+    def _run_whole(self) -> Iterator[bool]:
         try:
             yield from self._enter()
         except Rejected as rejected:
@@ -104,8 +115,6 @@ class Life:
             running = yield from self._recover()
             yield from self._run(running)
             yield from self._finish(running)
-        self.held.remove()
-        self.over = True
 
     def _enter(self) -> Iterator[bool]:
         face, state = self.face, self.state
@@ -122,9 +131,6 @@ class Life:
             with files.Writer(self.work.open_part, fresh=True) as part:
                 reading = ingest.ingest(self.work, rules_of(self._settings.now), part)
                 state.accepted = yield from busily(reading, self._while_reading)
-        window = self._settings.now.inbox.dedupe_window
-        if window and face.history.first("started") is None:
-            self._refuse_resent(state.accepted, window)
         for dropped in list(self.work.dropped.iterdir()):
             files.remove(dropped)
 
@@ -133,14 +139,6 @@ class Life:
             raise Rejected(CANCELLED, f"{self.face.source}: cancelled while it was read; none of it was run")
         if not busy or self.state.lacking:
             self._needs.look_for_room(BLOCK)
-
-    def _refuse_resent(self, accepted: ingest.Accepted, window: float) -> None:
-        """Raise Rejected where the same file was dropped under the same name within `window` seconds before."""
-        source, since = self.face.source, self.face.created - window
-        if twin := published.twin(self._spool, batch_name(source), accepted.sha256, self.work.id, since):
-            again = "drop it under another name to run it again (inbox.dedupe_window)"
-            self.state.accepted = None
-            raise Rejected("duplicate_file", f"{source}: the same bytes as {twin}, a re-send; {again}")
 
     def _recover(self) -> Generator[bool, None, Running]:
         accepted, face, work = self.state.accepted, self.face, self.work

@@ -58,6 +58,7 @@ class Facts:
     Attributes:
         mark: of the file as it was dropped, by which who dropped it finds its batch.
         created: Unix seconds of the claim.
+        resent: how often the same file was sent again under its name.
         engines: what each engine is doing, as dictionaries.
         eta: seconds that it is expected to take still.
     """
@@ -69,6 +70,7 @@ class Facts:
     created: int
     state: State
     history: History
+    resent: int = 0
     engines: Sequence[Mapping[str, Any]] = ()
     tally: Tally = field(default_factory=Tally)
     in_flight: int = 0
@@ -95,7 +97,9 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "model": state.model or None,
         "input_file_id": facts.source,
         "input_mark": facts.mark,
+        "input_bytes": accepted.bytes if accepted else None,
         "input_sha256": accepted.sha256 if accepted else None,
+        "resent": facts.resent,
         "completion_window": "none",
         "status": status.value,
         "output_file_id": "results.jsonl" if final and accepted else None,

@@ -12,7 +12,7 @@ from inbox_daemon.cli import check, show, status
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import SUFFIXES, Spool, batch_name, is_batch_file
-from inbox_daemon.spool import drop, published, views
+from inbox_daemon.spool import drop, published, resent, views
 from inbox_daemon.spool.shapes import BatchObject
 
 _PATIENCE = 3.0  # seconds for a daemon to take the files and name their batches
@@ -22,6 +22,7 @@ _POLL = 0.05  # seconds
 def add(verb: argparse.ArgumentParser) -> None:
     verb.description = __doc__
     verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help=" ".join(SUFFIXES))
+    verb.add_argument("--again", action="store_true", help="run it though the same file was submitted before")
     verb.add_argument("--wait", action="store_true", help="show progress and end with the batch's result")
     verb.set_defaults(go=go)
 
@@ -43,6 +44,11 @@ def go(given: argparse.Namespace) -> int:
                 return 1
             if faults.count:
                 show.say(f"{path}: {faults.count} of {faults.requests} lines are faulty; the others run", show.errors)
+            if not given.again and (first := resent.known(spool, path)):
+                show.say(
+                    f"{path}: {first} is of the same bytes, so it is not submitted; --again has it run", show.errors
+                )
+                return 1
             with published.permitted(spool.inbox, "write to"):
                 dropped.append(drop.drop(spool, path))
     finally:

@@ -120,6 +120,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not TOML: {error}. Compare with etc/inbox-daemon.toml.") from error
 
 
+GONE = {"inbox.dedupe_window": "a re-send is never run by itself now; remove the line, or set inbox.run_resends = true"}
+
+
 def _section(cls: type[Any], tree: Any, prefix: str, source: str) -> Any:
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{source}: {prefix.rstrip('.')} = {tree!r} must be a table: [{prefix.rstrip('.')}]")
@@ -128,6 +131,8 @@ def _section(cls: type[Any], tree: Any, prefix: str, source: str) -> Any:
     for key in tree:
         if key not in fields:
             close = get_close_matches(key, fields, 1)
+            if prefix + key in GONE:
+                raise ConfigError(f"{source}: {prefix}{key} is a setting of an earlier version: {GONE[prefix + key]}")
             hint = f"did you mean {prefix}{close[0]}?" if close else f"known here: {', '.join(fields)}"
             raise ConfigError(f"{source}: unknown setting {prefix}{key} = {tree[key]!r}; {hint}")
     values: dict[str, Any] = {}

@@ -29,7 +29,7 @@ class InboxSettings:
     rescan: float = setting(15.0, least=0.1)
     watch: str = setting("auto", choices=("auto", "poll"))
     require_sidecar: bool = setting(False)
-    dedupe_window: float = setting(3600.0, least=0)
+    run_resends: bool = setting(False)
     strict: bool = setting(False)
     group_prefixes: bool = setting(True)
     share_answers: bool = setting(True)

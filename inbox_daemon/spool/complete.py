@@ -19,7 +19,7 @@ from pathlib import Path
 import orjson
 
 from inbox_daemon.errors import Rejected
-from inbox_daemon.layout import SIDECARS
+from inbox_daemon.layout import AGAIN, SIDECARS
 from inbox_daemon.request.line import too_complex
 from inbox_daemon.spool import source
 from inbox_daemon.text import shown
@@ -53,7 +53,7 @@ def has_writer(path: Path) -> bool | None:
 
 
 def sidecars_of(path: Path) -> list[Path]:
-    """Return the files beside this one by which its sender says that it is complete."""
+    """Return the files beside this one by which its sender says something of it."""
     found = []
     for suffix in SIDECARS:
         sidecar = path.with_name(path.name + suffix)
@@ -69,7 +69,8 @@ def vouching_for(path: Path) -> list[Path]:
     A `.done` that is older came late for an earlier file of this name, or before this one was whole. A `.sha256` may
     well come first: it is held against the content.
     """
-    return [one for one in sidecars_of(path) if one.suffix == ".sha256" or arrived_at(one) >= arrived_at(path)]
+    said = [one for one in sidecars_of(path) if one.suffix != AGAIN]
+    return [one for one in said if one.suffix == ".sha256" or arrived_at(one) >= arrived_at(path)]
 
 
 def arrived_at(path: Path) -> int:

@@ -6,9 +6,7 @@ Everything here may be replaced or removed while it is read; what has gone is le
 from __future__ import annotations
 
 import errno
-import itertools
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from typing import Any, BinaryIO, cast
 import orjson
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar, numbered
+from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar
 from inbox_daemon.spool.daemons import STALE_AFTER
 from inbox_daemon.spool.shapes import BatchObject, DaemonView
 
@@ -88,19 +86,14 @@ def status(spool: Spool, name: str) -> BatchObject | None:
         return cast(BatchObject | None, _content(path))
 
 
-def twin(spool: Spool, name: str, sha256: str, id: str, since: float) -> str | None:
-    """Return the name of a batch of the same file name and bytes, claimed at or after `since`, that is not `id`.
-
-    One that failed or was cancelled is no twin: to drop it again is to ask for it to be run.
-    """
-    for attempt in itertools.count(1):
-        other = _read(spool.batch(numbered(name, attempt)).status)
-        if other is None:
-            return None
-        same = other.get("input_sha256") == sha256 and other["id"] != id and other["created_at"] >= since
-        if same and other["status"] not in ("failed", "cancelling", "cancelled"):
-            return str(other["name"])
-    raise AssertionError("unreachable")
+def called_after(spool: Spool, file: str) -> Iterator[BatchObject]:
+    """Yield the statuses of the batches whose names files of this one's name get: NAME, NAME.2 and so on."""
+    wanted = batch_name(file)
+    with suppress(OSError):
+        for name in os.listdir(spool.outbox):  # noqa: PTH208
+            numbered = name.startswith(f"{wanted}.") and name[len(wanted) + 1 :].isdecimal()
+            if (name == wanted or numbered) and (found := _read(Published(spool.outbox / name).status)) is not None:
+                yield cast(BatchObject, found)
 
 
 def made_of(spool: Spool, file: str, mark: str) -> BatchObject | None:
@@ -109,13 +102,7 @@ def made_of(spool: Spool, file: str, mark: str) -> BatchObject | None:
     Its name does not tell: another file of the same name may have been claimed just before and have no name yet, and
     which one gets it is seen only in `outbox`.
     """
-    wanted = batch_name(file)
-    for folder in _children(spool.outbox):
-        if folder.name == wanted or re.fullmatch(re.escape(wanted) + r"\.\d+", folder.name):
-            found = cast(BatchObject | None, _read(Published(folder).status))
-            if found is not None and found.get("input_mark") == mark:
-                return found
-    return None
+    return next((found for found in called_after(spool, file) if found.get("input_mark") == mark), None)
 
 
 def statuses(spool: Spool) -> list[BatchObject]:

@@ -89,6 +89,8 @@ class BatchObject(TypedDict):
 
     Attributes:
         input_mark: of the file as it was dropped, by which who dropped it finds its batch.
+        input_bytes, input_sha256: of that file, once it is accepted.
+        resent: how often the same bytes were sent again under its name, and not run.
         parked: why nothing more of it runs until somebody says resume.
         waiting_for_model: the model of its requests, where no engine of its daemon serves it; nothing of it runs.
         waiting_for_disk_bytes: what must become free before more of it runs.
@@ -108,7 +110,9 @@ class BatchObject(TypedDict):
     cancelled_at: NotRequired[int | None]
     input_file_id: NotRequired[str]
     input_mark: NotRequired[str]
+    input_bytes: NotRequired[int | None]
     input_sha256: NotRequired[str | None]
+    resent: NotRequired[int]
     errors: NotRequired[dict[str, Any] | None]
     usage: NotRequired[dict[str, Any] | None]
     in_flight: NotRequired[int]

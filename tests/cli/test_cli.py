@@ -77,6 +77,9 @@ def test_a_file_whose_last_line_is_cut_is_run_when_it_is_submitted(start_daemon:
 def test_what_is_submitted_needs_no_sidecar_of_its_senders(start_daemon: Start, tmp_path: Path) -> None:
     daemon = start_daemon(environment=REQUIRED)
     assert run(daemon.spool, "submit", file(tmp_path / "b.jsonl", batch_of(3)), "--wait")[0] == 0
+    status, said = run(daemon.spool, "submit", str(tmp_path / "b.jsonl"), "--wait")
+    assert status == 1
+    assert "b is of the same bytes" in said
     assert list(daemon.inbox.iterdir()) == []
 
 
@@ -134,6 +137,13 @@ def test_of_a_file_that_no_daemon_has_taken_submit_says_where_it_lies_and_no_nam
     status, said = run(spool.root, "submit", file(tmp_path / "b.jsonl", batch_of(1)))
     assert status == 0
     assert said.startswith(f"{spool.inbox}/b.jsonl: not taken yet: no daemon runs on this spool")
+    status, said = run(spool.root, "submit", str(tmp_path / "b.jsonl"))
+    assert (status, said.split(": ", 1)[1]) == (
+        1,
+        "b is of the same bytes, so it is not submitted; --again has it run\n",
+    )
+    assert run(spool.root, "submit", str(tmp_path / "b.jsonl"), "--again")[0] == 0
+    assert {path.name for path in spool.inbox.glob("*.jsonl")} == {"b.jsonl", "b.2.jsonl"}
 
 
 def first_line_of_watching(spool: Path, name: str) -> str:

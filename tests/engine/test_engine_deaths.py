@@ -320,7 +320,7 @@ class Passes:
 
     def __init__(self, spool: Path, events: int, **settings: object) -> None:
         engine = {"kind": "null", "in_flight": 4} | settings
-        inbox = {"settle": 0.0, "settle_unproven": 0.0, "rescan": 0.1, "watch": "poll", "dedupe_window": 0.0}
+        inbox = {"settle": 0.0, "settle_unproven": 0.0, "rescan": 0.1, "watch": "poll", "run_resends": True}
         read = config.build({"spool": str(spool), "engine": engine, "inbox": inbox}, "test")
         self.spool, self.orders, self.now = spool, dict[int, str](), time.monotonic()
         made = lambda number, place: Mortal(read.engine, self.orders, events, place)  # noqa: E731

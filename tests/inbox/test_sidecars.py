@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import Daemon, batch_of, eventually, jsonl, request
+from running import Daemon, batch_of, eventually, jsonl, proven, request
 
 from inbox_daemon.config import Config, InboxSettings
 from inbox_daemon.inbox.arrivals import Arrivals, Arriving
@@ -19,7 +19,6 @@ from inbox_daemon.spool import published
 
 Start = Callable[..., Daemon]
 REQUIRED = {"INBOX_DAEMON_INBOX__REQUIRE_SIDECAR": "true"}
-SENT_AGAIN = "the same bytes as b, a re-send"
 
 
 def waits(daemon: Daemon, name: str, words: str) -> None:
@@ -120,25 +119,53 @@ def test_a_sidecar_without_its_file_is_named(tmp_path: Path) -> None:
     assert [why.split(";")[0] for why in look(tmp_path, 0.0).orphans.values()] == ["waiting for its file"] * 2
 
 
-def test_the_same_bytes_under_the_same_name_are_a_resend_and_not_run(start_daemon: Start, tmp_path: Path) -> None:
-    daemon = start_daemon()
-    daemon.drop("b.jsonl", batch_of(5))
-    daemon.finished("b")
-    daemon.drop("b.jsonl", batch_of(5))
-    again = daemon.finished("b.2")
-    assert again["status"] == "failed"
-    assert again["errors"]["data"][0]["code"] == "duplicate_file"
-    assert SENT_AGAIN in again["errors"]["data"][0]["message"]
-    eventually((daemon.outbox("b.2") / "b.jsonl").exists)
+def taken(daemon: Daemon) -> bool:
+    """Whether nothing is left in the inbox or being taken out of it."""
+    return not any(daemon.inbox.iterdir()) and not any((daemon.spool / "work").glob("*/dropped/*"))
 
 
-def test_a_resend_while_the_first_one_runs_is_not_run_either(start_daemon: Start) -> None:
+def send(daemon: Daemon, name: str, content: bytes) -> None:
+    daemon.drop(name, content)
+    eventually(lambda: taken(daemon), what=f"{name} taken")
+
+
+def test_what_is_sent_again_is_counted_once_for_each_time_and_never_runs(start_daemon: Start) -> None:
+    """Under whatever name that looks the same, while the first one runs and after it, and over a restart."""
     daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "200"})
-    daemon.drop("b.jsonl", batch_of(400))
-    eventually(lambda: daemon.status("b").get("status") == "in_progress")
-    daemon.drop("b.jsonl", batch_of(400))
-    assert SENT_AGAIN in daemon.finished("b.2")["errors"]["data"][0]["message"]
-    assert daemon.finished("b")["request_counts"]["completed"] == 400
+    daemon.drop("m\u00e4rz.jsonl", batch_of(150))
+    eventually(lambda: daemon.done("m\u00e4rz") > 0)
+    send(daemon, "m\u00e4rz.jsonl", batch_of(150))
+    send(daemon, "ma\u0308rz.jsonl", batch_of(150))
+    eventually(lambda: daemon.status("m\u00e4rz")["resent"] == 2)
+    assert daemon.finished("m\u00e4rz")["resent"] == 2
+    daemon.stop()
+    again = start_daemon()
+    send(again, "m\u00e4rz.jsonl", batch_of(150))
+    assert again.status("m\u00e4rz")["resent"] == 3
+    assert [path.name for path in (again.spool / "outbox").iterdir()] == ["m\u00e4rz"]
+    said = [line for line in (daemon.text() + again.text()).splitlines() if "was sent again" in line]
+    assert len(said) == 3
+    assert "m\u00e4rz: m\u00e4rz.jsonl was sent again, byte for byte, and is not run" in said[0]
+    proven(again, "m\u00e4rz")
+
+
+def test_who_wants_it_to_run_again_says_so_beside_it(start_daemon: Start) -> None:
+    daemon = start_daemon()
+    send(daemon, "b.jsonl", batch_of(5))
+    daemon.finished("b")
+    (daemon.inbox / "b.jsonl.again").touch()
+    daemon.drop("b.jsonl", batch_of(5))
+    assert daemon.finished("b.2")["status"] == "completed"
+    assert daemon.status("b")["resent"] == 0
+    send(daemon, "b.jsonl", batch_of(5))  # it was taken along, and means no other
+    assert daemon.status("b")["resent"] + daemon.status("b.2")["resent"] == 1
+
+
+def test_a_sidecar_that_asks_for_another_run_does_not_say_that_the_file_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_bytes(batch_of(5)[:-9])
+    (tmp_path / "b.jsonl.again").touch()
+    assert look(tmp_path, 0.0).waiting == {"b.jsonl": "still settling"}
+    assert "waiting for its sidecar" in look(tmp_path, 0.0, require_sidecar=True).waiting["b.jsonl"]
 
 
 def test_other_bytes_another_name_or_a_cancelled_first_one_are_run(start_daemon: Start) -> None:
@@ -157,8 +184,8 @@ def test_other_bytes_another_name_or_a_cancelled_first_one_are_run(start_daemon:
     assert {daemon.finished(name)["status"] for name in ("b.2", "other")} <= {"cancelled", "completed"}
 
 
-def test_resends_are_run_where_the_window_is_shut(start_daemon: Start) -> None:
-    daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__DEDUPE_WINDOW": "0"})
+def test_resends_are_run_where_the_settings_say_so(start_daemon: Start) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__RUN_RESENDS": "true"})
     for name in ("b", "b.2"):
         daemon.drop("b.jsonl", batch_of(5))
         assert daemon.finished(name)["status"] == "completed"

@@ -14,7 +14,18 @@ from pathlib import Path
 import pytest
 from aftermath import Finding, Scene, blow, end_well
 from crashing import Strike
-from scenes import cancelled, dropped, recalled, refused, rejected, resumed, stopped, unharmed
+from scenes import (
+    cancelled,
+    dropped,
+    recalled,
+    refused,
+    rejected,
+    resent,
+    resent_at_work,
+    resumed,
+    stopped,
+    unharmed,
+)
 
 from inbox_daemon.layout import Published, part_name
 from inbox_daemon.spool import files
@@ -49,7 +60,17 @@ def second_strikes(firsts: Sequence[tuple[Strike, Finding]], most: int) -> list[
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("start", "pairs"),
-    [(dropped, 200), (refused, 40), (rejected, 40), (cancelled, 40), (recalled, 40), (resumed, 40), (stopped, 40)],
+    [
+        (dropped, 200),
+        (refused, 40),
+        (rejected, 40),
+        (cancelled, 40),
+        (recalled, 40),
+        (resumed, 40),
+        (stopped, 40),
+        (resent, 40),
+        (resent_at_work, 40),
+    ],
 )
 def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_promise(
     pool: ProcessPoolExecutor,
