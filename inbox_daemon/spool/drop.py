@@ -12,9 +12,12 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from inbox_daemon.layout import Spool, batch_name, numbered, suffix_of
 from inbox_daemon.spool import complete, files, published, source
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,11 @@ def drop(spool: Spool, path: Path) -> Dropped:
     suffix = suffix_of(path.name)
     hidden = spool.inbox / f".{time.time_ns()}{suffix}"
     try:
-        shutil.copyfile(path, hidden)
-        _let_the_daemon_read(hidden)
-        now = time.time_ns()
-        os.utime(hidden, ns=(now, now))  # the kernel's own stamps tick every 4 ms, and a removed file's inode is free
+        with path.open("rb") as content, _made(hidden) as copy:
+            shutil.copyfileobj(content, copy, _BLOCK)
+            copy.flush()
+            now = time.time_ns()  # the kernel's own stamps tick every 4 ms, and a removed file's inode is free
+            os.utime(copy.fileno(), ns=(now, now))
         mark = source.mark(hidden)
         for attempt in itertools.count(1):
             name = numbered(batch_name(path.name), attempt)
@@ -58,19 +62,26 @@ def drop(spool: Spool, path: Path) -> Dropped:
         files.remove(hidden)
 
 
-def _let_the_daemon_read(path: Path) -> None:
-    """Make it readable for the group, which the inbox's setgid bit chose, where the daemon is another user.
+def _made(path: Path) -> BinaryIO:
+    """Make a new file in the inbox, where others may write as well: never one that is there, never through a link.
 
-    Whatever our umask says: with 0077 it would be handed over for nothing.
+    It is readable for the group, which the inbox's setgid bit chose, where the daemon is another user. Whatever our
+    umask says: with 0077 it would be handed over for nothing.
+
+    Raises:
+        FileExistsError: something of that name is there, a link that leads nowhere included.
     """
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     if path.parent.stat().st_uid != os.geteuid():
-        path.chmod(path.stat().st_mode & 0o777 | 0o040)
+        os.fchmod(fd, os.fstat(fd).st_mode & 0o777 | 0o040)
+    return open(fd, "wb")
 
 
 def _say_complete(dropped: Path) -> None:
     """Drop NAME.jsonl.done: after the file, since it would be believed of another one that came under the name."""
     done = dropped.with_name(f"{dropped.name}.done")
-    done.touch()
+    with suppress(FileExistsError):  # somebody says so already
+        _made(done).close()
     if not dropped.exists():  # claimed already, and nobody will take this one along
         files.remove(done)
 
@@ -79,8 +90,8 @@ def drop_control(spool: Spool, name: str, verb: str, content: str = "") -> Path:
     """Drop NAME.cancel, .pause, .resume or .priority; return its path, which is gone once the daemon has taken it."""
     path = spool.inbox / f"{spool.batch(name).dir.name}.{verb}"
     hidden = spool.inbox / f".{path.name}.{time.time_ns()}"
-    hidden.write_text(content)
-    _let_the_daemon_read(hidden)
+    with _made(hidden) as file:
+        file.write(content.encode())
     hidden.rename(path)
     return path
 

@@ -54,7 +54,7 @@ def ensure_dir(path: Path, mode: int = 0o755) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """Create or replace a file so that every reader sees the old content or the new; after a power cut, either."""
     temporary = path.with_name(f".{path.name}.new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         write_all(fd, data, path)
         sync(fd, path)

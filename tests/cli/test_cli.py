@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,13 +89,14 @@ def test_a_file_that_is_claimed_before_it_is_said_to_be_complete_leaves_nothing_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = empty_spool(tmp_path / "spool")
-    touch = Path.touch
+    opened = os.open
 
-    def claimed(path: Path) -> None:
-        path.with_suffix("").unlink()
-        touch(path)
+    def claimed(path: Path, *how: int) -> int:
+        if Path(path).suffix == ".done":
+            Path(path).with_suffix("").unlink()
+        return opened(path, *how)
 
-    monkeypatch.setattr(Path, "touch", claimed)
+    monkeypatch.setattr(os, "open", claimed)
     assert drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1))).file == "b.jsonl"
     assert list(spool.inbox.iterdir()) == []
 
@@ -102,6 +105,28 @@ def test_what_is_submitted_is_believed_to_be_complete(tmp_path: Path) -> None:
     spool = empty_spool(tmp_path / "spool")
     drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1)))
     assert complete.vouching_for(spool.inbox / "b.jsonl") == [spool.inbox / "b.jsonl.done"]
+
+
+@pytest.mark.parametrize("laid", ["b.jsonl.done", ".17.jsonl", ".b.pause.17"])
+def test_a_link_that_somebody_laid_in_the_inbox_leads_nowhere(
+    laid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may drop files may lay links as well, and root submits what a nightly job made."""
+    spool, victim = empty_spool(tmp_path / "spool"), tmp_path / "victim"
+    (spool.inbox / laid).symlink_to(victim)
+    monkeypatch.setattr(time, "time_ns", lambda: 17)
+    path = file(tmp_path / "b.jsonl", batch_of(1))
+    for attempt in (lambda: drop.drop(spool, path), lambda: drop.drop_control(spool, "b", "pause")):
+        with suppress(FileExistsError):
+            attempt()
+        assert not victim.exists()
+    victim.write_text("mine")
+    stat = victim.stat()
+    for attempt in (lambda: drop.drop(spool, path), lambda: drop.drop_control(spool, "b", "pause")):
+        with suppress(FileExistsError):
+            attempt()
+        assert victim.read_text() == "mine"
+        assert victim.stat() == stat, "not even its times"
 
 
 @pytest.mark.parametrize("taken", ["outbox/b/", "inbox/b.jsonl.gz", "inbox/b.jsonl.sha256"])
