@@ -190,6 +190,11 @@ def stacks_file(temporary: Path, pid: int) -> Path:
     return temporary / f"stacks-{pid}.txt"
 
 
+def at_work_file(temporary: Path) -> Path:
+    """What is there once the engine's processes have requests, in the folder that the engine has for such things."""
+    return temporary / "at-work"
+
+
 def part_name(number: int) -> str:
     return f"part-{number:06d}.jsonl"
 

@@ -27,7 +27,7 @@ from inbox_daemon.engine.placement import VISIBLE, likely, visible
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError, EngineDied
 from inbox_daemon.journal import Message, of_engine, tell
-from inbox_daemon.privacy import without_input
+from inbox_daemon.privacy import HIDDEN, MARK, at_work, without_input
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
 
 log = logging.getLogger("inbox_daemon.engine")
@@ -37,7 +37,7 @@ _READ = 1 << 20
 _GONE_WITHIN = 20.0  # seconds; a process in an uninterruptible driver call may take longer, or for ever
 _LONG_RUN = 60.0  # seconds
 EXIT_CONFIG = 78
-_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00\x02-\x08\x0b-\x1f\x7f-\x9f]")
 _EXCEPTION = re.compile(r"\b(?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
 _POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above")
 _WORDS_LIMIT = 400
@@ -226,10 +226,16 @@ class LocalEngine:
             return
         *lines, self._partial_log = re.split(rb"[\r\n]", self._partial_log + data)
         for raw in lines:
-            line = without_input(_CONTROL.sub("", raw.decode(errors="replace")).rstrip())
-            if line:
+            line = self._said(raw.decode(errors="replace"))
+            if line and not (line == HIDDEN and self._tail and self._tail[-1] == HIDDEN):
                 self._tail.append(line)
                 self._log.info("%s: %s", self._name, line)
+
+    def _said(self, line: str) -> str:
+        """Return what of a line may be logged: while it loads it has no request to quote."""
+        if self.info is not None:
+            line = at_work(_CONTROL.sub("", line).rstrip()) if line.strip() else ""
+        return without_input(_CONTROL.sub("", line.replace(MARK, "")).rstrip())
 
     def _post_mortem(self) -> EngineDied:
         # Its last words may still be on their way; the pipe closes when the last process of its group is gone.

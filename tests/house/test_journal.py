@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import io
-import logging
 import os
 import re
 import shutil
@@ -20,7 +18,7 @@ from running import ROOT, SETTINGS, Daemon, eventually, jsonl, request
 
 from inbox_daemon.batch.errorlog import ONE_BY_ONE
 from inbox_daemon.journal import Message
-from inbox_daemon.privacy import WithoutMessages, cause, without_input
+from inbox_daemon.privacy import cause, without_input
 
 Start = Callable[..., Daemon]
 CATALOG = ROOT / "systemd" / "inbox-daemon.catalog"
@@ -84,18 +82,32 @@ def test_pydantics_quotations_are_cut_from_lines_of_vllm() -> None:
     assert without_input(line) == "  Input should be a valid list [type=list_type, input_value=…, input_type=str]"
 
 
-def test_an_exception_that_vllm_logs_keeps_its_place_and_loses_its_message() -> None:
-    said = io.StringIO()
-    handler = logging.StreamHandler(said)
-    handler.addFilter(WithoutMessages())
-    logger = logging.Logger("vllm")
-    logger.addHandler(handler)
-    try:
-        raise ValueError(PROMPT)
-    except ValueError:
-        logger.exception("Error in rendering")
-    assert "Error in rendering" in said.getvalue() and "test_journal.py" in said.getvalue()
-    assert "ValueError (" in said.getvalue() and "Zaphod" not in said.getvalue()
+KINDS_OF_TEXT = {
+    "messages": [{"role": "user", "content": "zarniwoop"}],
+    "tools": [{"type": "function", "function": {"name": "zarniwoop", "description": "x"}}],
+    "response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": {"zarniwoop": {}}}}},
+    "structured_outputs": {"choice": ["zarniwoop", "no"]},
+    "stop": ["zarniwoop"],
+    "bad_words": ["zarniwoop"],
+    "logit_bias": {"zarniwoop": 1},
+    "documents": [{"title": "zarniwoop"}],
+    "user": "zarniwoop",
+    "metadata": {"zarniwoop": "x"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_TEXT)
+def test_no_text_of_a_request_is_in_its_logged_cause_however_short_and_wherever_it_stands(kind: str) -> None:
+    line = orjson.dumps({"custom_id": "r", "body": {"model": "m", kind: KINDS_OF_TEXT[kind]}})
+    logged = cause(f"Invalid {kind}: near zarniwoop at 3, unexpected (zarniwoop)", line)
+    assert logged == f"Invalid {kind}: near … at 3, unexpected (…)"
+
+
+def test_a_text_is_hidden_as_python_and_as_json_write_it_too() -> None:
+    grammar = 'root ::= "ja"\nroot ::= "né"\t'
+    line = orjson.dumps({"custom_id": "r", "body": {"structured_outputs": {"grammar": grammar}}})
+    for quoted in (repr(grammar), orjson.dumps(grammar).decode(), grammar):
+        assert "root" not in cause(f"cannot parse {quoted}", line)
 
 
 def test_a_daemon_started_by_hand_speaks_to_its_terminal_whatever_it_inherits(start_daemon: Start) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from inbox_daemon.engine import wire
-from inbox_daemon.engine.worker import lifeline
+from inbox_daemon.engine.worker import lifeline, words
 from inbox_daemon.records import Outcome, Request
 
 _FLUSH_AFTER = 0.02  # seconds an outcome may wait for company in its frame
@@ -137,7 +137,7 @@ class Work:
         if request.ticket in self._recalled and (outcome is None or outcome.is_error):
             raise asyncio.CancelledError  # vLLM calls it an error of the request that its client has gone
         if outcome is None:
-            print("inbox-daemon: the engine is dead; the worker ends with it", file=sys.stderr)
+            words.say("the engine is dead; the worker ends with it")
             end(EXIT_ENGINE_DEAD)
         self._connection.answer(outcome)
 
@@ -159,7 +159,7 @@ async def _report(connection: Connection, host: Any) -> None:
     while True:
         await asyncio.sleep(_STATS_EVERY)
         if host.dead:
-            print("inbox-daemon: the engine is dead; the worker ends with it", file=sys.stderr)
+            words.say("the engine is dead; the worker ends with it")
             end(EXIT_ENGINE_DEAD)
         await connection.send(wire.message(wire.Kind.STATS, asdict(host.stats())))
 

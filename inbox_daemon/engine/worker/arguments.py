@@ -11,6 +11,7 @@ import io
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ def _take_in_plugins(args: Namespace) -> None:
     ):
         if not (path := getattr(args, name, None)):
             continue
-        if not Path(path).is_file():  # vLLM would write a line into its log, and go on
-            print(f"[engine.args] {name} = {path!r}: there is no such file", file=sys.stderr)
+        if not Path(path).is_file() and not find_spec(path):  # vLLM would write a line into its log, and go on
+            print(f"[engine.args] {name} = {path!r}: there is no such file or module", file=sys.stderr)
             raise SystemExit(EXIT_CONFIG)
         getattr(parsers, f"import_{name.removesuffix('_plugin')}")(path)
 

@@ -1,5 +1,7 @@
 """What every process of vLLM gets from us: it dies with its parent, and shows where its threads are when asked.
 
+Where it is spawned, its loggers are watched over as well (`words`); where it is forked, it inherits that.
+
 Called first thing in the worker, and in every process that vLLM starts there: EngineCore and its workers survive the
 SIGKILL of their host otherwise (vllm#55510). Where vLLM forks, as it does on a GPU, Python calls; where it spawns, as
 on a CPU or once CUDA is in use, vLLM's plugin entry point does, which a fork never reaches: its plugins are loaded.
@@ -14,6 +16,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from inbox_daemon.engine.worker.words import watch_over_loggers
 from inbox_daemon.layout import stacks_file
 from inbox_daemon.machine.parent import tie_to_parent
 
@@ -48,6 +51,7 @@ def take_part_where_spawned() -> None:
     if MARK in os.environ and os.environ[MARK] != str(os.getpid()):
         tie_to_parent()
         show_stacks_when_asked()
+        watch_over_loggers()
 
 
 def show_stacks_when_asked() -> None:

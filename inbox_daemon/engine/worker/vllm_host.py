@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import sys
 import traceback
@@ -37,11 +36,10 @@ except ImportError:
     safe_apply_chat_template = None
 
 from inbox_daemon.engine import placement
-from inbox_daemon.engine.worker import arguments, counters, grammars, numbers, outputs, serving, tokens
+from inbox_daemon.engine.worker import arguments, counters, grammars, numbers, outputs, serving, tokens, words
 from inbox_daemon.engine.worker.arguments import EXIT_CONFIG
 from inbox_daemon.engine.worker.asked import Asked, Watch
 from inbox_daemon.machine import nvml
-from inbox_daemon.privacy import WithoutMessages
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
 from inbox_daemon.request.output import error_line
 
@@ -106,6 +104,7 @@ class VllmHost:
         LLM_CLASS makes vLLM choose its offline defaults for the GPU at hand; OPENAI_BATCH_RUNNER would mean
         max_num_seqs 128 on any GPU.
         """
+        words.watch_over_loggers()
         args = arguments.read(options)
         # Without it, what is no number is answered with whatever it happens to mean.
         os.environ.setdefault("VLLM_COMPUTE_NANS_IN_LOGITS", "1")
@@ -113,12 +112,11 @@ class VllmHost:
             runner.ignore_admission_limits(args)
         async with build_async_engine_client(args, usage_context=UsageContext.LLM_CLASS) as client:
             handlers = await serving.handlers(client, args)
-            for handler in logging.getLogger("vllm").handlers:
-                handler.addFilter(WithoutMessages())  # from here on there are requests to be quoted
             renderer = getattr(client, "renderer", None)
             gathered = tokens.speed_up(renderer, safe_apply_chat_template) if renderer else None
             _spare_the_collector()
             enable_envs_cache()  # vLLM looks its environment up anew for every token
+            words.begin()
             yield cls(client, handlers, args, gathered)
 
     def describe(self) -> dict[str, Any]:
@@ -220,7 +218,7 @@ class VllmHost:
     def _without_numbers(self, request: Request, parsed: Any) -> Outcome:
         if not self._has_said:
             self._has_said = True
-            print(f"inbox-daemon: {numbers.SENTENCE}", file=sys.stderr)
+            words.say(numbers.SENTENCE)
         return self._refused(request, parsed, None, "engine_error", numbers.SENTENCE)
 
     def stats(self) -> EngineStats:
