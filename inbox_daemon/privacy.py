@@ -39,14 +39,17 @@ _FRAME = re.compile(
     rf'{_OF_A_PROCESS}\s*(File "[^"\n]+", line \d+,? in \S+|Traceback \(most recent call last\):|Process \w+:)$'
 )
 _EXCEPTION = re.compile(rf"{_OF_A_PROCESS}((?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit))(?=:|$)")
+_CUDA = (
+    r"out of memory|an illegal memory access was encountered|device-side assert triggered|unknown error"
+    r"|unspecified launch failure|misaligned address|initialization error|the launch timed out and was terminated"
+    r"|invalid device ordinal|invalid configuration argument|invalid argument|no kernel image is available"
+)
 _CRASH = re.compile(
     r"NVRM: Xid \([\w:.]+\): \d+(, GPU has fallen off the bus)?|GPU has fallen off the bus|GPU is lost"
     r"|uncorrectable ECC( error encountered)?|NVLink error|CUDA_ERROR_[A-Z_]+|NVML_ERROR_[A-Z_]+|CUBLAS_STATUS_[A-Z_]+"
-    r"|CUDA error: (out of memory|an illegal memory access was encountered|device-side assert triggered|unknown error"
-    r"|unspecified launch failure|misaligned address|initialization error|the launch timed out and was terminated"
-    r"|invalid (device ordinal|configuration argument|argument)|no kernel image is available)|CUDA out of memory(\. Tried to allocate [0-9.]+ [KMGT]iB)?|NCCL error|ncclInternalError"
-    r"|Fatal Python error: (Segmentation fault|Aborted|Bus error|Illegal instruction)|Segmentation fault|Bus error|Illegal instruction|Out of memory"
-    r"|No space left on device|Cannot allocate memory|Too many open files|terminate called"
+    rf"|CUDA error: ({_CUDA})|CUDA out of memory(\. Tried to allocate [0-9.]+ [KMGT]iB)?|NCCL error|ncclInternalError"
+    r"|Fatal Python error: (Segmentation fault|Aborted|Bus error|Illegal instruction)|Segmentation fault|Bus error"
+    r"|No space left on device|Cannot allocate memory|Too many open files|Out of memory|terminate called"
 )
 _INPUT_VALUE = re.compile(r"input_value=.*?(?=, input_type=|\]$|$)", re.DOTALL)
 
@@ -136,7 +139,7 @@ def _is_a_name_of_a_program(name: str) -> bool:
 
 
 def _texts(value: object, level: int = 0) -> Iterator[str]:
-    """Yield every text in a request but the names that may be logged: its own, its model's, those of OpenAI's fields."""
+    """Yield every text in a request but names that may be logged: its own, its model's, those of OpenAI's fields."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

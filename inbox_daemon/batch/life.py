@@ -19,7 +19,6 @@ from inbox_daemon.batch.queue import Queue
 from inbox_daemon.batch.running import Running
 from inbox_daemon.batch.state import State
 from inbox_daemon.batch.status import Tally
-from inbox_daemon.config import names
 from inbox_daemon.errors import EngineDied, Rejected
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Spool, Work
@@ -87,7 +86,7 @@ class Life:
         """Whether it has requests for an engine, or will most likely have some: a long file is read while it loads."""
         reading = self.running is None and self.face.has_name and not self.state.status.final
         long = reading and time.monotonic() - self._begun > _LONG_READING
-        return long or any(one.wants_engine for one in self.queue.lanes_for(names.lanes(self._settings.now.engine)))
+        return long or any(lane.wants_engine for lane in self.queue.lanes_for(self._needs.models))
 
     def step(self) -> bool:
         """Do the next bounded piece of work; say whether there is more to do at once. Raises OSError, SpoolError."""

@@ -25,6 +25,11 @@ class Needs:
         self._state, self._face, self._settings = state, face, settings
         self._looked_at = float("-inf")
 
+    @property
+    def models(self) -> frozenset[str]:
+        """What the engines of this daemon are, or have as an adapter."""
+        return names.lanes(self._settings.now.engine)
+
     def look_for_room(self, to_come: float, books: Books | None = None) -> None:
         """Work out, now and then, whether so many bytes that are still to come fit on the disk. Raises OSError."""
         now = time.monotonic()
@@ -41,7 +46,7 @@ class Needs:
         """Take note where all that is left is for a model that no engine of this daemon has."""
         engine = self._settings.now.engine
         left = [lane.model for lane in queue.lanes if lane.left or lane.in_flight]
-        ours = names.lanes(engine) | {""}
+        ours = self.models | {""}
         waits_for = left[0] if left and not ours & set(left) else None
         if waits_for != self._state.waits_for:
             self._state.waits_for = waits_for

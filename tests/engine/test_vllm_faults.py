@@ -24,7 +24,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
     folder = tmp_path_factory.mktemp("faulty")
     maker = Path(__file__).with_name("faulty_model.py")
     subprocess.run([sys.executable, str(maker), str(tiny_model), str(folder)], check=True)
-    adapters = [f"one={folder / 'one'}", {"name": "two", "path": str(folder / "two")}]
     one = Daemon(
         folder / "spool",
         folder / "daemon.log",
@@ -32,7 +31,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
         arguments=["--model", str(folder / "model")],
         settings=f"""
             served_model_name = ["first", "second"]
-            lora_modules = ["{adapters[0]}", {{name = "two", path = "{folder / "two"}"}}]
+            lora_modules = ["one={folder / "one"}", {{name = "two", path = "{folder / "two"}"}}]
             max_num_batched_tokens = 256
             [models.aliases]
             "short" = "two"

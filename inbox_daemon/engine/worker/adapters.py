@@ -15,11 +15,13 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels f
 _AT_A_TIME = 8  # adapters in one step; each takes GPU memory
 
 
-def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(settings: Mapping[str, Any], on_gpu: bool) -> dict[str, Any]:
     """Return the arguments that the adapters in `lora_modules` need; {} where there is none.
 
     Args:
         settings: `[engine.args]`.
+        on_gpu: whether vLLM has its kernels for GPUs. Those for CPUs give a request without an adapter the last slot's
+            where others in its step have one (0.32), so that one stays empty there.
     """
     modules = names.modules(settings)
     if not modules:
@@ -27,7 +29,8 @@ def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     largest = max(map(_rank_of, modules))
     fitting = next((rank for rank in _RANKS if rank >= largest), _RANKS[-1])
     ranks = {"max_lora_rank": fitting} if largest else {}
-    return {"enable_lora": True, "max_loras": min(len(modules), _AT_A_TIME)} | ranks
+    slots = min(len(modules), _AT_A_TIME) if on_gpu else len(modules) + 1
+    return {"enable_lora": True, "max_loras": slots} | ranks
 
 
 def _rank_of(module: Any) -> int:

@@ -68,7 +68,7 @@ def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
         seats = settings.get("max_num_seqs") or EngineArgs.get_batch_defaults(1)[1][UsageContext.LLM_CLASS]
         if sizes := graphs.sizes(int(seats), settings):
             chosen["cudagraph_capture_sizes"] = sizes
-    return chosen | adapters.arguments(settings)
+    return chosen | adapters.arguments(settings, current_platform.is_cuda_alike())
 
 
 def _take_in_plugins(args: Namespace) -> None:
