@@ -48,20 +48,21 @@ def add(verb: argparse.ArgumentParser) -> None:
 
 def go(given: argparse.Namespace) -> int:
     spool = published.there(Spool(Path(settings(given).spool)))
+    statuses = published.Statuses(spool)
     if given.svg:
-        given.svg.write_text(svg(_look(spool)))
+        given.svg.write_text(svg(_look(spool, statuses)))
     elif given.once or not show.somebody_looks():
-        show.console.print(_look(spool))
+        show.console.print(_look(spool, statuses))
     else:
-        with suppress(KeyboardInterrupt), Live(_look(spool), console=show.console, screen=True) as live:
+        with suppress(KeyboardInterrupt), Live(_look(spool, statuses), console=show.console, screen=True) as live:
             while True:
                 time.sleep(_REPAINT)
-                live.update(_look(spool), refresh=True)
+                live.update(_look(spool, statuses), refresh=True)
     return 0
 
 
-def _look(spool: Spool) -> RenderableType:
-    return screen(published.daemons(spool), published.statuses(spool), published.waiting(spool), time.time())
+def _look(spool: Spool, statuses: published.Statuses) -> RenderableType:
+    return screen(published.daemons(spool), statuses.read(), published.waiting(spool), time.time())
 
 
 def svg(picture: RenderableType, width: int = 110) -> str:
@@ -73,10 +74,7 @@ def svg(picture: RenderableType, width: int = 110) -> str:
 
 
 def screen(
-    daemons: Sequence[DaemonView],
-    statuses: Sequence[BatchObject],
-    waiting: Mapping[str, str],
-    now: float,
+    daemons: Sequence[DaemonView], statuses: Sequence[BatchObject], waiting: Mapping[str, str], now: float
 ) -> RenderableType:
     """Return the whole picture. `now` is in Unix seconds; the rest is what `published` reads."""
     present = [daemon for daemon in daemons if daemon["alive"]]

@@ -5,17 +5,17 @@ What the command line and the web use. Users need none of it: scp and rsync do.
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from inbox_daemon.layout import Spool, batch_name, numbered, suffix_of
-from inbox_daemon.spool import complete, files, published, source
+from inbox_daemon.layout import Spool, batch_name, suffix_of
+from inbox_daemon.spool import complete, files, names, published, source
 
 _BLOCK = 1 << 20
 
@@ -47,19 +47,21 @@ def drop(spool: Spool, path: Path) -> Dropped:
             now = time.time_ns()  # the kernel's own stamps tick every 4 ms, and a removed file's inode is free
             os.utime(copy.fileno(), ns=(now, now))
         mark = source.mark(hidden)
-        for attempt in itertools.count(1):
-            name = numbered(batch_name(path.name), attempt)
+        while True:
+            name = names.free(batch_name(path.name), partial(_is_taken, spool, suffix))
             target = spool.inbox / f"{name}{suffix}"
-            if spool.batch(name).dir.exists() or published.in_inbox(spool, name) or complete.sidecars_of(target):
-                continue
-            with suppress(FileExistsError):
+            with suppress(FileExistsError):  # else somebody has taken it this very moment
                 files.link(hidden, target)
                 files.remove(hidden)  # now, since that makes the file younger, and a .done is believed of an older one
                 _say_complete(target)
                 return Dropped(target.name, mark)
-        raise AssertionError("unreachable")
     finally:
         files.remove(hidden)
+
+
+def _is_taken(spool: Spool, suffix: str, name: str) -> bool:
+    beside = complete.sidecars_of(spool.inbox / f"{name}{suffix}")
+    return spool.batch(name).dir.exists() or published.in_inbox(spool, name) or bool(beside)
 
 
 def _made(path: Path) -> BinaryIO:

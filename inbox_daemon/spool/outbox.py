@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 
 import orjson
 
-from inbox_daemon.layout import Published, Spool, Work, batch_name, numbered
-from inbox_daemon.spool import files, source
+from inbox_daemon.layout import Published, Spool, Work, batch_name
+from inbox_daemon.spool import files, names, source
 from inbox_daemon.text import dumps
 
 
@@ -53,20 +53,17 @@ def open_door(spool: Spool, work: Work, origin: Origin, first_status: Callable[[
             return ensure(published)
     files.ensure_dir(work.door)
     wanted = batch_name(origin.source)
-    for attempt in itertools.count(1):
-        published = spool.batch(numbered(wanted, attempt))
-        if published.dir.exists():
-            continue
+    while True:
+        published = spool.batch(names.free(wanted, lambda name: spool.batch(name).dir.exists()))
         files.write_whole(work.name, dumps({"name": published.dir.name, **asdict(origin)}))
         write_status(Published(work.door), first_status(published.dir.name))
         try:
             files.move(work.door, published.dir)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
+                raise  # else somebody has taken it this very moment
         else:
             return ensure(published)
-    raise AssertionError("unreachable")
 
 
 def ensure(published: Published) -> Published:

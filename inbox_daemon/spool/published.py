@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 import orjson
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar
+from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar, numbered
 from inbox_daemon.spool.daemons import STALE_AFTER
 from inbox_daemon.spool.shapes import BatchObject, DaemonView
 
@@ -87,13 +87,18 @@ def status(spool: Spool, name: str) -> BatchObject | None:
 
 
 def called_after(spool: Spool, file: str) -> Iterator[BatchObject]:
-    """Yield the statuses of the batches whose names files of this one's name get: NAME, NAME.2 and so on."""
+    """Yield the statuses of the batches whose names files of this one's name get, NAME.3, NAME.2, NAME: the newest, as
+    a rule the one that is looked for, first.
+    """
     wanted = batch_name(file)
+    numbers: list[int] = []
     with suppress(OSError):
         for name in os.listdir(spool.outbox):  # noqa: PTH208
-            numbered = name.startswith(f"{wanted}.") and name[len(wanted) + 1 :].isdecimal()
-            if (name == wanted or numbered) and (found := _read(Published(spool.outbox / name).status)) is not None:
-                yield cast(BatchObject, found)
+            if name == wanted or (name.startswith(f"{wanted}.") and name[len(wanted) + 1 :].isdecimal()):
+                numbers.append(int(name[len(wanted) + 1 :] or 1))
+    for number in sorted(numbers, reverse=True):
+        if (found := _read(spool.batch(numbered(wanted, number)).status)) is not None:
+            yield cast(BatchObject, found)
 
 
 def made_of(spool: Spool, file: str, mark: str) -> BatchObject | None:
@@ -107,8 +112,33 @@ def made_of(spool: Spool, file: str, mark: str) -> BatchObject | None:
 
 def statuses(spool: Spool) -> list[BatchObject]:
     """Return every batch's `status.json`, oldest first."""
-    found = [read for folder in _children(spool.outbox) if (read := _read(Published(folder).status))]
-    return cast(list[BatchObject], sorted(found, key=lambda s: (s.get("created_at", 0), s.get("id", ""))))
+    return Statuses(spool).read()
+
+
+class Statuses:
+    """The statuses of all batches for who looks again and again: that of one that has ended is read once.
+
+    An outbox may hold tens of thousands of those; to list their names takes milliseconds, to read them all seconds.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._ended: dict[tuple[str, int], BatchObject] = {}  # by the folder's name and inode
+
+    def read(self) -> list[BatchObject]:
+        """Return every batch's `status.json`, oldest first."""
+        found: list[BatchObject] = []
+        ended: dict[tuple[str, int], BatchObject] = {}
+        for entry in _entries(self._spool.outbox):
+            folder = (entry.name, entry.inode())
+            if (status := self._ended.get(folder)) is None:
+                status = cast(BatchObject | None, _read(Published(Path(entry.path)).status))
+            if status is not None:
+                found.append(status)
+                if status.get("completed_at") or status.get("failed_at") or status.get("cancelled_at"):
+                    ended[folder] = status
+        self._ended = ended
+        return sorted(found, key=lambda s: (s.get("created_at", 0), s.get("id", "")))
 
 
 def daemons(spool: Spool) -> list[DaemonView]:
@@ -164,9 +194,13 @@ def waiting(spool: Spool) -> dict[str, str]:
 
 
 def _children(folder: Path) -> list[Path]:
+    return [Path(entry.path) for entry in _entries(folder)]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        with permitted(folder):
-            return [path for path in folder.iterdir() if not path.name.startswith(".")]
+        with permitted(folder), os.scandir(folder) as found:
+            return [entry for entry in found if not entry.name.startswith(".")]
     except OSError:
         return []
 
