@@ -17,11 +17,12 @@ _OURS = Path("/proc/self/cgroup")
 def look(spool: Path) -> Host:
     """Return what is used now. Raises OSError where the spool is gone."""
     used, free = disk.use(spool)
-    return Host(round(_memory(), 4), round(used, 4), free)
+    taken, whole = memory()
+    return Host(round(taken / whole, 4), round(used, 4), free)
 
 
-def _memory() -> float:
-    """Return the used share (0 to 1) of what this process's cgroup may take, or of the host's without a limit."""
+def memory() -> tuple[int, int]:
+    """Return the bytes that are taken and those there are: of this process's cgroup, or the host's without a limit."""
     whole = psutil.virtual_memory()
     with suppress(OSError, ValueError, StopIteration):
         line = next(line for line in _OURS.read_text().splitlines() if line.startswith("0::"))
@@ -29,10 +30,10 @@ def _memory() -> float:
         for folder in [group, *group.parents]:
             limit = (folder / "memory.max").read_text().strip()  # a host's root has none, a container's has the limit
             if limit != "max" and int(limit) < whole.total:
-                return _taken(folder) / max(1, int(limit))
+                return _taken(folder), max(1, int(limit))
             if folder == _CGROUPS:
                 break
-    return 1 - whole.available / whole.total
+    return whole.total - whole.available, whole.total
 
 
 def _taken(folder: Path) -> int:

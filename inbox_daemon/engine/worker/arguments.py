@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
@@ -39,8 +40,9 @@ except ImportError:
     from vllm.entrypoints.openai.tool_parsers import ToolParserManager
 
 from inbox_daemon.engine import placement
-from inbox_daemon.engine.worker import adapters, grammars, graphs
+from inbox_daemon.engine.worker import adapters, cpu_memory, grammars, graphs
 from inbox_daemon.engine.worker.outputs import first_problem
+from inbox_daemon.machine import host
 
 EXIT_CONFIG = 78
 
@@ -53,7 +55,7 @@ def read(options: Mapping[str, Any]) -> Namespace:
     settings = dict(options["args"])
     if placement.are_ours(settings):
         settings.pop("data_parallel_size", None)
-    args = parse(options["model"], _defaults(settings) | settings)
+    args = parse(options["model"], _defaults(options["model"], settings) | settings)
     vars(args).update(options["rules"])  # not as flags: releases before 0.32 do not have all of them
     grammars.settle(args.structured_outputs_config)
     _take_in_plugins(args)
@@ -61,13 +63,18 @@ def read(options: Mapping[str, Any]) -> Namespace:
     return args
 
 
-def _defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _defaults(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that this host and our way of feeding the engine make better than vLLM's own defaults."""
     chosen: dict[str, Any] = {"scheduling_policy": "priority"}  # so that `Request.turn` decides who waits
     if current_platform.is_cuda_alike():
         seats = settings.get("max_num_seqs") or EngineArgs.get_batch_defaults(1)[1][UsageContext.LLM_CLASS]
         if sizes := graphs.sizes(int(seats), settings):
             chosen["cudagraph_capture_sizes"] = sizes
+    elif current_platform.is_cpu():
+        taken, whole = host.memory()
+        weights = lambda: placement.weights_of(model, settings.get("revision"))  # noqa: E731
+        if size := cpu_memory.for_kv_cache(settings, os.environ, whole - taken, weights):
+            chosen["kv_cache_memory_bytes"] = size
     return chosen | adapters.arguments(settings, current_platform.is_cuda_alike())
 
 
