@@ -115,8 +115,18 @@ class Work:
         return self.dir / "parts"
 
     @property
+    def showing(self) -> Path:
+        """The part that is being sealed, as users are to have it: a second name of it, or a copy."""
+        return self.dir / "showing.jsonl"
+
+    @property
     def final(self) -> Path:
         return self.dir / "final"
+
+    @property
+    def leaving(self) -> Path:
+        """The final files, complete, on their way to the outbox: what is gone from here is there."""
+        return self.dir / "leaving"
 
     @property
     def cancel(self) -> Path:
@@ -197,6 +207,10 @@ def at_work_file(temporary: Path) -> Path:
 
 def part_name(number: int) -> str:
     return f"part-{number:06d}.jsonl"
+
+
+def number_of_part(name: str) -> int:
+    return int(name.removeprefix("part-").removesuffix(".jsonl"))
 
 
 def is_batch_file(filename: str) -> bool:

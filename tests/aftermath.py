@@ -125,6 +125,7 @@ def broken_now(spool: Path, scene: Scene) -> list[str]:
     whole = [folder for folder in work if (folder / "batch.json").exists()]
     kept = (spool / "inbox" / scene.dropped).exists() or whole
     kept = kept or any(any((folder / "dropped").glob("*")) for folder in work)
+    kept = kept or any((folder / scene.dropped).exists() for folder in outbox)  # come back
     if not kept and not any(Published(folder).receipt.exists() for folder in outbox):
         problems.append("the dropped file is gone, and there is neither a batch nor a receipt")
     for folder in outbox:
@@ -143,6 +144,12 @@ def broken_now(spool: Path, scene: Scene) -> list[str]:
         if there.receipt.exists():
             problems += _receipt(folder, scene)
     return problems
+
+
+def published(spool: Path, scene: Scene) -> dict[str, tuple[int, bytes, int]]:
+    """Return what users have of a batch from its receipt on, which is theirs; nothing before."""
+    folder = spool / "outbox" / scene.name
+    return tree(folder) if Published(folder).receipt.exists() else {}
 
 
 def _log(work: Path) -> list[Path]:
@@ -175,7 +182,13 @@ def torn(path: Path) -> list[str]:
 
 def _receipt(folder: Path, scene: Scene) -> list[str]:
     try:
-        return proof.verify(Published(folder), None if scene.rejected else scene.original).problems
+        found = proof.verify(Published(folder), None if scene.rejected else scene.original)
+        said = orjson.loads(Published(folder).status.read_bytes())["status"]
+        if said != found.receipt["status"]:
+            found.problems.append(f"{folder}: the receipt is there, and status.json says {said}")
+        if scene.rejected and not (folder / scene.dropped).exists():
+            found.problems.append(f"{folder}: the receipt is there, and the file has not come back")
+        return found.problems
     except (OSError, ValueError, KeyError) as error:
         return [f"{folder}/receipt.json: {error!r}"]
 
@@ -295,6 +308,9 @@ def blow(scene: Scene, spool: Path, strikes: Sequence[Strike], sabotage: Sabotag
         if not struck.killed and not refused and struck.status not in (0, 3):
             problems.append(f"a run ended with {struck.status}: {struck.log}")
         problems += broken_now(spool, scene)
+    before = published(spool, scene)
     restart, found = end_well(spool, scene, sabotage, again=len(strikes) == 1)
+    if before and (changed := _difference(before, published(spool, scene))):
+        problems.append(f"published again after the receipt was there: {changed}")
     shutil.rmtree(spool.parent)
     return Finding(", ".join(map(str, strikes)), struck, restart, problems + found)

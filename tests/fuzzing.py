@@ -35,7 +35,7 @@ from inbox_daemon.request.output import request_id
 from inbox_daemon.request.reading import rules_of
 from inbox_daemon.spool import complete, files, ingest, proof
 from inbox_daemon.spool.outcomes import Outcomes
-from inbox_daemon.spool.publish import publish
+from inbox_daemon.spool.publish import decide, merge, publish
 from inbox_daemon.text import dumps
 
 if sys.version_info >= (3, 14):
@@ -321,9 +321,13 @@ def answer_and_publish(work: Work, folder: Published, config: Config) -> None:
     outcomes.sync()
     errors = len(source.index) - len(answers)
     numbers = {"input": {"requests": len(source.index)}, "answers": len(answers), "errors": errors}
-    made = publish(work, lambda: folder, outcomes, source, lambda merged: numbers | {"files": named(merged)})
-    for _ in made:
-        pass
+    steps = merge(work, outcomes, source)
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        decide(work, {"name": folder.dir.name}, numbers | {"name": folder.dir.name, "files": named(end.value)})
+    publish(work, folder)
     assert proof.verify(folder).problems == []
     source.close()
     outcomes.close()

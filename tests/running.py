@@ -150,12 +150,12 @@ class Daemon:
         return int(counts.get("completed", 0) + counts.get("failed", 0))
 
     def finished(self, name: str, within: float = 60.0) -> dict[str, Any]:
-        """Wait for the batch's end and return its last status."""
-        final = ("completed", "failed", "cancelled")
-        eventually(
-            lambda: self.status(name).get("status") in final, within, f"{name} ended; log:\n{self.text()[-3000:]}"
-        )
-        return self.status(name)
+        """Wait for the batch's end and return its last status, which is there before the receipt."""
+        receipt = self.outbox(name) / "receipt.json"
+        eventually(receipt.exists, within, f"{name} ended; log:\n{self.text()[-3000:]}")
+        status = self.status(name)
+        assert status["status"] in ("completed", "failed", "cancelled"), status
+        return status
 
 
 def request(custom_id: str, text: str = "hello", **body: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from pathlib import Path
 
 from inbox_daemon.batch.pace import Done, Pace, Speed, seconds_left
 from inbox_daemon.batch.queue import Queue
@@ -17,7 +16,7 @@ from inbox_daemon.config import ResultSettings
 from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, place_of
 from inbox_daemon.spool.ingest import Input
-from inbox_daemon.spool.outcomes import Outcomes
+from inbox_daemon.spool.outcomes import Outcomes, Sealed
 
 _ENOUGH_TO_JUDGE = 50  # outcomes, before their average size says anything about the rest
 
@@ -82,7 +81,7 @@ class Books:
         full = self.outcomes.open_lines >= results.seal_every or self.outcomes.part_is_full
         return full or (self.outcomes.open_lines > 0 and now - self._sealed_at >= results.seal_after)
 
-    def seal(self, folder: Published, now: float) -> Path | None:
+    def seal(self, folder: Published, now: float) -> Sealed | None:
         """Make what is durable visible in the outbox; return the part, if there is one."""
         self._sealed_at = now
         return self.outcomes.seal(folder)

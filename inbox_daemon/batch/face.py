@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from inbox_daemon.batch import status
@@ -19,6 +18,7 @@ from inbox_daemon.layout import AGAIN, Published, Spool, Work
 from inbox_daemon.records import BatchStatus, EngineInfo
 from inbox_daemon.spool import outbox, resent
 from inbox_daemon.spool.history import History
+from inbox_daemon.spool.outcomes import Sealed
 from inbox_daemon.spool.publish import Merged
 from inbox_daemon.text import shown
 
@@ -78,14 +78,21 @@ class Face:
         if books is not None:
             books.mark(now)
         self.told = status.batch_object(self._facts(books), time.time())
-        outbox.write_status(self.folder(), self.told, last=self._state.status.final)
+        outbox.write_status(self.folder(), self.told)
 
     def tell_soon(self) -> None:
         """Have the status be due, whatever the clock says."""
         self._told_at = float("-inf")
 
-    def receipt(self, books: Books | None, final: BatchStatus, merged: dict[str, Merged]) -> dict[str, Any]:
-        return status.receipt(self._facts(books), final, merged, time.time())
+    def last_words(
+        self, books: Books | None, final: BatchStatus, merged: dict[str, Merged]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the status and the receipt with which the batch ends; what `publish` tells, nobody tells again."""
+        self._state.status = final
+        self.folder()  # for its name: a user may have removed it while the answers were merged
+        facts, at = self._facts(books), time.time()
+        self.told = status.batch_object(facts, at)
+        return self.told, status.receipt(facts, merged, at)
 
     def _first_status(self, name: str) -> dict[str, Any]:
         self._told_at, self.told = time.monotonic(), status.batch_object(self._facts(None, name), time.time())
@@ -117,9 +124,11 @@ class Face:
 
     # -- the log
 
-    def say_sealed(self, part: Path | None) -> None:
-        if part:
-            self.log.info("%s: sealed %s", self.name, part.name, extra=tell(Message.BATCH_SEALED))
+    def say_sealed(self, sealed: Sealed | None) -> None:
+        for name in sealed.strangers if sealed else ():
+            self.log.warning("%s: parts/%s in its outbox folder is not ours; the next number is taken", self.name, name)
+        if sealed:
+            self.log.info("%s: sealed %s", self.name, sealed.shown.name, extra=tell(Message.BATCH_SEALED))
 
     def say_progress(self, books: Books, log_every: int) -> None:
         """Say how far it is, every so many requests."""
@@ -131,6 +140,17 @@ class Face:
     def has_said(self, done: int) -> None:
         """Count what the log need not say: it was done before this process began."""
         self._logged = done
+
+    def say_ended(self, receipt: Mapping[str, Any]) -> None:
+        final, problem = receipt["status"], receipt["problem"]
+        if problem and final == BatchStatus.FAILED:
+            self.log.error("%s: failed: %s", self.name, problem["message"], extra=tell(Message.BATCH_FAILED))
+        elif problem:
+            self.log.info("%s: cancelled: %s", self.name, problem["message"], extra=tell(Message.BATCH_COMPLETED))
+        else:
+            counts = (receipt["answers"], receipt["errors"], receipt["times"]["seconds"])
+            ended = tell(Message.BATCH_COMPLETED)
+            self.log.info("%s: %s: %d answers, %d errors, %.0f s", self.name, final, *counts, extra=ended)
 
     def say_sent_again(self, first: str) -> None:
         log_of_first, again = of_batch(log, first), f"{self.source}{AGAIN}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from inbox_daemon.batch.books import Books
@@ -28,7 +27,7 @@ from inbox_daemon.settings import Settings
 from inbox_daemon.slices import busily
 from inbox_daemon.spool import control, files, ingest, resent
 from inbox_daemon.spool.claim import Held
-from inbox_daemon.spool.publish import discard, hand_back, publish, write_receipt
+from inbox_daemon.spool.publish import decide, discard, is_decided, is_published, merge, publish
 from inbox_daemon.spool.source import BLOCK
 
 CANCELLED = "batch_cancelled"  # the code of what a batch that was cancelled did not run
@@ -106,14 +105,17 @@ class Life:
         self.over = True
 
     def _run_whole(self) -> Iterator[bool]:
-        try:
-            yield from self._enter()
-        except Rejected as rejected:
-            self._reject(rejected)
-        else:
-            running = yield from self._recover()
-            yield from self._run(running)
-            yield from self._finish(running)
+        if not is_decided(self.work):
+            try:
+                yield from self._enter()
+            except Rejected as rejected:
+                self._reject(rejected)
+            else:
+                running = yield from self._recover()
+                yield from self._run(running)
+                yield from self._finish(running)
+        if not is_published(self.work):
+            self._publish()
 
     def _enter(self) -> Iterator[bool]:
         face, state = self.face, self.state
@@ -198,34 +200,29 @@ class Life:
         state.status = BatchStatus.FINALIZING
         face.log.info("%s: finalizing: answers and errors are put into the input's order", self.name)
         face.tell_soon()  # where it takes longer than this pass of the loop
-        final = state.final()
-        receipt = partial(face.receipt, books, final)
-        yield from busily(publish(self.work, face.folder, books.outcomes, running.source, receipt))
-        state.status = final
-        face.tell(books, now())
+        final = state.final()  # what control files say from here on comes too late
+        merged = yield from busily(merge(self.work, books.outcomes, running.source))
+        decide(self.work, *face.last_words(books, final, merged))
         self._close_files()
         running.errors.sum_up(now(), final=True)
-        self.had_errors = books.tally.failed > 0
-        counts = (books.tally.completed, books.tally.failed, time.time() - face.created)
-        ended = tell(Message.BATCH_COMPLETED)
-        face.log.info("%s: %s: %d answers, %d errors, %.0f s", self.name, final.value, *counts, extra=ended)
 
     def _reject(self, rejected: Rejected) -> None:
         """End a batch whose file is none; noted before anybody is told, since with room on the disk it might be one."""
         face, state = self.face, self.state
         state.rejected = {"code": rejected.code, "line": None, "message": str(rejected), "param": None}
-        state.status = BatchStatus.CANCELLED if rejected.code == CANCELLED else BatchStatus.FAILED
+        final = BatchStatus.CANCELLED if rejected.code == CANCELLED else BatchStatus.FAILED
         if face.history.first("rejected") is None:
             face.history.note("rejected", time.time(), code=rejected.code, reason=str(rejected))
             face.history.save()
-        write_receipt(face.folder(), face.receipt(None, state.status, {}))
-        face.tell(None, time.monotonic())
-        hand_back(self.work, face.folder())
-        self.had_errors = True
-        if state.status is BatchStatus.FAILED:
-            face.log.error("%s: failed: %s", self.name, rejected, extra=tell(Message.BATCH_FAILED))
-        else:
-            face.log.info("%s: cancelled: %s", self.name, rejected, extra=tell(Message.BATCH_COMPLETED))
+        discard(self.work)
+        decide(self.work, *face.last_words(None, final, {}))
+
+    def _publish(self) -> None:
+        """Hand over to the users what the batch has ended as, and say it; after a crash, what is left of that."""
+        receipt = publish(self.work, self.face.folder())
+        self.state.status = BatchStatus(receipt["status"])
+        self.had_errors = receipt["errors"] > 0 or receipt["problem"] is not None
+        self.face.say_ended(receipt)
 
     # -- what others do to it
 

@@ -129,7 +129,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
     }
 
 
-def receipt(facts: Facts, final: BatchStatus, merged: dict[str, Merged], now: float) -> dict[str, Any]:
+def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, Any]:
     """Return `receipt.json`: what went in, what came out, by what. `now` is in Unix seconds."""
     accepted, history = facts.state.accepted, facts.history
     started = history.stamp("started")
@@ -139,7 +139,7 @@ def receipt(facts: Facts, final: BatchStatus, merged: dict[str, Merged], now: fl
         "schema": SCHEMA,
         "id": facts.id,
         "name": facts.name,
-        "status": final.value,
+        "status": facts.state.status.value,
         "input": {
             "file": facts.source,
             "bytes": accepted.bytes if accepted else 0,

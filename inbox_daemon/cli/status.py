@@ -15,13 +15,14 @@ from rich.text import Text
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.settings import settings
-from inbox_daemon.layout import Spool, batch_name
+from inbox_daemon.layout import Published, Spool, batch_name
 from inbox_daemon.spool import published, views
 from inbox_daemon.spool.shapes import SCHEMA, BatchObject
 from inbox_daemon.text import shown
 
 _REPAINT = 0.5
 _ERRORS_SHOWN = 5
+_RECEIPT_WITHIN = 2.0  # seconds after the last status
 _SHOWN = 30  # batches in a list for people; --json has all
 
 NOT_FOUND = 4
@@ -171,8 +172,16 @@ def watch(spool: Spool, name: str, look: Callable[[], BatchObject | None]) -> in
                 show.say(line)
                 last, said_at = line, time.monotonic()
             if status is not None and ended:
+                _wait_for_receipt(spool.batch(status["name"]))
                 return exit_status(status)
             time.sleep(_REPAINT)
+
+
+def _wait_for_receipt(folder: Published) -> None:
+    """Wait until everything is there of a batch that has ended: the receipt comes last, and somebody may take it."""
+    deadline = time.monotonic() + _RECEIPT_WITHIN
+    while time.monotonic() < deadline and not published.exists(folder.receipt):
+        time.sleep(0.01)
 
 
 def exit_status(status: BatchObject) -> int:

@@ -124,7 +124,7 @@ def adopt(spool: Spool, ours: Collection[str]) -> Iterator[Held]:
 
 
 def _holds_anything(work: Work) -> bool:
-    return work.accepted.exists() or (work.dropped.is_dir() and any(work.dropped.iterdir()))
+    return work.accepted.exists() or work.leaving.exists() or (work.dropped.is_dir() and any(work.dropped.iterdir()))
 
 
 def _lock(work: Work) -> Held | None:

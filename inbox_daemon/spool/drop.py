@@ -51,8 +51,7 @@ def drop(spool: Spool, path: Path) -> Dropped:
             name = names.free(batch_name(path.name), partial(_is_taken, spool, suffix))
             target = spool.inbox / f"{name}{suffix}"
             with suppress(FileExistsError):  # else somebody has taken it this very moment
-                files.link(hidden, target)
-                files.remove(hidden)  # now, since that makes the file younger, and a .done is believed of an older one
+                files.move_to_free(hidden, target)  # before .done, which is believed of a file that is no younger
                 _say_complete(target)
                 return Dropped(target.name, mark)
     finally:

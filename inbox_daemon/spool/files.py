@@ -7,6 +7,7 @@ later sync makes all of it durable (INTERNALS, "Which syncs"). Knows nothing of 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from contextlib import suppress
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from inbox_daemon.errors import NotDurable
 
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}  # link(2), and what FUSE answers for what it lacks
+_BLOCK = 1 << 20
 _AT_ONCE = 64 << 20  # bytes that one flush may have to bring to the disk: it is waited for, as long as it takes
 
 
@@ -53,7 +56,7 @@ def ensure_dir(path: Path, mode: int = 0o755) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Create or replace a file so that every reader sees the old content or the new; after a power cut, either."""
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = unfinished(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         write_all(fd, data, path)
@@ -63,14 +66,43 @@ def write_whole(path: Path, data: bytes) -> None:
     temporary.rename(path)
 
 
+def unfinished(path: Path) -> Path:
+    """Return where `write_whole` writes: what a crash has left there is of no use."""
+    return path.with_name(f".{path.name}.new")
+
+
 def move(source: Path, target: Path) -> None:
     """Rename. Raises FileNotFoundError when somebody else was first, and only then."""
     source.rename(target)
 
 
-def link(source: Path, target: Path) -> None:
-    """Give a file a second name. Raises FileExistsError; nothing is ever overwritten."""
-    os.link(source, target)
+def duplicate(source: Path, target: Path) -> None:
+    """Give a file a second name; where the file system has no hard links (exFAT, some network mounts), copy it.
+
+    A copy is durable once it returns; a crash may leave a part of one, and whoever asks must know if it had ended.
+    Raises FileExistsError where there is something of that name.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with Writer(target, fresh=True) as copy, source.open("rb", buffering=0) as original:
+            while block := original.read(_BLOCK):
+                copy.write(block)
+            copy.sync()
+
+
+def move_to_free(source: Path, target: Path) -> None:
+    """Rename where nothing has that name. Raises FileExistsError; nothing is ever overwritten, whoever is as fast."""
+    try:
+        os.link(source, target)
+        source.unlink()
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        source.rename(target)  # over what is ours
 
 
 def remove(path: Path) -> None:

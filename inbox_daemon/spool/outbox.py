@@ -73,7 +73,8 @@ def ensure(published: Published) -> Published:
             with suppress(FileExistsError):
                 folder.mkdir(0o755)
                 if folder == published.parts:  # who may read the outbox may take parts away, and nothing else
-                    folder.chmod(folder.stat().st_mode & 0o777 | 0o020)
+                    with suppress(PermissionError):  # of a file system without modes, its mount says who may
+                        folder.chmod(folder.stat().st_mode & 0o777 | 0o020)
     return published
 
 
@@ -86,7 +87,7 @@ def is_anothers(published: Published, work: Work) -> bool:
 
 
 def write_status(published: Published, status: dict[str, object], *, last: bool = False) -> None:
-    """Tell how the batch is. Only the last word must outlive a power cut: after one, a running batch is told anew."""
+    """Tell how the batch is. Of one in work that need not outlive a power cut: after one, it is told anew."""
     files.write_whole(published.status, dumps(status) + b"\n")
     if last:
         files.sync_dir(published.dir)

@@ -1,7 +1,8 @@
 """The log of one batch: every outcome, appended as whole output lines, made durable, sealed into parts.
 
-Owns `open.jsonl` and `parts/` in work/ID, and the links to them in outbox/NAME/parts. An outcome counts when `sync`
-has returned it, never before. The log is its own index: after any crash it is read back, and nothing else is needed.
+Owns `open.jsonl`, `parts/` and `showing.jsonl` in work/ID, and what users have of them in outbox/NAME/parts. An outcome
+counts when `sync` has returned it, never before. The log is its own index: after any crash it is read back, and nothing
+else is needed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from inbox_daemon.layout import Published, Work, part_name
+from inbox_daemon.layout import Published, Work, number_of_part, part_name
 from inbox_daemon.records import Outcome, place_of, ticket
 from inbox_daemon.request.output import place_of_line, read_outcome
 from inbox_daemon.spool import files
@@ -25,14 +27,22 @@ _OPEN_FDS = 32
 _MAX_PART_BYTES = 64 << 20
 
 
+class Sealed(NamedTuple):
+    """A part that users have now, and the names before it that somebody else had taken."""
+
+    shown: Path
+    strangers: list[str]
+
+
 class Outcomes:
     """The outcomes of one batch. 12 bytes a request in memory; the lines stay on disk."""
 
     def __init__(self, work: Work, requests: int) -> None:
         self._work = work
-        self._where = array("Q", [_NONE]) * requests  # _ERROR or 0 | part << 40 | offset
+        self._where = array("Q", [_NONE]) * requests  # _ERROR or 0 | which part << 40 | offset
         self._length = array("I", [0]) * requests
-        self._number = 1  # of the part that is open
+        self._parts: list[Path] = []  # that are sealed; the open one comes next
+        self._strangers: list[str] = []  # names in the outbox that somebody else has taken
         self._writer: files.Writer | None = None
         self._unsynced: list[Outcome] = []
         self._readers: OrderedDict[int, int] = OrderedDict()
@@ -48,10 +58,10 @@ class Outcomes:
         process only left in the page cache becomes durable before anything counts on it.
         """
         files.ensure_dir(self._work.parts)
+        self._parts = sorted(self._work.parts.iterdir(), key=lambda part: number_of_part(part.name))
         self._finish_interrupted_seal(published)
-        self._number = 1 + len(list(self._work.parts.iterdir()))
-        for number in range(1, self._number):
-            for chunk in _chunks(self._work.parts / part_name(number)):
+        for number, part in enumerate(self._parts):
+            for chunk in _chunks(part):
                 for line, offset in chunk:
                     self._recognise(line, number, offset, slot, count)
                 yield
@@ -60,7 +70,7 @@ class Outcomes:
             for chunk in _chunks(self._work.open_part):
                 kept, offset = [], rebuilt.size
                 for line, _ in chunk:
-                    if self._recognise(line, self._number, offset, slot, count):
+                    if self._recognise(line, len(self._parts), offset, slot, count):
                         kept.append(line)
                         offset += len(line)
                 rebuilt.write(b"".join(kept))
@@ -95,7 +105,7 @@ class Outcomes:
         writer = self._open()
         offset = writer.size
         for outcome in outcomes:
-            self._note(outcome, place_of(outcome.ticket), self._number, offset)
+            self._note(outcome, place_of(outcome.ticket), len(self._parts), offset)
             offset += len(outcome.line)
         writer.write(b"".join([outcome.line for outcome in outcomes]))
         self._unsynced.extend(outcomes)
@@ -120,35 +130,50 @@ class Outcomes:
     def part_is_full(self) -> bool:
         return self._writer is not None and self._writer.size >= _MAX_PART_BYTES
 
-    def seal(self, published: Published) -> Path | None:
+    def seal(self, published: Published) -> Sealed | None:
         """Close the open part, show it to users and begin the next; None where there is nothing to show.
 
-        It has its name in `parts` before users see it: from then on nothing is appended to it, whatever they do with
-        theirs. An open part with a name there is one whose sealing a crash cut short.
+        What users are to have of it lies ready before it is sealed, which one rename does: from then on nothing is
+        appended to it, whatever they do with theirs. What lies ready without an open part is still to be shown.
         """
         if not self.open_lines or self._unsynced:
             return None
         self._open().close()
         self._writer = None
-        part = self._work.parts / part_name(self._number)
-        files.link(self._work.open_part, part)
-        shown = self._show(part, published)
-        self._number += 1
+        files.duplicate(self._work.open_part, self._work.showing)
+        part = self._next_part(published)
+        files.move(self._work.open_part, part)
+        self._parts.append(part)
         self.open_lines = 0
-        return shown
+        shown = self._show(part, published)
+        strangers, self._strangers = self._strangers, []
+        return Sealed(shown, strangers)
+
+    def _next_part(self, published: Published) -> Path:
+        """Return the name of the next part: one that nobody has in the outbox, where others may lay files, too."""
+        number = number_of_part(self._parts[-1].name) + 1 if self._parts else 1
+        while os.path.lexists(published.parts / part_name(number)):
+            self._strangers.append(part_name(number))
+            number += 1
+        return self._work.parts / part_name(number)
 
     def _show(self, part: Path, published: Published) -> Path:
         shown = published.parts / part.name
-        with suppress(FileExistsError):
-            files.link(part, shown)
-        files.remove(self._work.open_part)
+        files.move(self._work.showing, shown)
         return shown
 
     def _finish_interrupted_seal(self, published: Published) -> None:
-        last = self._work.parts / part_name(len(list(self._work.parts.iterdir())))
-        with suppress(FileNotFoundError):
-            if last.samefile(self._work.open_part):
-                self._show(last, published)
+        work = self._work
+        if not work.showing.exists():
+            return
+        if work.open_part.exists():  # it was not sealed, and will be anew
+            files.remove(work.showing)
+            return
+        if os.path.lexists(published.parts / self._parts[-1].name):
+            part = self._next_part(published)
+            files.move(self._parts[-1], part)
+            self._parts[-1] = part
+        self._show(self._parts[-1], published)
 
     def _open(self) -> files.Writer:
         if self._writer is None:
@@ -170,7 +195,7 @@ class Outcomes:
     def _reader(self, number: int) -> int:
         fd = self._readers.get(number)
         if fd is None:
-            path = self._work.open_part if number == self._number else self._work.parts / part_name(number)
+            path = self._work.open_part if number == len(self._parts) else self._parts[number]
             fd = self._readers[number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             if len(self._readers) > _OPEN_FDS:
                 os.close(self._readers.popitem(last=False)[1])

@@ -1,17 +1,21 @@
-"""The end of a batch: outcomes merged into the input's order, moved into the outbox, the receipt last.
+"""The end of a batch: outcomes merged into the input's order, the end decided, everything moved into the outbox.
 
-Owns `final/` in work/ID and the four files users get at the end. Every step may be done again after a crash and gives
-the same files; until the receipt is there, nothing of work/ID goes.
+Owns `final/` and `leaving/` in work/ID and the files users get at the end. Three steps, of which a crash may cut short
+any: `merge` and `decide` write into `final/`, which anybody may throw away; one rename makes it `leaving/`, and from
+then on what the batch ended as is decided; `publish` moves what is still there, the receipt last. Nothing that has been
+published is published again: once the receipt has gone from `leaving/`, only work/ID is left to be removed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Work
@@ -71,32 +75,74 @@ class _Target:
             self._writer.close()
 
 
-def publish(
-    work: Work,
-    folder: Callable[[], Published],
-    outcomes: Outcomes,
-    source: Input,
-    receipt: Callable[[dict[str, Merged]], dict[str, Any]],
-) -> Generator[None, None, None]:
-    """Merge and move into place; yields after each chunk. Afterwards `receipt.json` exists.
-
-    Args:
-        folder: gives the batch's folder in the outbox, there; asked after the merge, which may take minutes in
-            which a user removes the folder and another batch takes its name.
-        receipt: makes the receipt from what was merged, by file name.
-    """
+def merge(work: Work, outcomes: Outcomes, source: Input) -> Generator[None, None, dict[str, Merged]]:
+    """Write the outcomes into `final/`, in the input's order; return what there is, by name. Yields now and then."""
     files.ensure_dir(work.final)
     try:
-        merged = yield from _merge(work, outcomes, source)
+        return (yield from _merge(work, outcomes, source))
     except (OSError, SpoolError):
         with suppress(OSError):  # of all things that do not fit it is the largest, and may keep others from fitting
             discard(work)
         raise
-    published = folder()
-    for name, what in merged.items():
-        if what.lines or name != published.retry.name:
-            files.move(work.final / name, published.dir / name)
-    write_receipt(published, receipt(merged))
+
+
+def decide(work: Work, status: dict[str, Any], receipt: dict[str, Any]) -> None:
+    """Make durable what the batch has ended as, with its last status and its receipt, before anybody is told."""
+    files.ensure_dir(work.final)
+    there = Published(work.final)
+    files.write_whole(there.status, dumps(status) + b"\n")
+    files.write_whole(there.receipt, dumps(receipt, indent=True) + b"\n")
+    files.move(work.final, work.leaving)
+
+
+def is_decided(work: Work) -> bool:
+    return work.leaving.exists()
+
+
+def is_published(work: Work) -> bool:
+    """Say whether the batch is its users' already, who may have taken all of it away."""
+    return work.leaving.exists() and not Published(work.leaving).receipt.exists()
+
+
+def publish(work: Work, folder: Published) -> dict[str, Any]:
+    """Move what is left in `leaving/` into the batch's folder in the outbox, and return the receipt.
+
+    A file that could not become a batch goes back there, as it was dropped. Once the last status is there, and all else
+    that the receipt speaks of, the receipt is moved: whoever sees it finds everything.
+
+    Raises:
+        SpoolError: a file has been taken out of the outbox before the receipt was there; the batch is undecided again,
+            and merged anew by whoever adopts it.
+    """
+    leaving = Published(work.leaving)
+    receipt = _called(folder.dir.name, leaving)
+    names = [*receipt["files"], folder.status.name]
+    moved = [name for name in names if not (leaving.dir / name).exists()]
+    if missing := [name for name in moved if not (folder.dir / name).exists()]:
+        files.move(work.leaving, work.final)
+        raise SpoolError(f"{folder.dir / missing[0]}: removed before the receipt was there; it is made anew")
+    for dropped in list(work.dropped.iterdir()):
+        files.move(dropped, folder.dir / dropped.name)
+    for name in names:
+        if name not in moved:
+            files.move(leaving.dir / name, folder.dir / name)
+    files.remove(files.unfinished(folder.status))  # of a daemon that was killed
+    files.move(leaving.receipt, folder.receipt)
+    files.sync_dir(folder.dir)  # before work/ID goes
+    return receipt
+
+
+def _called(name: str, leaving: Published) -> dict[str, Any]:
+    """Return the receipt. Between decision and publication a user may have removed the folder, and another batch may
+    have taken its name: then status and receipt say the new one."""
+    receipt: dict[str, Any] = orjson.loads(leaving.receipt.read_bytes())
+    if receipt["name"] != name:
+        if leaving.status.exists():
+            status = orjson.loads(leaving.status.read_bytes())
+            files.write_whole(leaving.status, dumps(status | {"name": name}) + b"\n")
+        receipt["name"] = name
+        files.write_whole(leaving.receipt, dumps(receipt, indent=True) + b"\n")
+    return receipt
 
 
 def discard(work: Work) -> None:
@@ -135,13 +181,3 @@ def _sort(outcomes: Outcomes, source: Input, place: int, results: _Target, error
     errors.add(line)
     if failure.may_succeed_later:
         retry.add(source.line(place) + b"\n")
-
-
-def write_receipt(published: Published, receipt: dict[str, Any]) -> None:
-    files.write_whole(published.receipt, dumps(receipt, indent=True) + b"\n")
-
-
-def hand_back(work: Work, published: Published) -> None:
-    """Put a file that could not become a batch into its outbox folder, as it was dropped."""
-    for dropped in list(work.dropped.iterdir()):
-        files.move(dropped, published.dir / dropped.name)

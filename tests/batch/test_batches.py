@@ -55,8 +55,18 @@ class Killed(BaseException):
     pass
 
 
-def killed(*_: object) -> None:
-    raise Killed
+def killed_at(operation: str, action: Callable[[Path, Path], None], *, done: bool) -> Callable[[Path, Path], None]:
+    """Return an action that ends the process before, or right after, it is done with this file."""
+
+    def act(source: Path, target: Path) -> None:
+        if operation != f"{action.__name__} {source.name}":
+            action(source, target)
+            return
+        if done:
+            action(source, target)
+        raise Killed
+
+    return act
 
 
 def test_answers_come_back_in_the_order_of_the_input(start_daemon: Start) -> None:
@@ -110,9 +120,22 @@ def test_a_consumer_may_take_parts_away_while_the_batch_runs(start_daemon: Start
     proven(daemon, "b")
 
 
-@pytest.mark.parametrize(("where", "operation"), [(Outcomes, "_show"), (files, "remove")])
-def test_a_part_that_was_taken_away_before_a_crash_is_seen_again_as_it_was_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: object, operation: str
+FIRST, SECOND, BOTH = {"part-000001.jsonl": ["r0"]}, {"part-000002.jsonl": ["r1"]}, {"part-000001.jsonl": ["r0", "r1"]}
+
+
+@pytest.mark.parametrize(
+    ("operation", "done", "expected"),
+    [
+        ("duplicate open.jsonl", False, BOTH),  # it was not sealed yet, and nobody saw it
+        ("duplicate open.jsonl", True, BOTH),
+        ("move open.jsonl", False, BOTH),
+        ("move open.jsonl", True, FIRST | SECOND),
+        ("move showing.jsonl", False, FIRST | SECOND),
+        ("move showing.jsonl", True, SECOND),  # somebody saw it, and has taken it away
+    ],
+)
+def test_a_part_that_was_taken_away_before_a_crash_is_not_seen_again_nor_another_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str, done: bool, expected: dict[str, list[str]]
 ) -> None:
     work, folder = Work(tmp_path / "batch_0123456789ab0123456789"), Published(tmp_path / "b")
     for made in (work.parts, folder.parts):
@@ -132,7 +155,8 @@ def test_a_part_that_was_taken_away_before_a_crash_is_seen_again_as_it_was_or_no
     log = open_log()
     record(log, 0)
     with monkeypatch.context() as crash:
-        crash.setattr(where, operation, killed)
+        for name in ("duplicate", "move"):
+            crash.setattr(files, name, killed_at(operation, getattr(files, name), done=done))
         with pytest.raises(Killed):
             log.seal(folder)
     log.close()
@@ -142,9 +166,7 @@ def test_a_part_that_was_taken_away_before_a_crash_is_seen_again_as_it_was_or_no
     record(log, 1)
     log.seal(folder)
     log.close()
-    parts = {part.name: custom_ids(part) for part in folder.parts.iterdir()}
-    assert parts["part-000002.jsonl"] == ["r1"]
-    assert parts.get("part-000001.jsonl", ["r0"]) == ["r0"]
+    assert {part.name: custom_ids(part) for part in folder.parts.iterdir()} == expected
 
 
 def test_a_name_in_use_gets_the_next_free_one_and_nothing_is_overwritten(start_daemon: Start) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from inbox_daemon import batches, config, daemon
 from inbox_daemon.batch import face, needs
 from inbox_daemon.batch.life import Life
 from inbox_daemon.cli import show
+from inbox_daemon.config import ResultSettings
 from inbox_daemon.engine.fleet import Make
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.inbox import arrivals, taking
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.machine.notify import Notifier
-from inbox_daemon.spool import control, drop, outbox, proof, publish, published
+from inbox_daemon.spool import claim, control, drop, files, outbox, proof, publish, published
 from inbox_daemon.spool.history import History
 from inbox_daemon.watch import conditions
+
+REMOVE = claim.Held.remove
 
 
 def made(read: config.Config) -> Make:
@@ -396,9 +400,9 @@ def test_nothing_is_told_of_a_log_that_is_being_read_back(passes: Passes, monkey
     told: list[tuple[str, bool]] = []
     write = outbox.write_status
 
-    def write_status(folder: Published, said: dict[str, Any], last: bool) -> None:
+    def write_status(folder: Published, said: dict[str, Any]) -> None:
         told.append((said["status"], all(one.running is not None for one in passes.daemon._batches)))
-        write(folder, said, last=last)
+        write(folder, said)
 
     monkeypatch.setattr(outbox, "write_status", write_status)
     monkeypatch.setattr(face, "_STATUS_EVERY", 0.0)
@@ -461,6 +465,37 @@ def test_a_file_that_is_read_on_waits_for_room_no_more(passes: Passes, monkeypat
     assert life.state.accepted is None
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_names_of_parts_that_somebody_else_has_taken_are_said_and_passed_over(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(NullEngine, "room", lambda engine: 100)
+    passes.daemon.settings.now = replace(
+        passes.daemon.settings.now, results=ResultSettings(seal_every=100, sync_every=10)
+    )
+    passes.drop("b.jsonl", batch_of(500))
+    parts = passes.folder("b") / "parts"
+    passes.until((parts / "part-000001.jsonl").exists)
+    (parts / "part-000002.jsonl").write_bytes(b"not ours\n")
+    (parts / "part-000004.jsonl").symlink_to("/nowhere")
+    (parts / "part-000001.jsonl").unlink()  # taken, as users do
+    passes.until(passes.is_now("b", "completed"))
+    ours = [part for part in sorted(parts.iterdir()) if part.name[9:11] not in ("02", "04")]
+    recorded = [id for part in ours for id in custom_ids(part)]
+    assert sorted([*recorded, *(f"r{i}" for i in range(100))]) == sorted(f"r{i}" for i in range(500))
+    assert (parts / "part-000002.jsonl").read_bytes() == b"not ours\n" and not (parts / "part-000001.jsonl").exists()
+    for number in (2, 4):
+        assert f"parts/part-00000{number}.jsonl in its outbox folder is not ours; the next number" in caplog.text
+    assert proof.verify(Published(passes.folder("b"))).problems == []
+
+
+def no_links(source: object, target: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+
+
 def test_a_batch_half_done_by_0_2_0_ends_with_its_errors_in_todays_form(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -485,3 +520,52 @@ def test_a_batch_half_done_by_0_2_0_ends_with_its_errors_in_todays_form(
     assert custom_ids(passes.folder("b") / "results.jsonl") == ["r1", "r2"]
     assert custom_ids(passes.folder("b") / "retry.jsonl") == ["r0"]
     assert proof.verify(Published(passes.folder("b"))).problems == []
+
+
+def refuse_once(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have the next move of a file of this name fail; its batch is adopted again at once."""
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(batches, "_SUSPEND", 0.0)
+    move = files.move
+
+    def refuse(source: Path, target: Path) -> None:
+        if name in (source.name, target.name):
+            monkeypatch.setattr(files, "move", move)
+            raise OSError(errno.EIO, "Input/output error", str(source))
+        move(source, target)
+
+    monkeypatch.setattr(files, "move", refuse)
+
+
+def test_a_published_batch_that_was_taken_away_does_not_come_back_though_its_work_could_not_be_removed(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(claim.Held, "remove", lambda held: files.move(held.work.dir, Path("gone")))
+    refuse_once(monkeypatch, "gone")
+    passes.drop("b.jsonl", batch_of(5))
+    passes.until(lambda: "suspended" in caplog.text)
+    assert proof.verify(Published(passes.folder("b"))).problems == []
+    shutil.rmtree(passes.folder("b"))
+    monkeypatch.setattr(claim.Held, "remove", REMOVE)
+    passes.until(lambda: not list(passes.inbox.parent.glob("work/*")))
+    assert not passes.folder("b").exists()
+
+
+@pytest.mark.parametrize("taken", [[], ["results.jsonl"], ["errors.jsonl", "results.jsonl"], ["status.json"], None])
+def test_what_was_taken_away_before_the_receipt_was_there_comes_back_with_it(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, taken: list[str] | None
+) -> None:
+    refuse_once(monkeypatch, "receipt.json")
+    passes.drop("b.jsonl", b"broken\n" + batch_of(5))
+    passes.until(lambda: "suspended" in caplog.text)
+    assert passes.status("b")["status"] == "completed"  # the receipt is last of all
+    assert not (passes.folder("b") / "receipt.json").exists()
+    if taken is None:
+        (passes.folder("b") / "status.json").write_bytes(b'{"id": "another"}')  # the folder was removed, and made anew
+    for name in taken or []:
+        (passes.folder("b") / name).unlink()
+    name = "b.2" if taken is None else "b"
+    passes.until((passes.folder(name) / "receipt.json").exists)
+    assert custom_ids(passes.folder(name) / "results.jsonl") == [f"r{i}" for i in range(5)]
+    found = proof.verify(Published(passes.folder(name)))
+    assert (found.problems, found.receipt["name"], passes.status(name)["name"]) == ([], name, name)

@@ -27,9 +27,9 @@ from scenes import (
     unharmed,
 )
 
-from inbox_daemon.layout import Published, part_name
+from inbox_daemon.layout import Published
 from inbox_daemon.spool import files
-from inbox_daemon.spool.outcomes import Outcomes
+from inbox_daemon.spool.outcomes import Outcomes, Sealed
 
 pytestmark = pytest.mark.matrix
 
@@ -130,17 +130,17 @@ def writes_in_place() -> None:
 
 
 def shows_a_part_too_late() -> None:
-    def seal(self: Outcomes, published: Published) -> Path | None:
+    def seal(self: Outcomes, published: Published) -> Sealed | None:
         if not self.open_lines or self._unsynced:
             return None
         self._open().close()
         self._writer = None
-        ours, shown = (folder / part_name(self._number) for folder in (self._work.parts, published.parts))
-        files.move(self._work.open_part, ours)
-        files.link(ours, shown)
-        self._number += 1
+        part = self._next_part(published)
+        files.move(self._work.open_part, part)
+        files.duplicate(part, published.parts / part.name)
+        self._parts.append(part)
         self.open_lines = 0
-        return shown
+        return Sealed(part, [])
 
     Outcomes.seal = seal  # type: ignore[method-assign]
 

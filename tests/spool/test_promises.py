@@ -95,6 +95,7 @@ class Told:
     parts: set[bytes] = field(default_factory=set)
     receipt: dict[str, Any] | None = None
     cancelled: bool = False  # the daemon has said so
+    gone: bool = False  # it was published, and its user has removed it
     held: int | None = None  # requests that engines had been sent when it was last seen paused, parked or cancelled
 
 
@@ -240,7 +241,8 @@ class Promises(RuleBasedStateMachine):
         if status:
             told = self.told[status["id"]]
             told.receipt, told.held = None, None  # until it is seen again
-            if not (self.spool / "work" / status["id"]).exists():
+            told.gone |= (folder / "receipt.json").exists()
+            if told.gone:
                 self.removed.add(
                     status["input_sha256"] or hashlib.sha256((folder / f"{name}.jsonl").read_bytes()).hexdigest()
                 )
@@ -317,9 +319,10 @@ class Promises(RuleBasedStateMachine):
             assert told.receipt is None, f"{folder.name}: its receipt is gone"
             return
         receipt = orjson.loads((folder / "receipt.json").read_bytes())
-        if receipt["id"] != status["id"]:
-            raise AssertionError(f"{folder.name}: the receipt is another batch's")
-        lasting = {key: receipt[key] for key in ("id", "status", "answers", "errors", "files", "input")}
+        assert not told.gone, f"{folder.name}: it was published, and removed, and has come back"
+        if (receipt["id"], receipt["status"]) != (status["id"], status["status"]):
+            raise AssertionError(f"{folder.name}: the receipt is another batch's, or came before the last status")
+        lasting = receipt | {"written": (folder / "receipt.json").stat().st_mtime_ns}
         assert told.receipt in (None, lasting), f"{folder.name}: {told.receipt} became {lasting}"
         told.receipt = lasting
         assert proof.verify(Published(folder)).problems == []
