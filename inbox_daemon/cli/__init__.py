@@ -50,13 +50,14 @@ _VERBS = {
     "judge": ("judge", "have a model say which of two batches' answers are better"),
     "selftest": ("selftest", "try kill -9, hangs and a full disk on this host, with your engine"),
     "tune": ("tune", "find the fastest engine settings for requests like a file's"),
+    "completion": ("completion", "what a shell reads to complete all of this"),
 }
 
 FAILURE, USAGE, NOT_FOUND, INTERRUPTED = 1, 2, 4, 130
 
 
-def parser(asked: str) -> argparse.ArgumentParser:
-    """Return the parser of the verb that is asked for; of the others it knows the names."""
+def parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the verb that is asked for, which knows the others by name; with none asked for, of all."""
     command = argparse.ArgumentParser(
         prog="inbox-daemon",
         description=_ABOUT,
@@ -71,7 +72,7 @@ def parser(asked: str) -> argparse.ArgumentParser:
     for name, (file, about) in _VERBS.items():
         parents = [] if name == "verify" else [shared]  # which is given a folder, wherever that lies
         verb = verbs.add_parser(name, parents=parents, help=about, description=about)
-        if name == asked:
+        if asked in (None, name):
             import_module(f"inbox_daemon.cli.{file}").add(verb)
     return command
 

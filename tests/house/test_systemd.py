@@ -55,6 +55,12 @@ seal_after = 0.5
 [daemon]
 stop_grace = 1
 """
+COMPLETION_AND_MANUAL = [
+    "share/bash-completion/completions/inbox-daemon",
+    "share/zsh/site-functions/_inbox-daemon",
+    "share/fish/vendor_completions.d/inbox-daemon.fish",
+    "share/man/man1/inbox-daemon.1",
+]
 SOONER = "[Service]\nRestartSec=100ms\n"  # shipped: 5 s
 NOTICED_SOONER = f"{SOONER}WatchdogSec=10\nTimeoutAbortSec=1\n"  # shipped: 60 s, 15 s
 
@@ -143,7 +149,7 @@ def host() -> Iterator[Machine]:
     with machine() as container:
         target = container.root / CHECKOUT[1:]
         shutil.copytree(checkout, target, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-        container.build(f"/usr/bin/python3 -m venv {VENV} && {VENV}/bin/pip install --quiet '{CHECKOUT}[systemd]'")
+        container.build(f"/usr/bin/python3 -m venv {VENV} && {VENV}/bin/pip install --quiet '{CHECKOUT}[systemd,man]'")
         container.boot()
         container.run("groupadd --force --system inbox-submit", check=True)
         container.run("for who in alice bob eve; do useradd --create-home $who; done", check=True)
@@ -243,12 +249,15 @@ def test_an_upgrade_that_fails_leaves_the_service_running(service: Service) -> N
 def test_uninstalling_leaves_the_spool_and_the_settings(service: Service) -> None:
     service.drop("done", numbered(5))
     service.wait_until("done", "completed")
+    ours = "find /usr/local -name '*inbox-daemon*' -size +0"
+    found = service.host.run(ours, check=True).stdout
+    assert all(f"/{file}\n" in found for file in COMPLETION_AND_MANUAL), found
     said = service.host.run(f"{INSTALL} --uninstall", check=True).stdout
     assert SPOOL in said
     assert CONFIG.rpartition("/")[0] in said
     assert service.show("LoadState") == "not-found"
     assert service.host.run("pgrep -u inbox-daemon").stdout == ""
-    assert service.host.run("which inbox-daemon").stdout == ""
+    assert service.host.run(ours, check=True).stdout == ""
     assert Message.BATCH_COMPLETED.value not in service.host.run("journalctl --list-catalog", check=True).stdout
     assert service.ids("done") == numbered(5)
     assert (service.host.root / CONFIG[1:]).exists()
