@@ -76,6 +76,11 @@ class Life:
         return self.running.books.queue if self.running else self._nothing
 
     @property
+    def rests(self) -> bool:
+        """Whether nothing of it runs until somebody says so: it takes no seat (`inbox/seats`) from others."""
+        return self.running is not None and not self.queue.in_flight and self.state.rests
+
+    @property
     def eta(self) -> float | None:
         """Seconds that it is expected to take still; None where nobody knows."""
         return self.running.books.eta() if self.running else None

@@ -46,6 +46,11 @@ class State:
         """Whether somebody has said that nothing more of it is to run."""
         return self.cancelled or self.paused or self.parked is not None
 
+    @property
+    def rests(self) -> bool:
+        """Whether it waits for a word of somebody: to go on, or for a daemon that has its model."""
+        return not self.cancelled and (self.paused or self.parked is not None or self.waits_for is not None)
+
     def read(self) -> None:
         """Take from the batch's folder what control files have made of it."""
         self.cancelled = self.work.cancel.exists()

@@ -10,15 +10,16 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 from inbox_daemon.errors import Rejected
+from inbox_daemon.inbox.seats import Candidate, in_order
 from inbox_daemon.inbox.watch import POLL, Watch
-from inbox_daemon.layout import SIDECARS, control_of, is_batch_file, is_sidecar, is_unfinished
+from inbox_daemon.layout import SIDECARS, batch_name, control_of, is_batch_file, is_sidecar, is_unfinished
 from inbox_daemon.settings import Settings
-from inbox_daemon.spool import complete, source
+from inbox_daemon.spool import complete, control, source
 from inbox_daemon.text import shown
 
 log = logging.getLogger(__name__)
@@ -45,13 +46,13 @@ class Arrivals:
     """One look at the inbox.
 
     Attributes:
-        settled: batch files that are complete, oldest first.
+        settled: batch files that are complete, in the order to take them (`seats`).
         controls: (path, name, verb) of control files, in the order in which they came.
         waiting: why each of the other files is not taken, by file name.
         orphans: the same of sidecars without their file.
     """
 
-    settled: list[Path] = field(default_factory=list)
+    settled: list[Candidate] = field(default_factory=list)
     controls: list[tuple[Path, str, str]] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
     orphans: dict[str, str] = field(default_factory=dict)
@@ -159,7 +160,7 @@ class Arriving:
             yield
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         self._complained = {pair for pair in self._complained if pair[0] in names}
-        arrivals.settled.sort(key=lambda path: self._seen[path.name].since)
+        arrivals.settled[:] = in_order(self._as_users_say(arrivals))
         self._settling = busy or any(why.startswith("still") for why in arrivals.waiting.values())
         arrivals.controls.sort(key=lambda control: complete.arrived_at(control[0]))
         self._controls = bool(arrivals.controls)
@@ -203,7 +204,7 @@ class Arriving:
             )
             return False
         if seen.settled:  # and not claimed yet; `unchanged` looks again before it is
-            arrivals.settled.append(path)
+            arrivals.settled.append(self._candidate(path, seen, now))
             return False
         if quiet < self._settings.now.inbox.settle and not said_complete:
             arrivals.waiting[shown(path.name)] = "still settling"
@@ -219,11 +220,24 @@ class Arriving:
             self._being_read += 1
             seen.reading = complete.read_to_see(path, self._settings.now.inbox.max_file_bytes)
         if seen.reading is not None:
-            return self._read_on(path, seen, arrivals)
+            return self._read_on(path, seen, arrivals, now)
         self._waits(path, seen.waiting, arrivals)
         return False
 
-    def _read_on(self, path: Path, seen: _Seen, arrivals: Arrivals) -> bool:
+    def _candidate(self, path: Path, seen: _Seen, now: float) -> Candidate:
+        name = batch_name(path.name)
+        priority = control.priority_by_name(self._settings.now.inbox.priorities, name)
+        return Candidate(path, name, priority, seen.identity[1], now - seen.since)
+
+    @staticmethod
+    def _as_users_say(arrivals: Arrivals) -> Iterator[Candidate]:
+        """Yield what has settled with the priorities that control files beside it give."""
+        said = {name: control.number_in(path) for path, name, verb in arrivals.controls if verb == "priority"}
+        for one in arrivals.settled:
+            number = said.get(one.name) if said else None
+            yield one if number is None else replace(one, priority=number)
+
+    def _read_on(self, path: Path, seen: _Seen, arrivals: Arrivals, now: float) -> bool:
         assert seen.reading is not None
         enough = time.monotonic() + _READ
         try:
@@ -246,7 +260,7 @@ class Arriving:
         seen.reading = None
         self._being_read -= 1
         if seen.settled:
-            arrivals.settled.append(path)
+            arrivals.settled.append(self._candidate(path, seen, now))
         else:
             self._waits(path, seen.waiting, arrivals)
         return False

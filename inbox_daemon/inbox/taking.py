@@ -18,6 +18,7 @@ from inbox_daemon.batches import Batches
 from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.inbox.arrivals import Arriving
 from inbox_daemon.inbox.elsewhere import Elsewhere
+from inbox_daemon.inbox.seats import Candidate, is_free
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.setbacks import Setbacks
@@ -54,14 +55,14 @@ class Taking:
         self._orphans: dict[str, str] = {}  # sidecars without a file: seen, and nothing that waits for us
         self._controls: deque[tuple[Path, str, str]] = deque()
         self._strays: dict[str, float] = {}  # control files for no batch, and when they were seen first
-        self._arrived: deque[Path] = deque()  # settled, and not claimed for want of a seat
+        self._arrived: deque[Candidate] = deque()  # settled, and not claimed for want of a seat
         self._refused = False  # the disk refused one of these; the next scan tries again
         self._adopt_at = 0.0
         self._left_behind = False  # batches that nobody holds, for want of a seat; they come before new files
 
     def said(self) -> dict[str, Any]:
         """Return what the views are to know: which files wait, and why, and how many more wait for a seat."""
-        queued = {shown(path.name): _FOR_A_SEAT for path in islice(self._arrived, _NAMED)}
+        queued = {shown(one.path.name): _FOR_A_SEAT for one in islice(self._arrived, _NAMED)}
         named = queued | self._orphans | self.waiting
         unnamed = max(0, len(self._arrived) - _NAMED)
         return {"waiting": named, "waiting_unnamed": unnamed} | self._elsewhere.ours()
@@ -97,7 +98,7 @@ class Taking:
         self._obey(now)
         deadline = time.monotonic() + _SLICE
         while self._may_take:
-            self._take(self._arrived.popleft())
+            self._take(self._arrived.popleft().path)
             if time.monotonic() >= deadline:
                 break
 
@@ -108,11 +109,14 @@ class Taking:
 
     @property
     def _may_take(self) -> bool:
-        return bool(self._arrived) and self._has_a_seat and not self._left_behind
+        """Whether there is a seat for the first of them, and then perhaps for the next. What nobody holds is older."""
+        if not self._arrived or (self._left_behind and self._arrived[0].priority <= 0):
+            return False
+        return self._has_a_seat(self._arrived[0].priority)
 
-    @property
-    def _has_a_seat(self) -> bool:
-        return len(self._batches) < self._settings.now.inbox.max_claimed
+    def _has_a_seat(self, priority: int) -> bool:
+        seated = (life.queue.priority for life in self._batches if not life.rests)
+        return is_free(priority, seated, self._settings.now.inbox.max_claimed)
 
     # -- batches that nobody holds
 
@@ -129,7 +133,7 @@ class Taking:
             for held in claim.adopt(self._spool, ours):
                 if self._elsewhere.has_engine_for(held.work):
                     held.release()
-                elif self._has_a_seat:
+                elif control.is_held(held.work) or self._has_a_seat(0):
                     self._batches.begin(held)
                 else:
                     held.release()

@@ -56,7 +56,7 @@ def _obeyed(path: Path, name: str, verb: str, batch: Controlled | None) -> str |
         with suppress(FileNotFoundError):
             if verb == "priority" and not path.stat().st_size:
                 return None  # it is being written
-            if verb == "priority" and _number(path) is None:
+            if verb == "priority" and number_in(path) is None:
                 files.remove(path)
                 return "a whole number is what it must hold, such as 10"
             _carry_out(batch, path, verb)
@@ -101,6 +101,11 @@ def park(work: Work, reason: str, now: float) -> None:
     files.write_whole(work.parked, dumps({"at": int(now), "reason": reason}))
 
 
+def is_held(work: Work) -> bool:
+    """Say whether a batch that was accepted is paused or parked."""
+    return work.accepted.exists() and (work.pause.exists() or work.parked.exists())
+
+
 def lives(spool: Spool, name: str) -> bool:
     """Say whether there is a batch of this name that has not ended, whosever."""
     try:
@@ -112,12 +117,16 @@ def lives(spool: Spool, name: str) -> bool:
 
 def priority(work: Work, patterns: Mapping[str, int], name: str) -> int:
     """Return the batch's priority: what a control file said, else the highest of the patterns that match its name."""
-    if (said := _number(work.priority)) is not None:
-        return said
+    said = number_in(work.priority)
+    return priority_by_name(patterns, name) if said is None else said
+
+
+def priority_by_name(patterns: Mapping[str, int], name: str) -> int:
+    """Return the highest priority of the patterns that match a batch's name; 0 where none does."""
     return max((number for pattern, number in patterns.items() if fnmatchcase(name, pattern)), default=0)
 
 
-def _number(path: Path) -> int | None:
+def number_in(path: Path) -> int | None:
     """Return the number that a file holds; None where it holds none or may not be read."""
     try:
         fd = source.open_regular(path)

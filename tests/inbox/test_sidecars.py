@@ -72,7 +72,7 @@ def test_a_done_left_of_an_earlier_file_vouches_for_no_later_one(tmp_path: Path)
     assert look(tmp_path, 0.0).waiting == {"b.jsonl": "still settling"}
     assert "a .done no older" in look(tmp_path, 0.0, require_sidecar=True).waiting["b.jsonl"]
     done.touch()
-    assert look(tmp_path, 0.0).settled == [file]
+    assert [one.path for one in look(tmp_path, 0.0).settled] == [file]
 
 
 WRITTEN = ["{hash}  b.jsonl", "\\{hash}  b.jsonl", "{HASH} *b.jsonl", "SHA256 (b.jsonl) = {hash}"]
@@ -83,7 +83,7 @@ def test_a_hash_counts_however_sha256sum_was_told_to_write_it(tmp_path: Path, wr
     (tmp_path / "b.jsonl").write_bytes(batch_of(5))
     hash = hashlib.sha256(batch_of(5)).hexdigest()
     (tmp_path / "b.jsonl.sha256").write_text(written.format(hash=hash, HASH=hash.upper()) + "\n")
-    assert [path.name for path in look(tmp_path, 0.0).settled] == ["b.jsonl"]
+    assert [one.path.name for one in look(tmp_path, 0.0).settled] == ["b.jsonl"]
 
 
 def test_a_sidecar_without_a_hash_is_waited_for_and_said_to_have_none(tmp_path: Path) -> None:

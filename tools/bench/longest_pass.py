@@ -10,6 +10,7 @@ in question; --sync-ms has each sync take so much longer, as on a hard disk or a
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import statistics
 import sys
@@ -77,6 +78,7 @@ def main() -> None:
     given = parser.parse_args()
     syncs = Syncs(given.sync_ms / 1000)
     syncs.watch()
+    logging.disable()
     with tempfile.TemporaryDirectory(prefix="longest-pass-", dir=given.spool) as temporary:
         plain = plain_sync(Path(temporary) / "plain")
         print(f"one plain sync: {1000 * plain:.2f} ms\n\n{HEADING}", flush=True)
@@ -102,7 +104,7 @@ class Day:
         self._count, self._folders, self._syncs, self._plain = batches, folders, syncs, plain
         inbox = {"settle": 0.0, "settle_unproven": 0.0, "watch": "poll", "rescan": 0.2}
         about = {"spool": str(spool), "engine": {"kind": "null"}, "inbox": inbox}
-        read = config.build({**about, "daemon": {"gpu_every": 0.0, "log_level": "critical"}}, "the benchmark")
+        read = config.build({**about, "daemon": {"gpu_every": 0.0, "log_level": "error"}}, "the benchmark")
         self._daemon = daemon.Daemon(read, lambda start, place: Engine(read.engine, place), Notifier({}), drain=False)
         self._spool = spool
 
