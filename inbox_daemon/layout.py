@@ -76,6 +76,11 @@ class Work:
         return self.dir.name
 
     @property
+    def claimed_at(self) -> float:
+        """Unix seconds of the claim, which the id begins with."""
+        return int(self.id.removeprefix("batch_")[:12], 16) / 1000
+
+    @property
     def dropped(self) -> Path:
         """The claimed file itself, in a folder of its own so that it can keep the user's name."""
         return self.dir / "dropped"

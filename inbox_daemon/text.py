@@ -47,7 +47,7 @@ def toml_key(name: str) -> str:
 
 def span(seconds: float) -> str:
     """A duration for people, in the two largest units that it has: "1 h 03 min", "2 min 05 s", "4 s"."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(max(0, round(seconds)), 60)  # a clock that was set back makes it less than nothing
     hours, minutes = divmod(minutes, 60)
     days, left = divmod(hours, 24)
     if days > 1:

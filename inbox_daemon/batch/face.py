@@ -15,6 +15,7 @@ from inbox_daemon.batch.books import Books
 from inbox_daemon.batch.state import State
 from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import AGAIN, Published, Spool, Work
+from inbox_daemon.machine import clock
 from inbox_daemon.records import BatchStatus, EngineInfo
 from inbox_daemon.spool import outbox, resent
 from inbox_daemon.spool.history import History
@@ -44,7 +45,7 @@ class Face:
         self._spool, self._work, self._state = spool, work, state
         self._origin = outbox.origin_of(work)
         self.source = shown(self._origin.source)
-        self.created = int(work.id.removeprefix("batch_")[:12], 16) // 1000
+        self.created = int(work.claimed_at)
         self.engines: Sequence[Mapping[str, Any]] = ()
         self.told: dict[str, Any] = {}
         self._published: Published | None = None
@@ -54,6 +55,11 @@ class Face:
     @property
     def name(self) -> str:
         return self._published.dir.name if self._published else self._work.id
+
+    @property
+    def age(self) -> float:
+        """Seconds since the claim, whoever has set the clock meanwhile."""
+        return clock.seconds_between(self._origin.claimed, clock.now())
 
     @property
     def has_name(self) -> bool:
@@ -110,6 +116,7 @@ class Face:
             source=self._origin.source,
             mark=self._origin.mark,
             created=self.created,
+            age=self.age,
             state=self._state,
             history=self.history,
             resent=resent.times(self._work),

@@ -12,6 +12,7 @@ from inbox_daemon.batch.face import Face
 from inbox_daemon.batch.state import State
 from inbox_daemon.errors import EngineDied
 from inbox_daemon.journal import Message, tell
+from inbox_daemon.machine import clock
 from inbox_daemon.spool import control
 
 _HOUR = 3600.0
@@ -31,7 +32,7 @@ class Parking:
         face, now = self._face, time.time()
         face.history.note("engine_died", now, reason=died.reason, in_flight=len(returned))
         face.log.warning("%s: engine died with %d requests in flight; they run again", face.name, len(returned))
-        deaths = face.history.count_since(max(now - _HOUR, face.history.last_at("resume")), "engine_died")
+        deaths = face.history.count_lately("engine_died", _HOUR, clock.now(), after="resume")
         if deaths >= most:
             reason = f"the engine died {deaths} times within an hour on this batch, last: {died.reason}"
             face.history.note("parked", now, reason=reason)

@@ -58,6 +58,7 @@ class Facts:
     Attributes:
         mark: of the file as it was dropped, by which who dropped it finds its batch.
         created: Unix seconds of the claim.
+        age: seconds since then, whoever has set the clock meanwhile.
         resent: how often the same file was sent again under its name.
         engines: what each engine is doing, as dictionaries.
         eta: seconds that it is expected to take still.
@@ -70,6 +71,7 @@ class Facts:
     created: int
     state: State
     history: History
+    age: float = 0.0
     resent: int = 0
     engines: Sequence[Mapping[str, Any]] = ()
     tally: Tally = field(default_factory=Tally)
@@ -156,7 +158,7 @@ def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, An
             "created_at": facts.created,
             "in_progress_at": started,
             "finished_at": round(now, 1),
-            "seconds": round(now - facts.created, 1),
+            "seconds": round(facts.age, 1),
         },
         "resumed": history.count("resumed"),
         "engine_deaths": history.count("engine_died"),

@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 
 from inbox_daemon.layout import Work
+from inbox_daemon.machine import clock
+from inbox_daemon.machine.clock import Moment
 from inbox_daemon.spool import files
 from inbox_daemon.text import dumps
 
@@ -36,7 +38,8 @@ class History:
 
     def note(self, event: str, at: float, **details: object) -> None:
         """Take note of one event. An engine's death is one for hundreds of batches at once, so nothing is synced."""
-        self.events.append({"event": event, "at": round(at, 3), **details})
+        moment = clock.now()
+        self.events.append({"event": event, "at": round(at, 3), "boot": moment.boot, "up": moment.up, **details})
         if self._unsaved_since is None:
             self._unsaved_since = time.monotonic()
 
@@ -61,16 +64,20 @@ class History:
     def first(self, event: str) -> Mapping[str, Any] | None:
         return next((e for e in self.events if e["event"] == event), None)
 
-    def last_at(self, event: str) -> float:
-        """When it last happened; 0 where it never did."""
-        return max((e["at"] for e in self.events if e["event"] == event), default=0.0)
-
     def count(self, event: str) -> int:
-        return self.count_since(0.0, event)
+        return sum(e["event"] == event for e in self.events)
 
-    def count_since(self, since: float, event: str) -> int:
-        return sum(e["event"] == event and e["at"] >= since for e in self.events)
+    def count_lately(self, event: str, within: float, now: Moment, *, after: str) -> int:
+        """Count the events of these last seconds, and only those since the last `after`, whoever has set the clock."""
+        since = max((n for n, e in enumerate(self.events, 1) if e["event"] == after), default=0)
+        counted = (e for e in self.events[since:] if e["event"] == event)
+        return sum(clock.seconds_between(_moment(e), now) <= within for e in counted)
 
     def stamp(self, event: str) -> int | None:
         found = self.first(event)
         return int(found["at"]) if found else None
+
+
+def _moment(event: Mapping[str, Any]) -> Moment:
+    """When it happened; before 0.3.0 only the wall clock was noted."""
+    return Moment(event["at"], event.get("boot", ""), event.get("up", 0.0))

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from inbox_daemon.layout import Published, Spool, Work, batch_name
+from inbox_daemon.machine import clock
+from inbox_daemon.machine.clock import Moment
 from inbox_daemon.spool import files, names, source
 from inbox_daemon.text import dumps
 
@@ -26,18 +28,21 @@ class Origin:
     Attributes:
         source: its name.
         mark: what tells it from every other file of that name (`source.mark`); "" in batches of an earlier version.
+        claimed: when it was taken.
     """
 
     source: str
     mark: str
+    claimed: Moment
 
 
 def origin_of(work: Work) -> Origin:
     with suppress(FileNotFoundError):
         noted = orjson.loads(work.name.read_bytes())
-        return Origin(str(noted["source"]), str(noted.get("mark", "")))
+        claimed = Moment(**noted["claimed"]) if "claimed" in noted else Moment(work.claimed_at)  # since 0.3.0
+        return Origin(str(noted["source"]), str(noted.get("mark", "")), claimed)
     dropped = next(work.dropped.iterdir())
-    return Origin(dropped.name, source.mark(dropped))
+    return Origin(dropped.name, source.mark(dropped), clock.now())
 
 
 def open_door(spool: Spool, work: Work, origin: Origin, first_status: Callable[[str], dict[str, object]]) -> Published:

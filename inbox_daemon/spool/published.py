@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,8 @@ import orjson
 
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar, numbered
-from inbox_daemon.spool.daemons import STALE_AFTER
+from inbox_daemon.machine import clock
+from inbox_daemon.spool.daemons import STALE_AFTER, silent_for
 from inbox_daemon.spool.shapes import BatchObject, DaemonView
 
 
@@ -144,7 +144,8 @@ class Statuses:
 def daemons(spool: Spool) -> list[DaemonView]:
     """Return what each daemon says of itself; `alive` says whether it said so lately."""
     found = [read for path in _children(spool.daemons) if path.suffix == ".json" and (read := _read(path))]
-    said = [daemon | {"alive": time.time() - daemon.get("at", 0) < STALE_AFTER} for daemon in found]
+    now = clock.now()
+    said = [daemon | {"alive": silent_for(daemon, now) < STALE_AFTER} for daemon in found]
     return cast(list[DaemonView], said)
 
 

@@ -51,7 +51,7 @@ class DaemonView(TypedDict):
     """What a daemon says of itself in SPOOL/daemons.
 
     Attributes:
-        at: Unix seconds at which it said so.
+        at: Unix seconds at which it said so; `boot` and `up` say it in seconds of that boot of its kernel, since 0.3.0.
         alive: whether that was lately; put in by who reads it.
         models: names under which requests may ask here, the one it is served by first; with `translate_ollama`, also
             Ollama's names for it.
@@ -65,6 +65,8 @@ class DaemonView(TypedDict):
     schema: NotRequired[int]
     started_at: NotRequired[float]
     at: NotRequired[float]
+    boot: NotRequired[str]
+    up: NotRequired[float]
     models: NotRequired[list[str]]
     translate_ollama: NotRequired[bool]
     engines: NotRequired[list[EngineView]]

@@ -127,7 +127,7 @@ class Oversight:
             reserved=reserved,
             gpus=self._gpus,
             host=self._host,
-            batches=tuple(_facts(life, wall) for life in self._batches),
+            batches=tuple(_facts(life) for life in self._batches),
             setbacks=self._setbacks.known(now),
             wall=wall,
         )
@@ -151,6 +151,6 @@ def _moment_of(traffic: Traffic) -> EngineMoment:
     )
 
 
-def _facts(life: Life, wall: float) -> BatchFacts:
+def _facts(life: Life) -> BatchFacts:
     state = life.state
-    return BatchFacts(life.name, wall - life.face.created, life.eta, state.parked, state.lacking)
+    return BatchFacts(life.name, life.face.age, life.eta, state.parked, state.lacking)

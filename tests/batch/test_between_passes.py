@@ -569,3 +569,22 @@ def test_what_was_taken_away_before_the_receipt_was_there_comes_back_with_it(
     assert custom_ids(passes.folder(name) / "results.jsonl") == [f"r{i}" for i in range(5)]
     found = proof.verify(Published(passes.folder(name)))
     assert (found.problems, found.receipt["name"], passes.status(name)["name"]) == ([], name, name)
+
+
+@pytest.mark.parametrize("step", [-86400.0, 86400.0])
+def test_how_long_a_batch_took_is_right_whatever_the_clock_is_set_to_meanwhile_and_after_a_restart(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: float
+) -> None:
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
+    (passes.inbox / "b.pause").touch()
+    passes.drop("b.jsonl", batch_of(3))
+    passes.until(lambda: passes.status("b").get("paused"))
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + step)
+    passes.let_go()
+    (passes.inbox / "b.resume").touch()
+    passes.until((passes.folder("b") / "receipt.json").exists)
+    times = orjson.loads((passes.folder("b") / "receipt.json").read_bytes())["times"]
+    assert 0.0 <= times["seconds"] < 60.0
+    assert abs(times["finished_at"] - times["created_at"]) > 80_000  # when is the clock's to say
+    assert "-86" not in caplog.text

@@ -467,7 +467,7 @@ def test_deaths_of_more_than_an_hour_ago_park_no_batch(start_passes: Callable[..
     first.end()
     [history] = first.spool.glob("work/*/history.jsonl")
     events = [orjson.loads(line) for line in history.read_bytes().split(b"\n") if line]
-    history.write_bytes(b"".join(orjson.dumps(event | {"at": event["at"] - 3700}) + b"\n" for event in events))
+    history.write_bytes(b"".join(orjson.dumps(event | {"up": event["up"] - 3700}) + b"\n" for event in events))
     again = start_passes(max_deaths=2)
     again.engine_dies("machine")
     again.until(lambda: again.ended("a"))
