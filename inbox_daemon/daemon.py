@@ -18,6 +18,8 @@ from inbox_daemon import journal
 from inbox_daemon.batches import Batches
 from inbox_daemon.config import Config
 from inbox_daemon.dispatch.dispatcher import Dispatcher
+from inbox_daemon.ended.clearing import Clearing
+from inbox_daemon.ended.leaving import Leaving
 from inbox_daemon.engine.fleet import Fleet, Make
 from inbox_daemon.errors import ConfigError
 from inbox_daemon.inbox.arrivals import Arriving
@@ -68,6 +70,8 @@ class Daemon:
         self._notify, self._drain = notifier, drain
         self._wakeup, self._setbacks = Wakeup(), Setbacks()
         self._batches = Batches(self.spool, self.settings, self._setbacks)
+        self._leaving = Leaving(self.spool, self.settings)
+        self._clearing = Clearing(self.spool, self.settings, self._batches)
         self._arriving = Arriving(self.spool.inbox, self.settings, self._wakeup.wake)
         self._taking = Taking(self.spool, self.settings, self._arriving, self._batches, self._setbacks)
         self._fleet = Fleet(make_engine, self.settings)
@@ -99,7 +103,7 @@ class Daemon:
         return Exit.SOME_ERRORS if self._drain and self._batches.some_errors else Exit.OK
 
     def step(self, now: float) -> None:
-        """One pass: what has arrived, what is next for each batch, requests out, outcomes in, and is all well?"""
+        """One pass: what arrived, each batch's next step, requests out, outcomes in, what has ended, is all well?"""
         if not self._stopping:
             self._taking.look(now)
         self._advance(now)
@@ -107,6 +111,9 @@ class Daemon:
         if not self._stopping:
             self._dispatcher.feed()
         self._busy |= self._dispatcher.collect(now)
+        self._leaving.look(now)
+        self._clearing.look(now, self._taking.needed)
+        self._busy |= self._leaving.removing or self._clearing.busy
         if self._oversight.look(now, self._engine_is_wanted):
             self._notify.beat(now)
         self._tell(now)
@@ -125,6 +132,8 @@ class Daemon:
         for life in self._batches:
             if life.over:
                 self._batches.over(life)
+                self._leaving.over()
+                self._clearing.over(life.name)
                 self._taking.a_seat_is_free(now)
         more_is_due = self._keep(now)
         self._busy = more_is_due or (not self._stopping and (bool(turns) or self._taking.has_more_to_do))
@@ -192,6 +201,7 @@ class Daemon:
         for life in self._batches:
             self._batches.safely(life, life.read_control)  # for its priority
         self._oversight.reloaded()
+        self._leaving.reloaded()
         logging.getLogger("inbox_daemon").setLevel(self.settings.now.daemon.log_level.upper())
         for name in wait:
             log.warning("configuration: a change of %s takes effect at the next start", name)
@@ -206,7 +216,7 @@ class Daemon:
             if now >= self._stop_by:
                 self._dispatcher.recall_all()
             return self._dispatcher.in_flight == 0 or now >= self._stop_by + _RECALLED_WITHIN
-        if not self._drain or not self._taking.is_done:
+        if not self._drain or not self._taking.is_done or self._leaving.busy or self._clearing.busy:
             return False
         hopeless = self._fleet.failures >= _DRAIN_GIVES_UP
         return hopeless or all(life.state.parked or life.state.waits_for for life in self._batches)
@@ -214,6 +224,7 @@ class Daemon:
     def _shut_down(self) -> None:
         self._arriving.stop()
         self._oversight.stop()
+        self._leaving.stop()
         self._fleet.end()
         for life in self._batches:
             self._batches.safely(life, partial(life.rest, time.monotonic()))

@@ -161,6 +161,11 @@ class Work:
         return self.dir / "parked.json"
 
     @property
+    def ended(self) -> Path:
+        """What the operator's program is still to hear of the end (`batches.ended`)."""
+        return self.dir / "ended.json"
+
+    @property
     def gone(self) -> Path:
         return self.dir.with_name(f"gone-{self.dir.name}")
 
@@ -198,6 +203,22 @@ class Published:
     def autopsy(self, number: int) -> Path:
         """What a hung engine was doing before it was killed, for the `number`-th (1-based) on this batch."""
         return self.dir / f"autopsy-{number}.txt"
+
+
+# What the daemon writes into outbox/NAME, beside the file that it hands back; and below it into parts/.
+_OURS = re.compile(
+    r"\.?(status\.json|results\.jsonl|errors\.jsonl|retry\.jsonl|autopsy-\d+\.txt)(\.new)?|\.receipt\.json\.new"
+)
+_OUR_PART = re.compile(r"part-\d{6,}\.jsonl")
+
+
+def is_ours(filename: str) -> bool:
+    """Say whether a file in a batch's folder, the receipt apart, is one that only the daemon writes."""
+    return bool(_OURS.fullmatch(filename))
+
+
+def is_our_part(filename: str) -> bool:
+    return bool(_OUR_PART.fullmatch(filename))
 
 
 def stacks_file(temporary: Path, pid: int) -> Path:

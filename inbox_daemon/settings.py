@@ -11,7 +11,7 @@ from operator import attrgetter
 from inbox_daemon.config import Config
 
 # What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.
-RELOADABLE = ("inbox", "results", "daemon", "models", "alerts")
+RELOADABLE = ("inbox", "results", "batches", "daemon", "models", "alerts")
 AT_START = ("inbox.watch", "daemon.gpu_every")  # not these of them
 
 

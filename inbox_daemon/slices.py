@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeVar, cast
 
@@ -19,6 +20,18 @@ def in_slices(things: Iterable[T], seconds: float) -> Iterator[list[T]]:
             yield gathered
             gathered, until = [], time.monotonic() + seconds
     yield gathered
+
+
+def for_a_while(jobs: deque[Iterator[None]], seconds: float) -> None:
+    """Go on with the first of these jobs, and with those after it, for so long or for one step."""
+    until = time.monotonic() + seconds
+    while jobs:
+        try:
+            next(jobs[0])
+        except StopIteration:
+            jobs.popleft()
+        if time.monotonic() >= until:
+            return
 
 
 def busily(

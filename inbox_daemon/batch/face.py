@@ -6,6 +6,7 @@ Counts nothing itself and decides nothing: it says what `State` and `Books` have
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import AGAIN, Published, Spool, Work
 from inbox_daemon.machine import clock
 from inbox_daemon.records import BatchStatus, EngineInfo
-from inbox_daemon.spool import outbox, resent
+from inbox_daemon.spool import outbox, remains, resent
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.outcomes import Sealed
 from inbox_daemon.spool.publish import Merged
@@ -99,6 +100,13 @@ class Face:
         facts, at = self._facts(books), time.time()
         self.told = status.batch_object(facts, at)
         return self.told, status.receipt(facts, merged, at)
+
+    def note_end(self, program: Sequence[str]) -> None:
+        """Note durably what the operator's program is to hear of the batch's end, if there is one (`batches.ended`)."""
+        if program:
+            folder = self.folder()
+            said = remains.last_words(self._work, folder) or self.told
+            remains.note_end(self._work, status.end(said, folder.dir, socket.gethostname()))
 
     def _first_status(self, name: str) -> dict[str, Any]:
         self._told_at, self.told = time.monotonic(), status.batch_object(self._facts(None, name), time.time())

@@ -224,6 +224,7 @@ class Life:
 
     def _publish(self) -> None:
         """Hand over to the users what the batch has ended as, and say it; after a crash, what is left of that."""
+        self.face.note_end(self._settings.now.batches.ended)
         receipt = publish(self.work, self.face.folder())
         self.state.status = BatchStatus(receipt["status"])
         self.had_errors = receipt["errors"] > 0 or receipt["problem"] is not None

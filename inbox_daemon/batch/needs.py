@@ -36,7 +36,8 @@ class Needs:
         if now - self._looked_at < _LOOK_EVERY:
             return
         self._looked_at = now
-        lacking = disk.lacking(self._state.work.dir, to_come + self._settings.now.results.keep_free)
+        self._state.needed = int(to_come) + self._settings.now.results.keep_free
+        lacking = disk.lacking(self._state.work.dir, self._state.needed)
         changed, self._state.lacking = bool(lacking) != bool(self._state.lacking), lacking
         if changed:
             self._face.tell(books, now)

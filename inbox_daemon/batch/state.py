@@ -25,7 +25,7 @@ class State:
         cancelled, paused: somebody has said so.
         parked: why the daemon gave up on it until somebody says resume.
         rejected: why the file as a whole is no batch, as one of OpenAI's `errors.data[]`.
-        lacking: bytes of disk that must become free before more of it is run.
+        lacking: bytes of disk that must become free before more of it is run; `needed` is how many must be free.
         waits_for: the model for which all that is left of it waits, where no engine of this daemon has that model.
         model: the last one that worked on it, as its engine calls it.
     """
@@ -38,6 +38,7 @@ class State:
     parked: str | None = None
     rejected: dict[str, Any] | None = None
     lacking: int = 0
+    needed: int = 0
     waits_for: str | None = None
     model: str = ""
 

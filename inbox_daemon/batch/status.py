@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from inbox_daemon import __version__
@@ -129,6 +130,14 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "engine_deaths": history.count("engine_died"),
         "engines": list(facts.engines),
     }
+
+
+def end(told: Mapping[str, Any], folder: Path, host: str) -> dict[str, Any]:
+    """Return what `batches.ended` gets on stdin: of the last status what fits a pipe, and where the batch lies."""
+    keys = ("id", "name", "input_file_id", "status", "request_counts", "usage", "created_at", "updated_at")
+    problems = (told.get("errors") or {}).get("data") or [None]
+    said = {key: told.get(key) for key in keys} | {"name": folder.name}
+    return {"schema": SCHEMA, **said, "problem": problems[0], "folder": str(folder), "host": host}
 
 
 def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, Any]:

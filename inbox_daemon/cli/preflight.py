@@ -191,7 +191,7 @@ def spool(read: Config) -> Iterator[Finding]:
 
 def commands(read: Config) -> Iterator[Finding]:
     """Programs that the settings name must be there."""
-    for name, command in (("alerts.command", read.alerts.command),):
+    for name, command in (("alerts.command", read.alerts.command), ("batches.ended", read.batches.ended)):
         if command and shutil.which(command[0]) is None:
             yield Finding(Verdict.WRONG, f"{name}: {command[0]}: no such program, or {who()} may not run it")
         elif command:

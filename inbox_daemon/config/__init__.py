@@ -21,7 +21,9 @@ from inbox_daemon.config import names
 from inbox_daemon.config.arguments import DECIDED_ELSEWHERE
 from inbox_daemon.config.sections import (
     MOST_PRIORITY,
+    UNTIL_THE_END,
     AlertSettings,
+    BatchSettings,
     Config,
     DaemonSettings,
     EngineSettings,
@@ -31,6 +33,7 @@ from inbox_daemon.config.sections import (
     NullSettings,
     RequestSettings,
     ResultSettings,
+    seconds,
 )
 from inbox_daemon.errors import ConfigError, NotNow, may_pass
 
@@ -164,6 +167,11 @@ def _checked(spec: dataclasses.Field[Any], kind: Any, value: Any, dotted: str, s
         if of is int and any(abs(number) > MOST_PRIORITY for number in value.values()):
             raise ConfigError(f"{wrong}a table of whole numbers of at most nine digits")
         return types.MappingProxyType(dict(value))
+    if kind is str and spec.metadata["each"]:
+        value = str(value) if type(value) in (int, float) else value
+        if not isinstance(value, str) or not re.fullmatch(spec.metadata["each"], value):
+            raise ConfigError(f"{wrong}{spec.metadata['looks']}")
+        return value
     if type(value) is not kind:
         raise ConfigError(wrong + {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind])
     least, choices = spec.metadata["least"], spec.metadata["choices"]
@@ -207,7 +215,9 @@ __all__ = [
     "DECIDED_ELSEWHERE",
     "DEFAULT_PATH",
     "MOST_PRIORITY",
+    "UNTIL_THE_END",
     "AlertSettings",
+    "BatchSettings",
     "Config",
     "DaemonSettings",
     "EngineSettings",
@@ -223,4 +233,5 @@ __all__ = [
     "leaves",
     "load",
     "read",
+    "seconds",
 ]

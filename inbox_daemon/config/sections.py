@@ -16,8 +16,18 @@ MOST_PRIORITY = 10**9 - 1  # nine digits, in a control file, too
 def setting(
     default: Any, *, least: float | None = None, choices: tuple[str, ...] = (), each: str = "", looks: str = ""
 ) -> Any:
-    """A setting with its default; `each` is the pattern of every text in a list, which `looks` describes."""
+    """A setting with its default; `each` is the pattern of its text, or of every text in a list, as `looks` says."""
     return field(default=default, metadata={"least": least, "choices": choices, "each": each, "looks": looks})
+
+
+_DURATION = r"\d+(\.\d+)?[smhd]?"
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+UNTIL_THE_END = "until the end"
+
+
+def seconds(duration: str) -> float:
+    """Return the seconds of a duration as settings have it: "30d", "12h", "90m", "45s" or a number of seconds."""
+    return float(duration.rstrip("smhd")) * _SECONDS.get(duration[-1], 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +108,28 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class ResultSettings:
-    """`[results]`: how often answers become durable, and how often visible. Durations are seconds."""
+    """`[results]`: how often answers become durable, how often visible, and how long they stay.
+
+    Durations are seconds; those of what is kept are texts with a unit, since nobody counts a month in seconds.
+    """
 
     sync_every: int = setting(512, least=1)
     sync_after: float = setting(1.0, least=0)
     seal_every: int = setting(1000, least=1)
     seal_after: float = setting(30.0, least=0)
     keep_free: int = setting(256 * MIB, least=0)
+    keep: str = setting("0", each=_DURATION, looks='a time such as "30d", "12h" or "90m"; 0: for ever')
+    keep_parts: str = setting(
+        UNTIL_THE_END, each=f"{_DURATION}|{UNTIL_THE_END}", looks='"until the end", or a time after it such as "7d"'
+    )
+    make_room: bool = setting(False)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """`[batches]`: who hears that one has ended."""
+
+    ended: tuple[str, ...] = setting((), looks='a program and its arguments, such as ["/usr/bin/logger", "-s"]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +170,7 @@ class Config:
     requests: RequestSettings = field(default_factory=RequestSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     results: ResultSettings = field(default_factory=ResultSettings)
+    batches: BatchSettings = field(default_factory=BatchSettings)
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)

@@ -43,6 +43,7 @@ class Taking:
 
     Attributes:
         waiting: why a file is still in the inbox, by its name.
+        needed: bytes that must be free for the largest of those that wait for room; 0: none does.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Taking:
         self._batches, self._setbacks = batches, setbacks
         self._elsewhere = Elsewhere(spool, settings)
         self.waiting: dict[str, str] = {}
+        self.needed = 0
         self._orphans: dict[str, str] = {}  # sidecars without a file: seen, and nothing that waits for us
         self._controls: deque[tuple[Path, str, str]] = deque()
         self._strays: dict[str, float] = {}  # control files for no batch, and when they were seen first
@@ -91,7 +93,7 @@ class Taking:
         if arrivals is not None:
             self._setbacks.over("inbox")
             self._arrived, self.waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
-            self._orphans = arrivals.orphans
+            self._orphans, self.needed = arrivals.orphans, 0
             self._controls = deque(arrivals.controls)
             there = {path.name for path, _, _ in arrivals.controls}
             self._strays = {file: since for file, since in self._strays.items() if file in there}
@@ -215,7 +217,9 @@ class Taking:
         config = self._settings.now
         if size > config.inbox.max_file_bytes:
             return True  # none of it will be copied
-        if lacking := disk.lacking(self._spool.work, size + config.results.keep_free):
+        needed = size + config.results.keep_free
+        if lacking := disk.lacking(self._spool.work, needed):
+            self.needed = max(self.needed, needed)
             self.waiting[path.name] = f"waiting for disk space: {1 + lacking // 1_000_000} MB more needed"
             self._arriving.complain(path.name, "waits for disk space")
         return not lacking

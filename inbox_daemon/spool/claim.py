@@ -73,10 +73,9 @@ class Held:
             self._lock = -1
 
     def remove(self) -> None:
-        """Make the batch's folder disappear: in one rename, whatever happens next."""
+        """Make the batch's folder disappear: in one rename. What is left of it then goes by `leaving`."""
         try:
             files.move(self.work.dir, self.work.gone)
-            files.remove_tree(self.work.gone)
         finally:
             self.release()
 
@@ -107,19 +106,23 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
 def adopt(spool: Spool, ours: Collection[str]) -> Iterator[Held]:
     """Yield every batch that nobody holds: after a restart, and after the death of a daemon beside this one."""
     for entry in sorted(os.scandir(spool.work), key=lambda e: e.name):
-        if entry.name in ours or entry.name.startswith("."):
+        if entry.name in ours or entry.name.startswith((".", "gone-")):
             continue
         work = Work(Path(entry.path))
         held = _lock(work)
         if held is None:
             continue
-        if entry.name.startswith("gone-"):
-            files.remove_tree(work.dir)
-            held.release()
-        elif not _holds_anything(work):
+        if not _holds_anything(work):
             with suppress(OSError, SpoolError):  # where the disk says no, another time
                 held.remove()  # a daemon died between making the folder and moving the file into it
         else:
+            yield held
+
+
+def leaving(spool: Spool, ours: Collection[str]) -> Iterator[Held]:
+    """Yield every folder on its way out that nobody holds: its batch is published, and its name in work is gone."""
+    for entry in sorted(os.scandir(spool.work), key=lambda e: e.name):
+        if entry.name.startswith("gone-") and entry.name not in ours and (held := _lock(Work(Path(entry.path)))):
             yield held
 
 

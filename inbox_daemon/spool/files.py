@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -108,10 +107,6 @@ def move_to_free(source: Path, target: Path) -> None:
 def remove(path: Path) -> None:
     with suppress(FileNotFoundError):
         path.unlink()
-
-
-def remove_tree(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def truncate(path: Path, size: int) -> None:

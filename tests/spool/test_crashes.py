@@ -7,13 +7,14 @@ there then must hold as it is; a restart must bring the batch to its end; one mo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import orjson
 import pytest
-from aftermath import Finding, Scene, blow, end_well
-from crashing import Strike
+from aftermath import Finding, Scene, blow, copy, end_well, tree
+from crashing import Strike, run
 from scenes import (
     cancelled,
     dropped,
@@ -115,6 +116,66 @@ def test_the_last_word_on_a_batch_is_on_the_disk_before_its_work_goes(
     told = max(at for at, one in enumerate(operations) if one.startswith("rename") and one.endswith("b/status.json"))
     gone = next(at for at, one in enumerate(operations) if one.startswith("rename work/ID -> work/gone-ID"))
     assert "fsync outbox/b" in operations[told:gone]
+
+
+# -- after the end
+
+
+def each_struck(
+    pool: ProcessPoolExecutor, spool: Path, settings: str, folder: Path, ats: Sequence[int]
+) -> Iterator[tuple[int, Path]]:
+    """Yield each of these operations with a spool whose daemon was killed at it; then all again, run to the end."""
+    places = {at: folder / str(at) / "spool" for at in ats}
+    for place in places.values():
+        place.parent.mkdir(parents=True)
+        copy(spool, place)
+    struck = [pool.submit(run, place, settings, Strike(at)) for at, place in places.items()]
+    assert all(one.result().killed for one in struck)
+    yield from places.items()
+    ended = [pool.submit(run, place, settings) for place in places.values()]
+    assert all(one.result().status in (0, 3) for one in ended)
+    yield from places.items()
+
+
+def test_killed_at_any_operation_while_old_results_are_removed_it_goes_on_and_touches_nothing_else(
+    pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    scene, settings = dropped(tmp_path / "start"), "[engine]\nkind = 'null'\n[results]\nkeep = '1m'\n"
+    spool = scene.start / "spool"
+    assert pool.submit(run, spool, scene.settings).result().status == 3
+    receipt = Published(spool / "outbox" / "b").receipt
+    said = orjson.loads(receipt.read_bytes())
+    said["times"]["finished_at"] -= 3600
+    receipt.write_bytes(orjson.dumps(said))
+    copy(spool / "outbox" / "b", spool / "outbox" / "kept")  # somebody's, now
+    kept = {path: seen for path, seen in tree(spool).items() if path.startswith("outbox/kept")}
+    copy(spool, tmp_path / "unharmed")
+    operations = pool.submit(run, tmp_path / "unharmed", settings).result().operations
+    removals = [what for what in operations if what.startswith(("unlink outbox", "rmdir outbox"))]
+    assert len(removals) > 7 and removals[-2:] == ["unlink outbox/b/receipt.json", "rmdir outbox/b"]
+    struck = list(each_struck(pool, spool, settings, tmp_path, range(1, 1 + len(operations))))
+    for at, place in struck[: len(operations)]:
+        there = place / "outbox" / "b"
+        assert not there.exists() or not list(there.iterdir()) or Published(there).receipt.exists(), operations[at - 1]
+    for at, place in struck[len(operations) :]:
+        left = {path: seen for path, seen in tree(place).items() if path.startswith("outbox/")}
+        assert left == kept, operations[at - 1]
+
+
+def test_killed_at_any_operation_after_its_receipt_the_operators_program_hears_of_a_batch(
+    pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    scene = dropped(tmp_path / "start")
+    tell = """told=$(sed 's/.*"folder":"//; s#/spool/outbox.*#/told#'); echo >> $told"""
+    settings = f"{scene.settings}\n[batches]\nended = ['sh', '-c', '''{tell}''']\n"
+    (tmp_path / "unharmed").mkdir()
+    copy(scene.start / "spool", tmp_path / "unharmed" / "spool")
+    operations = pool.submit(run, tmp_path / "unharmed" / "spool", settings).result().operations
+    assert (tmp_path / "unharmed" / "told").read_text() == "\n", "once, where nothing happens"
+    receipt = next(at for at, what in enumerate(operations, 1) if what.endswith("outbox/b/receipt.json"))
+    for _, place in list(each_struck(pool, scene.start / "spool", settings, tmp_path, range(receipt, len(operations)))):
+        assert (place.parent / "told").exists()
+        assert list((place / "work").iterdir()) == []
 
 
 # -- would it notice?

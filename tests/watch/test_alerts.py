@@ -131,7 +131,7 @@ def test_a_command_that_a_reload_takes_away_is_not_run_for_what_waited(tmp_path:
     telling.look(0.0)
     telling.use([])
     telling.look(31.0)  # those that hang are killed, and there would be room for the others
-    eventually(lambda: telling.look(32.0) or not telling._running)
+    eventually(lambda: telling.look(32.0) or not telling._commands.busy)
     telling.finish(1.0)
 
 
