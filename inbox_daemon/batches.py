@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from inbox_daemon.batch.life import Life
+from inbox_daemon.batch.memory import Memory
 from inbox_daemon.batch.running import Running
 from inbox_daemon.batch.status import Tally
 from inbox_daemon.errors import SpoolError, told
@@ -45,7 +46,7 @@ class Batches:
         self._spool, self._settings, self._setbacks = spool, settings, setbacks
         self._lives: dict[int, Life] = {}
         self._numbers = itertools.count(1)
-        self.totals = Tally()
+        self.totals, self._memory = Tally(), Memory()
         self.suspended: dict[str, float] = {}
         self.some_errors = False
 
@@ -74,7 +75,7 @@ class Batches:
         """Take a batch that has been claimed or adopted; from here on it has a number."""
         number = next(self._numbers)
         try:
-            self._lives[number] = Life(self._spool, held, number, self._settings, self.totals)
+            self._lives[number] = Life(self._spool, held, number, self._settings, self.totals, self._memory)
         except Exception as error:
             self._suspend(held.work.id, held.work.id, error)
             held.release()
@@ -98,11 +99,13 @@ class Batches:
         """Take note that a batch has ended."""
         self.some_errors |= life.had_errors
         self._setbacks.over(life.work.id)
+        self._memory.release(life.number)
         self._lives.pop(life.number, None)
 
     def let_go(self, life: Life) -> None:
         """Give a batch up as it lies on the disk; whoever adopts it goes on from there."""
         self._lives.pop(life.number, None)
+        self._memory.release(life.number)
         life.let_go()
 
     def _suspend(self, id: str, name: str, error: Exception) -> None:

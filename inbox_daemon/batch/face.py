@@ -152,9 +152,12 @@ class Face:
             self._logged = done
             self.log.info("%s: %d of %d done, %.1f/s", self.name, done, len(books.queue), books.speed.requests)
 
-    def has_said(self, done: int) -> None:
-        """Count what the log need not say: it was done before this process began."""
-        self._logged = done
+    def say_accepted(self, books: Books, what: str) -> None:
+        """Say what there is to do; what was done before this process began is no progress to speak of."""
+        self._logged = books.tally.done
+        counts = (len(books.queue), books.tally.done, books.tally.failed)
+        fields = tell(Message.BATCH_ACCEPTED)
+        self.log.info("%s: %s: %d requests, %d done, %d of them errors", self.name, what, *counts, extra=fields)
 
     def say_ended(self, receipt: Mapping[str, Any]) -> None:
         final, problem = receipt["status"], receipt["problem"]
@@ -183,6 +186,9 @@ class Face:
             shown(model),
             shown(served) or "none with a name",
         )
+
+    def say_waits_for_memory(self) -> None:
+        self.log.warning("%s: waits for memory: what is in work takes all of inbox.max_memory_bytes", self.name)
 
     def say_room(self, lacking: int) -> None:
         if lacking:

@@ -12,6 +12,7 @@ from typing import Any
 
 from inbox_daemon.batch.books import Books
 from inbox_daemon.batch.face import Face
+from inbox_daemon.batch.memory import Memory
 from inbox_daemon.batch.needs import Needs
 from inbox_daemon.batch.parking import Parking
 from inbox_daemon.batch.queue import Queue
@@ -49,7 +50,9 @@ class Life:
         had_errors: it has ended, and not every request has an answer.
     """
 
-    def __init__(self, spool: Spool, held: Held, number: int, settings: Settings, totals: Tally) -> None:
+    def __init__(
+        self, spool: Spool, held: Held, number: int, settings: Settings, totals: Tally, memory: Memory
+    ) -> None:
         self.held, self.number = held, number
         self.state = State(held.work)
         self.face = Face(spool, held.work, self.state)
@@ -58,7 +61,7 @@ class Life:
         self.running: Running | None = None
         self._nothing = Queue(0)
         self._begun = time.monotonic()
-        self._needs = Needs(self.state, self.face, settings)
+        self._needs = Needs(number, self.state, self.face, settings, memory)
         self._parking = Parking(self.state, self.face)
         self._steps: Generator[bool, None, None] = self._live()
 
@@ -135,7 +138,7 @@ class Life:
         if state.accepted is None:
             face.log.info("%s: claimed", self.name, extra=tell(Message.BATCH_CLAIMED))
             with files.Writer(self.work.open_part, fresh=True) as part:
-                reading = ingest.ingest(self.work, rules_of(self._settings.now), part)
+                reading = ingest.ingest(self.work, rules_of(self._settings.now), part, self._needs.fits_while_read)
                 state.accepted = yield from busily(reading, self._while_reading)
         for dropped in list(self.work.dropped.iterdir()):
             files.remove(dropped)
@@ -152,6 +155,8 @@ class Life:
         discard(work)  # before anything is written: it may be what the disk is full of
         if resumed := self._resumed:
             self.state.status = BatchStatus.IN_PROGRESS
+        while not self._needs.fits_in_work(accepted.requests):
+            yield WAITING
         source = ingest.Input(work)
         models = [model or face.history.model for model in accepted.models or [""]]
         books = Books(work, source, models, self._totals)
@@ -163,14 +168,11 @@ class Life:
             running.close()
             raise
         self.running = running
-        face.has_said(books.tally.done)
         if face.history.first("started") is None:
             face.history.note("started", time.time())
         if resumed:
             face.history.note("resumed", time.time())
-        counts = (len(books.queue), books.tally.done, books.tally.failed)
-        fields, what = tell(Message.BATCH_ACCEPTED), "resumed" if resumed else "accepted"
-        face.log.info("%s: %s: %d requests, %d done, %d of them errors", self.name, what, *counts, extra=fields)
+        face.say_accepted(books, "resumed" if resumed else "accepted")
         if not resumed:
             running.errors.say_faults(accepted, source, time.monotonic())
         return running
@@ -193,16 +195,14 @@ class Life:
             queue.held = state.held or state.lacking > 0
             owed = not state.lacking and running.pass_on(time.monotonic())
             if state.cancelled and queue.in_flight == 0 and not owed:
-                cancelled = "the batch was cancelled before this request was run"
-                yield from busily(running.close_early(CANCELLED, cancelled))
+                yield from busily(running.close_early(CANCELLED, "the batch was cancelled before this request was run"))
             yield BUSY if owed else WAITING
 
     def _finish(self, running: Running) -> Iterator[bool]:
         face, books, state, now = self.face, running.books, self.state, time.monotonic
-        state.waits_for = None
         running.seal(self._settings.now, now())
         face.history.note("finalizing", time.time())
-        state.status = BatchStatus.FINALIZING
+        state.status, state.waits_for = BatchStatus.FINALIZING, None
         face.log.info("%s: finalizing: answers and errors are put into the input's order", self.name)
         face.tell_soon()  # where it takes longer than this pass of the loop
         final = state.final()  # what control files say from here on comes too late

@@ -1,4 +1,4 @@
-"""What a batch needs to go on, beside an engine that lives: room on the disk, and an engine of its own model.
+"""What a batch needs to go on, beside an engine that lives: memory, room on the disk, an engine of its own model.
 
 Looks, and notes in `State` what is lacking. What is to be done about it, `life` decides.
 """
@@ -9,6 +9,7 @@ import time
 
 from inbox_daemon.batch.books import Books
 from inbox_daemon.batch.face import Face
+from inbox_daemon.batch.memory import IN_WORK, WHILE_READ, Memory
 from inbox_daemon.batch.queue import Queue
 from inbox_daemon.batch.state import State
 from inbox_daemon.config import names
@@ -21,8 +22,9 @@ _LOOK_EVERY = 2.0  # seconds between two looks at the disk's free space
 class Needs:
     """The needs of one batch."""
 
-    def __init__(self, state: State, face: Face, settings: Settings) -> None:
-        self._state, self._face, self._settings = state, face, settings
+    def __init__(self, number: int, state: State, face: Face, settings: Settings, memory: Memory) -> None:
+        self._number, self._state, self._face, self._settings = number, state, face, settings
+        self._memory = memory
         self._looked_at = float("-inf")
 
     @property
@@ -42,6 +44,26 @@ class Needs:
         if changed:
             self._face.tell(books, now)
             self._face.say_room(lacking)
+
+    def fits_while_read(self, requests: int) -> bool:
+        """Say whether there is memory for so many requests of a file that is being read; else ask again."""
+        return self._fits(requests * WHILE_READ)
+
+    def fits_in_work(self, requests: int) -> bool:
+        """Say whether there is memory for the batch, which has so many requests; else ask again."""
+        fits = self._fits(requests * IN_WORK)
+        if fits:
+            self._memory.has_grown(self._number)
+        return fits
+
+    def _fits(self, size: int) -> bool:
+        fits = self._memory.may_take(self._number, size, self._settings.now.inbox.max_memory_bytes)
+        if fits is self._state.waits_for_memory:
+            self._state.waits_for_memory = not fits
+            self._face.tell_soon()
+            if not fits:
+                self._face.say_waits_for_memory()
+        return fits
 
     def look_for_model(self, queue: Queue) -> None:
         """Take note where all that is left is for a model that no engine of this daemon has."""

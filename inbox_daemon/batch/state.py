@@ -27,6 +27,7 @@ class State:
         rejected: why the file as a whole is no batch, as one of OpenAI's `errors.data[]`.
         lacking: bytes of disk that must become free before more of it is run; `needed` is how many must be free.
         waits_for: the model for which all that is left of it waits, where no engine of this daemon has that model.
+        waits_for_memory: other batches have so many requests that this one's have no room beside them yet.
         model: the last one that worked on it, as its engine calls it.
     """
 
@@ -40,6 +41,7 @@ class State:
     lacking: int = 0
     needed: int = 0
     waits_for: str | None = None
+    waits_for_memory: bool = False
     model: str = ""
 
     @property

@@ -124,6 +124,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "parked": None if final else state.parked,
         "waiting_for_disk_bytes": (None if final else state.lacking) or None,
         "waiting_for_model": None if final else state.waits_for,
+        "waiting_for_memory": state.waits_for_memory and not final,
         "requests_per_second": round(speed.requests, 2),
         "output_tokens_per_second": round(speed.output_tokens, 1),
         "eta_seconds": round(facts.eta) if running and facts.eta is not None else None,

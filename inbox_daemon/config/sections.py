@@ -48,6 +48,7 @@ class InboxSettings:
     max_lines: int = setting(10_000_000, least=1)
     max_file_bytes: int = setting(64 * GIB, least=1024)
     max_claimed: int = setting(256, least=1)
+    max_memory_bytes: int = setting(2 * GIB, least=MIB)
 
 
 @dataclass(frozen=True, slots=True)

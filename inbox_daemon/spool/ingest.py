@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -105,14 +105,17 @@ def read_line(fd: int, offset: int, end: int) -> bytes:
     return b"".join(pieces).rstrip()
 
 
-def ingest(work: Work, rules: Rules, part: files.Writer) -> Generator[bool, None, Accepted]:
+def ingest(
+    work: Work, rules: Rules, part: files.Writer, fits: Callable[[int], bool] = lambda requests: True
+) -> Generator[bool, None, Accepted]:
     """Do the pass over `work.dropped`, yielding after each block, or False while somebody writes to the file
-    or the disk has no room for the copy.
+    or the disk has no room for the copy, or memory none for its requests.
 
     Afterwards `batch.json` exists.
 
     Args:
         part: where the faults go, as output lines; fresh.
+        fits: asked before each block whether there is memory for so many requests in all.
 
     Raises:
         Rejected: the file as a whole cannot be read, or holds no line at all.
@@ -124,7 +127,7 @@ def ingest(work: Work, rules: Rules, part: files.Writer) -> Generator[bool, None
             while complete.has_writer(dropped):  # opened between being judged settled and being claimed
                 yield False
             before = _identity(fd)
-            accepted = yield from _pass(work, rules, part, fd, dropped)
+            accepted = yield from _pass(work, rules, part, fits, fd, dropped)
             if _identity(fd) == before and not complete.has_writer(dropped):
                 break
             os.lseek(fd, 0, os.SEEK_SET)  # what was read while somebody wrote may be of two minds
@@ -147,7 +150,9 @@ def _identity(fd: int) -> tuple[int, int, int]:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) -> Generator[bool, None, Accepted]:
+def _pass(
+    work: Work, rules: Rules, part: files.Writer, fits: Callable[[int], bool], fd: int, dropped: Path
+) -> Generator[bool, None, Accepted]:
     as_dropped, content = hashlib.sha256(), hashlib.sha256()
     copy = files.Writer(work.input, fresh=True)
     name = shown(dropped.name)
@@ -169,6 +174,8 @@ def _pass(work: Work, rules: Rules, part: files.Writer, fd: int, dropped: Path) 
                     raise Rejected(
                         "disk_full", f"{name}: its lines do not fit on the disk; make room and drop it again"
                     )
+                yield False
+            while not fits(len(reading.index) + block.count(b"\n") + 1):
                 yield False
             copy.write(block)
             content.update(block)

@@ -95,6 +95,7 @@ class BatchObject(TypedDict):
         resent: how often the same bytes were sent again under its name, and not run.
         parked: why nothing more of it runs until somebody says resume.
         waiting_for_model: the model of its requests, where no engine of its daemon serves it; nothing of it runs.
+        waiting_for_memory: its requests do not fit beside those of the batches in work (inbox.max_memory_bytes).
         waiting_for_disk_bytes: what must become free before more of it runs.
         engines: those of the daemon that holds it.
     """
@@ -122,6 +123,7 @@ class BatchObject(TypedDict):
     paused: NotRequired[bool]
     parked: NotRequired[str | None]
     waiting_for_model: NotRequired[str | None]
+    waiting_for_memory: NotRequired[bool]
     waiting_for_disk_bytes: NotRequired[int | None]
     requests_per_second: NotRequired[float | None]
     output_tokens_per_second: NotRequired[float | None]

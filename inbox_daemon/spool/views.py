@@ -21,6 +21,7 @@ BATCH_STATES = (
     "paused",
     "parked",
     "waiting_for_model",
+    "waiting_for_memory",
     "waiting_for_disk",
     "finalizing",
     "cancelling",
@@ -33,6 +34,8 @@ def batch_state(status: BatchObject) -> str:
         return "parked"
     if status.get("waiting_for_model") and not has_ended(status):
         return "waiting_for_model"
+    if status.get("waiting_for_memory"):
+        return "waiting_for_memory"
     if status.get("waiting_for_disk_bytes"):
         return "waiting_for_disk"
     if status.get("paused") and status["status"] == "in_progress":

@@ -12,6 +12,7 @@ import pytest
 from running import Daemon, eventually, jsonl, request
 
 from inbox_daemon.batch.life import Life
+from inbox_daemon.batch.memory import Memory
 from inbox_daemon.batch.pace import Done, Pace, Speed, seconds_left
 from inbox_daemon.batch.status import Tally
 from inbox_daemon.config import Config, ResultSettings
@@ -155,7 +156,7 @@ def test_what_is_left_of_a_real_file_is_reckoned_by_the_length_of_its_lines(tmp_
     dropped.write_bytes(jsonl([request(f"r{i}", text) for i, text in enumerate(texts)]))
     held = claim.claim(spool, dropped)
     assert held is not None
-    life = Life(spool, held, 1, Settings(Config(results=ResultSettings(sync_every=1))), Tally())
+    life = Life(spool, held, 1, Settings(Config(results=ResultSettings(sync_every=1))), Tally(), Memory())
     while life.running is None or life.state.status is not BatchStatus.IN_PROGRESS:
         life.step()
     now = time.monotonic()
