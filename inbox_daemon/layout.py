@@ -4,7 +4,7 @@ SPOOL/inbox/                 users drop NAME.jsonl[.gz|.zst], NAME.cancel, .paus
 SPOOL/outbox/NAME/           users read
 SPOOL/work/ID/               one claimed batch; its flock is the lease
 SPOOL/work/gone-ID/          a finished one on its way out
-SPOOL/daemons/HOST.json      what each daemon says of itself, for views
+SPOOL/daemons/HOST-PID-MARK.json      what each daemon says of itself, for views
 SPOOL/alerts.jsonl           every alert, once when it was raised and once when it cleared
 """
 

@@ -45,6 +45,7 @@ _VERBS = {
     "resume": ("control", "go on with a batch that is paused or parked"),
     "priority": ("priority", "serve a batch before those with a lower number; all have 0 unless told otherwise"),
     "config": ("configuration", "are the settings right, and which are in force"),
+    "alert": ("alert", "send a test alert to alerts.command"),
     "verify": ("verify", "prove a finished batch's receipt"),
     "compare": ("compare", "hold batches of the same requests, answered by different models, against each other"),
     "judge": ("judge", "have a model say which of two batches' answers are better"),

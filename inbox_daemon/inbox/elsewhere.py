@@ -7,7 +7,6 @@ have spoken lately.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +22,7 @@ from inbox_daemon.request.catalog import Models
 from inbox_daemon.request.reading import models_of
 from inbox_daemon.settings import Settings
 from inbox_daemon.spool import ingest, published, source
+from inbox_daemon.spool.daemons import identity
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.shapes import DaemonView
 from inbox_daemon.spool.views import called
@@ -79,9 +79,8 @@ class Elsewhere:
         return self._known
 
     def _alive(self) -> Iterator[DaemonView]:
-        ours = (socket.gethostname(), os.getpid())
         for one in published.daemons(self._spool):
-            if one["alive"] and (one.get("hostname"), one.get("pid")) != ours:
+            if one["alive"] and one.get("id") != identity():
                 yield one
 
 

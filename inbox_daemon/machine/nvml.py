@@ -21,6 +21,7 @@ import pynvml
 
 from inbox_daemon.machine.parent import tie_to_parent
 from inbox_daemon.records import GpuDevice, Gpus, GpuState
+from inbox_daemon.text import shown
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ _THROTTLE = {
     0x100: "display_clock_setting",
 }
 _MEGA = 1_000_000
+_GONE = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
+_MOST_BYTES, _MOST_WATTS = 1 << 44, 20_000.0  # more than any GPU has
 
 
 def present() -> bool:
@@ -69,6 +72,7 @@ class Watch:
     def __init__(self) -> None:
         pynvml.nvmlInit()
         self._xids: dict[int, tuple[int, float]] = {}  # GPU's index -> (Xid, Unix seconds)
+        self._seen: set[int] = set()  # indices of those that have answered: only these can be lost
         self._events: Any = None
         with suppress(pynvml.NVMLError):
             events = pynvml.nvmlEventSetCreate()
@@ -78,75 +82,93 @@ class Watch:
             self._events = events
 
     def sample(self) -> Gpus:
-        """Ask for everything. A GPU that cannot be asked at all makes the whole LOST, and is left out."""
+        """Ask for everything. A GPU that has answered and no longer does makes the whole LOST, and is left out.
+
+        One that never has is left out, too: it is not for this service, or beyond what this NVML can read.
+        """
         try:
             count = pynvml.nvmlDeviceGetCount()
         except pynvml.NVMLError as error:
             return Gpus(GpuState.LOST, time.time(), f"NVML no longer counts GPUs: {error}")
-        devices, problems = [], []
+        devices, problems, lost = [], [], False
         for index in range(count):
             try:
                 devices.append(self._device(index))
-            except pynvml.NVMLError as error:
-                problems.append(f"GPU {index}: {error}")
-        state = GpuState.LOST if problems else GpuState.OK if devices else GpuState.ABSENT
+                self._seen.add(index)
+            except Exception as error:  # NVML's, or of reading what the driver has given it
+                problems.append(f"GPU {index}: {error or type(error).__name__}")
+                lost |= index in self._seen or isinstance(error, _GONE)
+        state = GpuState.LOST if lost else GpuState.OK if devices else GpuState.ABSENT
         return Gpus(state, time.time(), "; ".join(problems) or None, tuple(devices))
 
     def sleep(self, seconds: float) -> None:
-        """Wait, at most until an Xid error arrives, which the next sample then has."""
+        """Wait, at most until an Xid error arrives, which the next sample then has; a second at the least."""
         if self._events is None:
             time.sleep(seconds)
             return
+        began = time.monotonic()
         try:
             event = pynvml.nvmlEventSetWait_v2(self._events, int(seconds * 1000))
             self._xids[pynvml.nvmlDeviceGetIndex(event.device)] = (int(event.eventData), time.time())
         except pynvml.NVMLError_Timeout:
             return
-        except pynvml.NVMLError:
+        except Exception:
             self._events = None  # no events on this GPU, or no longer; the samples go on
             time.sleep(seconds)
+        time.sleep(max(0.0, min(1.0, seconds) - (time.monotonic() - began)))  # Xids may come by the thousand
 
     def _device(self, index: int) -> GpuDevice:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        uuid, name = str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle))
-        power, limit = (
-            _asked(lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000),
-            _asked(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
-        )
+        name = _asked(lambda: str(pynvml.nvmlDeviceGetName(handle)))
         memory = _asked(lambda: pynvml.nvmlDeviceGetMemoryInfo(handle))
-        clock = _asked(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
+        total = _within(1, memory and int(memory.total), _MOST_BYTES)
         kind, counter = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
         bits = _asked(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0
         running = _asked(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+        clock = _within(0, _asked(lambda: int(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))), 10_000)
         xid, xid_at = self._xids.get(index, (None, None))
         return GpuDevice(
             index=index,
-            uuid=uuid,
-            name=name,
-            utilization=_asked(lambda: float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100),
-            memory_used_bytes=int(memory.used) if memory else None,
-            memory_total_bytes=int(memory.total) if memory else None,
-            temperature_celsius=_asked(
-                lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+            uuid=_asked(lambda: str(pynvml.nvmlDeviceGetUUID(handle))) or f"index {index}",
+            name=shown(name) if name else "a GPU without a name",
+            utilization=_within(0, _asked(lambda: float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100), 1),
+            memory_used_bytes=_within(0, memory and int(memory.used), total or 0),
+            memory_total_bytes=total,
+            temperature_celsius=_within(
+                -50, _asked(lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))), 200
             ),
-            power_watts=power,
-            power_limit_watts=limit,
+            power_watts=_within(0, _asked(lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000), _MOST_WATTS),
+            power_limit_watts=_within(
+                1, _asked(lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000), _MOST_WATTS
+            ),
             sm_clock_hertz=clock * _MEGA if clock is not None else None,
             throttle=tuple(name for bit, name in _THROTTLE.items() if bits & bit),
-            ecc_uncorrected=_asked(lambda: int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, counter))),
+            ecc_uncorrected=_within(
+                0, _asked(lambda: int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, counter))), 1 << 40
+            ),
             xid=xid,
             xid_at=xid_at,
-            processes=tuple({"pid": p.pid, "memory_bytes": p.usedGpuMemory} for p in running),
+            processes=tuple(
+                {"pid": p.pid, "memory_bytes": _within(0, p.usedGpuMemory, total or _MOST_BYTES)} for p in running
+            ),
         )
 
 
+N = TypeVar("N", int, float)
+
+
+def _within(least: float, value: N | None, most: float) -> N | None:
+    """Return the value; None where it is none that a GPU can have: drivers give -1 as an unsigned number, and worse."""
+    return value if value is not None and least <= value <= most else None
+
+
 def _asked(question: Callable[[], T]) -> T | None:
-    """Return the answer, None where this GPU or driver has none. Raises NVMLError where the GPU itself is gone."""
+    """Return the answer, None where there is none that can be read. Raises NVMLError where the GPU itself is gone."""
     try:
         return question()
-    except (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired):
+    except _GONE:
         raise
-    except pynvml.NVMLError:
+    except Exception:  # not supported, or a text that is not UTF-8
         return None
 
 

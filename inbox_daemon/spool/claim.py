@@ -33,10 +33,20 @@ def prepare(spool: Spool) -> None:
         raise SpoolError(f"{error.filename}: cannot be made ({told(error)}); see tools/install") from error
     lock = os.open(spool.work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # whatever probe lies there, a killed start has left it
+        _prove_locks(spool.work, lock)  # and holding it: whatever probe lies there, a killed start has left it
         _prove_one_file_system(spool)
     finally:
         os.close(lock)
+
+
+def _prove_locks(folder: Path, fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        raise SpoolError(
+            f"{folder}: it cannot be locked ({error.strerror}), and by locks daemons know whose a batch is. Put the "
+            "spool on a local disk, or mount this file system with locks (NFS: local_lock=flock, and one host only)."
+        ) from error
 
 
 def _prove_one_file_system(spool: Spool) -> None:

@@ -6,10 +6,12 @@ For views only. Written often and never fsynced: after a power cut nobody needs 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,22 @@ def _read(path: Path) -> Mapping[str, Any]:
     return {"at": path.stat().st_mtime}
 
 
+def identity() -> str:
+    """Return what tells this process from every other: containers may have one host name, and each a pid 1."""
+    return f"{socket.gethostname()}-{os.getpid()}-{_mark(os.getpid())}"
+
+
+@cache
+def _mark(pid: int) -> str:
+    """A word of this process's own; a forked child has another."""
+    return secrets.token_hex(4)
+
+
 class Presence:
     """This daemon's own file."""
 
     def __init__(self, spool: Spool) -> None:
-        self._path = spool.daemons / f"{socket.gethostname()}-{os.getpid()}.json"
+        self._path = spool.daemons / f"{identity()}.json"
         self._said_at = float("-inf")
         self._started_at = round(time.time(), 1)
         self._swept_at = float("-inf")
@@ -62,7 +75,7 @@ class Presence:
             self._swept_at = now
             self._sweep()
         temporary = self._path.with_name(f".{self._path.name}")
-        who = {"hostname": socket.gethostname(), "pid": os.getpid(), "started_at": self._started_at}
+        who = {"id": identity(), "hostname": socket.gethostname(), "pid": os.getpid(), "started_at": self._started_at}
         moment = clock.now()
         said = {**who, "at": round(moment.wall, 1), "boot": moment.boot, "up": moment.up, **view}
         with suppress(OSError):  # a full disk stops the batches, and they say so; this says nothing they do not

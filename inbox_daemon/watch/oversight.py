@@ -6,6 +6,7 @@ facts and as folders that an autopsy goes into.
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from contextlib import suppress
@@ -18,7 +19,7 @@ from inbox_daemon.dispatch.traffic import Traffic
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import host, nvml
 from inbox_daemon.machine.gpu import Sampler
-from inbox_daemon.records import Alert, AlertName, EngineState, Gpus, Host
+from inbox_daemon.records import Alert, AlertName, EngineState, Gpus, GpuState, Host
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.settings import Settings
 from inbox_daemon.watch import view
@@ -27,6 +28,8 @@ from inbox_daemon.watch.announce import Announcer
 from inbox_daemon.watch.conditions import BatchFacts, EngineMoment, Moment
 from inbox_daemon.watch.health import Health
 from inbox_daemon.watch.treatment import Treatment
+
+log = logging.getLogger(__name__)
 
 _HOST_EVERY = 5.0  # seconds
 _TELLS_WITHIN = 2.0  # seconds for alert commands at the end
@@ -78,7 +81,8 @@ class Oversight:
         """
         wall = time.time()
         self.engines = [self._engine_now(traffic, wall) for traffic in self._dispatcher]
-        self._gpus = self._sampler.look(now, wall)
+        before, self._gpus = self._gpus, self._sampler.look(now, wall)
+        self._say_of_gpus(before)
         if now - self._host_at >= _HOST_EVERY:
             self._host_at = now
             with suppress(OSError):  # a disk that does not answer stops the batches, and they say so
@@ -89,6 +93,12 @@ class Oversight:
         for traffic, engine in zip(self._dispatcher, self.engines, strict=True):
             self._treatment.give(traffic, engine, verdict.kill.get(traffic.slot.number), self._gpus, now)
         return verdict.in_order
+
+    def _say_of_gpus(self, before: Gpus) -> None:
+        """Say once what NVML cannot do where that is no alert: a driver does not fit, a GPU cannot be asked."""
+        now = self._gpus
+        if now.problem and now.problem != before.problem and now.state in (GpuState.NO_DRIVER, GpuState.OK):
+            log.warning("GPUs: %s", now.problem)
 
     def stop(self) -> None:
         self._sampler.stop()

@@ -123,7 +123,7 @@ class Service:
     def waiting(self) -> dict[str, str]:
         """Why files that lie in the inbox are not taken, as the daemon publishes it."""
         pid = self.show("MainPID")
-        (said,) = (self.host.root / SPOOL[1:] / "daemons").glob(f"*-{pid}.json")
+        (said,) = (self.host.root / SPOOL[1:] / "daemons").glob(f"*-{pid}-*.json")
         waiting: dict[str, str] = json.loads(said.read_text())["waiting"]
         return waiting
 

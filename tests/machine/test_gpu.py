@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import psutil
+import pynvml
 import pytest
-from running import eventually
+from running import ROOT, Daemon, eventually
 
 from inbox_daemon.machine import nvml
 from inbox_daemon.machine.gpu import Sampler
@@ -24,6 +28,7 @@ CARD = GpuDevice(
 OTHER = GpuDevice(1, "GPU-b", "H100")
 
 Make = Callable[..., Sampler]
+Start = Callable[..., Daemon]
 
 
 def said(state: GpuState, *devices: GpuDevice, problem: str | None = None) -> str:
@@ -138,6 +143,122 @@ def test_the_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10, "the child is gone")
+
+
+class Driver:
+    """The driver's answers in place of this host's, two GPUs of them, some as drivers in bug reports gave them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **odd: Any) -> None:
+        self.denied: dict[int, Exception] = {}
+        sizes = SimpleNamespace(total=85 * 10**9, used=10**9)
+        usual = {
+            "nvmlInit": lambda: None,
+            "nvmlEventSetCreate": lambda: _raise(pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)),
+            "nvmlDeviceGetCount": lambda: 2,
+            "nvmlDeviceGetHandleByIndex": self._handle,
+            "nvmlDeviceGetUUID": lambda h: f"GPU-{h}",
+            "nvmlDeviceGetName": lambda h: "NVIDIA H100",
+            "nvmlDeviceGetPowerUsage": lambda h: 100_000,
+            "nvmlDeviceGetEnforcedPowerLimit": lambda h: 700_000,
+            "nvmlDeviceGetMemoryInfo": lambda h: sizes,
+            "nvmlDeviceGetClockInfo": lambda h, k: 1500,
+            "nvmlDeviceGetCurrentClocksThrottleReasons": lambda h: 0,
+            "nvmlDeviceGetComputeRunningProcesses": lambda h: [SimpleNamespace(pid=1, usedGpuMemory=10**9)],
+            "nvmlDeviceGetUtilizationRates": lambda h: SimpleNamespace(gpu=50),
+            "nvmlDeviceGetTemperature": lambda h, k: 40,
+            "nvmlDeviceGetTotalEccErrors": lambda h, k, c: 0,
+        }
+        for name, answer in (usual | odd).items():
+            monkeypatch.setattr(pynvml, name, answer)
+
+    def _handle(self, index: int) -> int:
+        if index in self.denied:
+            raise self.denied[index]
+        return index
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_a_gpu_that_never_was_ours_is_left_out_and_only_one_that_answered_can_be_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = Driver(monkeypatch)
+    driver.denied[1] = pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
+    watch = nvml.Watch()
+    gpus = watch.sample()
+    assert (gpus.state, [one.index for one in gpus.devices]) == (GpuState.OK, [0])
+    assert gpus.problem == "GPU 1: Insufficient Permissions"
+    driver.denied[0] = pynvml.NVMLError(pynvml.NVML_ERROR_UNKNOWN)
+    assert watch.sample().state is GpuState.LOST
+    driver.denied = {1: pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)}
+    assert nvml.Watch().sample().state is GpuState.LOST, "and what NVML itself calls lost"
+
+
+def test_what_cannot_be_read_of_one_gpu_costs_that_value_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_text(handle: int) -> str:
+        return b"\xf8\x91\xff".decode() if handle == 0 else "NVIDIA H100"
+
+    def broken(handle: int) -> int:
+        raise OSError("a driver that is half installed")
+
+    Driver(monkeypatch, nvmlDeviceGetName=no_text, nvmlDeviceGetPowerUsage=broken)
+    gpus = nvml.Watch().sample()
+    assert (gpus.state, gpus.problem) == (GpuState.OK, None)
+    assert [(one.name, one.power_watts, one.utilization) for one in gpus.devices] == [
+        ("a GPU without a name", None, 0.5),
+        ("NVIDIA H100", None, 0.5),
+    ]
+
+
+def test_a_value_that_no_gpu_can_have_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    minus_one, all_ones = (1 << 32) - 1, (1 << 64) - 1
+    Driver(
+        monkeypatch,
+        nvmlDeviceGetMemoryInfo=lambda h: SimpleNamespace(total=85 * 10**9 if h else 0, used=all_ones - 4095),
+        nvmlDeviceGetUtilizationRates=lambda h: SimpleNamespace(gpu=minus_one),
+        nvmlDeviceGetTemperature=lambda h, k: minus_one,
+        nvmlDeviceGetPowerUsage=lambda h: minus_one,
+        nvmlDeviceGetClockInfo=lambda h, k: minus_one,
+        nvmlDeviceGetComputeRunningProcesses=lambda h: [SimpleNamespace(pid=1, usedGpuMemory=all_ones)],
+    )
+    first, second = nvml.Watch().sample().devices
+    assert (first.memory_total_bytes, second.memory_total_bytes) == (None, 85 * 10**9)
+    for one in (first, second):
+        values = (one.memory_used_bytes, one.utilization, one.temperature_celsius, one.power_watts, one.sm_clock_hertz)
+        assert values == (None,) * 5 and one.processes == ({"pid": 1, "memory_bytes": None},)
+
+
+def test_xids_by_the_thousand_make_a_sample_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    event = SimpleNamespace(device=0, eventData=13)
+    Driver(
+        monkeypatch,
+        nvmlEventSetCreate=object,
+        nvmlDeviceRegisterEvents=lambda d, k, s: None,
+        nvmlEventSetWait_v2=lambda s, ms: event,
+        nvmlDeviceGetIndex=lambda d: 0,
+    )
+    watch = nvml.Watch()
+    monkeypatch.setattr(time, "sleep", slept.append)
+    watch.sleep(5.0)
+    assert 0.9 < sum(slept) <= 1.0 and watch.sample().devices[0].xid == 13
+
+
+def test_a_driver_that_does_not_fit_is_said_in_the_log_once(start_daemon: Start, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import pynvml\n"
+        "def nvmlInit(): raise pynvml.NVMLError(pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)\n"
+        "pynvml.nvmlInit = nvmlInit\n"
+        "from pathlib import Path\n"
+        "exists = Path.exists\n"
+        "Path.exists = lambda self: str(self) == '/dev/nvidiactl' or exists(self)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    daemon = start_daemon(environment={"PYTHONPATH": path, "INBOX_DAEMON_DAEMON__GPU_EVERY": "0.1"})
+    eventually(lambda: "GPUs: NVML: RM has detected an NVML/RM version mismatch." in daemon.text(), 20)
+    assert daemon.text().count("GPUs: ") == 1
 
 
 def test_the_real_nvml_gives_this_host_a_state_with_a_name() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
+from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import claim
 
@@ -67,3 +70,16 @@ def test_what_a_killed_start_left_in_the_inbox_is_gone_after_the_next(tmp_path: 
         (folder / ".probe-0123456789abcdef").mkdir()
     claim.prepare(spool)
     assert [list(folder.iterdir()) for folder in (spool.inbox, spool.outbox, spool.work)] == [[], [], []]
+
+
+def test_a_file_system_without_locks_is_refused_at_the_start_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(SpoolError) as raised:
+        claim.prepare(Spool(tmp_path / "spool"))
+    words = (f"{tmp_path}/spool/work: it cannot be locked (No locks available)", "a local disk", "local_lock=flock")
+    assert [word for word in words if word not in str(raised.value)] == []

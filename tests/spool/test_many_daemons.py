@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import statistics
 import time
@@ -13,6 +14,9 @@ from pathlib import Path
 import orjson
 import pytest
 from running import Daemon, eventually, jsonl, request
+
+from inbox_daemon.layout import Spool
+from inbox_daemon.spool import published
 
 Start = Callable[..., Daemon]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -94,3 +98,15 @@ def test_eight_daemons_run_each_file_once_though_one_of_them_is_killed(
     assert {name for name, times in claims.items() if times > 1} <= orphans
     assert [daemon.process.poll() for daemon in others] == [None] * len(others)
     assert not re.search("suspended|Traceback|cannot", "".join(daemon.text() for daemon in others))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="a PID namespace of its own needs root")
+def test_daemons_of_one_host_name_and_pid_speak_for_themselves(start_daemon: Start) -> None:
+    """As two containers have them: each is PID 1 of its own."""
+    alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    one, two = start_daemon(prefix=alone), start_daemon(prefix=alone)
+    assert one.spool == two.spool
+    both = eventually(lambda: said if len(said := published.daemons(Spool(one.spool))) == 2 else None, 20)
+    assert [(daemon["pid"], daemon["alive"]) for daemon in both] == [(1, True), (1, True)]
+    assert both[0]["started_at"] != both[1]["started_at"]

@@ -12,6 +12,7 @@ import pytest
 from engines import engine_view
 from running import Daemon, batch_of, eventually, jsonl, lines, request
 
+from inbox_daemon import cli
 from inbox_daemon.layout import Spool
 from inbox_daemon.records import Alert, AlertName, Severity
 from inbox_daemon.spool import alertlog, published
@@ -120,6 +121,31 @@ def test_a_command_that_cannot_be_run_is_said_at_the_start(tmp_path: Path, caplo
     assert not caplog.records
     Announcer(Spool(tmp_path), ["nosuchprogram"])
     assert "alerts.command: nosuchprogram: no such program" in caplog.text
+
+
+def test_a_test_alert_has_the_form_of_every_other_and_says_how_the_command_ended(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    heard, config = tmp_path / "heard", tmp_path / "c.toml"
+
+    def tested(*words: str) -> tuple[int, str]:
+        config.write_text(command(*words) if words else "")
+        status = cli.main(["alert", "--test", "--config", str(config)])
+        said = capfd.readouterr()
+        return status, said.out + said.err
+
+    status, said = tested("sh", "-c", f"cat > {heard}")
+    assert status == 0 and "took the test alert within 0 s" in said
+    spool = Spool(tmp_path)
+    Announcer(spool, []).say([Edge(Alert(AlertName.DISK_HIGH, Severity.WARNING, 0.0, "full"), raised=True)], 0.0)
+    assert orjson.loads(heard.read_bytes()).keys() == orjson.loads(spool.alerts.read_bytes()).keys()
+    status, said = tested("sh", "-c", "echo no such channel >&2; exit 3")
+    assert status == 1 and "no such channel" in said and "ended with 3" in said
+    assert tested("/no/such/program") == (
+        78,
+        "inbox-daemon: alerts.command: /no/such/program: No such file or directory\n",
+    )
+    assert tested()[0] == 78
 
 
 def test_a_command_that_a_reload_takes_away_is_not_run_for_what_waited(tmp_path: Path) -> None:
