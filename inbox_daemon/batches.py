@@ -10,6 +10,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from inbox_daemon.batch.life import Life
@@ -18,9 +19,10 @@ from inbox_daemon.batch.running import Running
 from inbox_daemon.batch.status import Tally
 from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.journal import Message, of_batch, tell
-from inbox_daemon.layout import Spool
+from inbox_daemon.layout import Spool, Work
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.settings import Settings
+from inbox_daemon.spool import outbox
 from inbox_daemon.spool.claim import Held
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,14 @@ class Batches:
         self._lives.pop(life.number, None)
         self._memory.release(life.number)
         life.let_go()
+
+    def rest(self, now: float) -> None:
+        """Before the daemon stops: let go of all of them, as they are. `now` is monotonic seconds."""
+        for life in self:
+            self.safely(life, partial(life.rest, now))
+            life.let_go()
+        for id in self.suspended:
+            outbox.rest(self._spool, Work(self._spool.work / id))
 
     def _suspend(self, id: str, name: str, error: Exception) -> None:
         """Have a batch adopted again, from its files, some seconds later."""

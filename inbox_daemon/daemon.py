@@ -151,14 +151,15 @@ class Daemon:
     def _tell(self, now: float) -> None:
         lives = list(self._batches)
         if self._presence.due(now):
-            ours = {"batches": len(lives), "log": journal.recent()} | self._taking.said()
+            ours = {"batches": len(lives), "stopping": self._stopping, "log": journal.recent()} | self._taking.said()
             said = self._oversight.said(now) | ours
             self._presence.say(now, said)
             self._metrics.say(now, said, [life.face.told for life in lives if life.face.told])
         requests = (sum(life.queue.done for life in lives), sum(len(life.queue) for life in lives))
         alerts = [alert.name for alert in self._oversight.raised]
         suspended, engines = len(self._batches.suspended), self._oversight.engines
-        self._notify.status(view.summary(len(lives), requests, suspended, engines, alerts), now)
+        said_short = view.summary(len(lives), requests, suspended, engines, alerts)
+        self._notify.status(f"stopping; {said_short}" if self._stopping else said_short, now)
 
     @property
     def _engine_is_wanted(self) -> bool:
@@ -226,9 +227,7 @@ class Daemon:
         self._oversight.stop()
         self._leaving.stop()
         self._fleet.end()
-        for life in self._batches:
-            self._batches.safely(life, partial(life.rest, time.monotonic()))
-            life.let_go()
+        self._batches.rest(time.monotonic())
         deadline = time.monotonic() + _ENGINE_ENDS_WITHIN
         while not self._fleet.ended and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -147,9 +147,13 @@ def broken_now(spool: Path, scene: Scene) -> list[str]:
 
 
 def published(spool: Path, scene: Scene) -> dict[str, tuple[int, bytes, int]]:
-    """Return what users have of a batch from its receipt on, which is theirs; nothing before."""
+    """Return what users have of a batch from its receipt on, which is theirs; nothing before.
+
+    That its file was sent again is counted in the status whenever that is.
+    """
     folder = spool / "outbox" / scene.name
-    return tree(folder) if Published(folder).receipt.exists() else {}
+    found = tree(folder) if Published(folder).receipt.exists() else {}
+    return {path: there for path, there in found.items() if path != "status.json" or not scene.resent}
 
 
 def _log(work: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import logging
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from inbox_daemon.batch import status
 from inbox_daemon.batch.books import Books
@@ -18,10 +18,11 @@ from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import AGAIN, Published, Spool, Work
 from inbox_daemon.machine import clock
 from inbox_daemon.records import BatchStatus, EngineInfo
-from inbox_daemon.spool import outbox, remains, resent
+from inbox_daemon.spool import daemons, outbox, remains, resent, views
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.outcomes import Sealed
 from inbox_daemon.spool.publish import Merged
+from inbox_daemon.spool.shapes import BatchObject
 from inbox_daemon.text import shown
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Face:
         if self._published is None or outbox.is_anothers(self._published, self._work):
             self._published = outbox.open_door(self._spool, self._work, self._origin, self._first_status)
             self.log = of_batch(log, self.name)
+            outbox.take_up(self._spool, self._work)
         return outbox.ensure(self._published)
 
     # -- status.json
@@ -86,6 +88,16 @@ class Face:
             books.mark(now)
         self.told = status.batch_object(self._facts(books), time.time())
         outbox.write_status(self.folder(), self.told)
+
+    def rest(self, books: Books | None) -> None:
+        """Say in status.json that no daemon has the batch in work any more; the next one says otherwise."""
+        if self._state.status.final:
+            return
+        if books is None:  # what was said last is all that is known
+            outbox.rest(self._spool, self._work)
+            return
+        said = cast(BatchObject, status.batch_object(self._facts(books), time.time()))
+        outbox.write_status(self.folder(), dict(views.at_rest(said)))
 
     def tell_soon(self) -> None:
         """Have the status be due, whatever the clock says."""
@@ -124,6 +136,7 @@ class Face:
             source=self._origin.source,
             mark=self._origin.mark,
             created=self.created,
+            daemon=daemons.me(),
             age=self.age,
             state=self._state,
             history=self.history,

@@ -286,7 +286,7 @@ class Life:
         """Before the daemon stops: everything that has arrived becomes durable and visible. Raises as `step` does."""
         if self.running is not None:
             self.running.seal(self._settings.now, now)
-            self.face.tell(self.running.books, now)
+        self.face.rest(self.running.books if self.running else None)
 
     def let_go(self) -> None:
         """Let go of every open file and of the lease, wherever it stands; the batch on disk stays as it is."""

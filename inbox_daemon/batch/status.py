@@ -59,6 +59,7 @@ class Facts:
     Attributes:
         mark: of the file as it was dropped, by which who dropped it finds its batch.
         created: Unix seconds of the claim.
+        daemon: which one has it in work.
         age: seconds since then, whoever has set the clock meanwhile.
         resent: how often the same file was sent again under its name.
         engines: what each engine is doing, as dictionaries.
@@ -72,6 +73,7 @@ class Facts:
     created: int
     state: State
     history: History
+    daemon: str | None = None
     age: float = 0.0
     resent: int = 0
     engines: Sequence[Mapping[str, Any]] = ()
@@ -118,6 +120,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "errors": {"object": "list", "data": problems} if problems else None,
         "usage": tally.usage(),
         "updated_at": round(now, 1),
+        "daemon": None if final else facts.daemon,
         "in_flight": facts.in_flight,
         "priority": facts.priority,
         "paused": state.paused,

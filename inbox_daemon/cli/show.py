@@ -81,6 +81,7 @@ def daemons(found: Sequence[DaemonView]) -> RenderableType:
             lines.append(Text(f"{who} has said nothing lately", style="red"))
             continue
         having = engines(views.engines_of(daemon))
+        who += ", stopping" if daemon.get("stopping") else ""
         lines.append(Text(f"{who}: {having}" if having else who))
         lines += [Text(f"  {line}") for line in by_model(views.engines_of(daemon))]
     return Group(*lines)

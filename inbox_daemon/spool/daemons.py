@@ -26,6 +26,11 @@ STALE_AFTER = 15.0  # seconds; a daemon that has said nothing for so long is not
 _SAY_EVERY = 1.0  # seconds
 
 
+def me() -> str:
+    """Return how this daemon is named in the statuses of its batches."""
+    return f"{socket.gethostname()} (pid {os.getpid()})"
+
+
 def silent_for(said: Mapping[str, Any], now: Moment) -> float:
     """Return for how many seconds a daemon has said nothing.
 

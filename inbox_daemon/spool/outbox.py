@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import errno
 import itertools
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import orjson
 
+from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool, Work, batch_name
 from inbox_daemon.machine import clock
 from inbox_daemon.machine.clock import Moment
-from inbox_daemon.spool import files, names, source
+from inbox_daemon.spool import daemons, files, names, source, views
+from inbox_daemon.spool.shapes import BatchObject
 from inbox_daemon.text import dumps
 
 
@@ -96,6 +100,25 @@ def write_status(published: Published, status: dict[str, object], *, last: bool 
     files.write_whole(published.status, dumps(status) + b"\n")
     if last:
         files.sync_dir(published.dir)
+
+
+def take_up(spool: Spool, work: Work) -> None:
+    """Say in a batch's status that this daemon has it in work now: until its log is read back, all else stays."""
+    _amend(spool, work, lambda said: {**said, "daemon": daemons.me()})
+
+
+def rest(spool: Spool, work: Work) -> None:
+    """Say in a batch's status, whoever told it last, that no daemon has it in work any more."""
+    _amend(spool, work, views.at_rest)
+
+
+def _amend(spool: Spool, work: Work, change: Callable[[BatchObject], Any]) -> None:
+    """Change what the status of a batch that has not ended says; where it cannot be read or written, it stays."""
+    with suppress(OSError, SpoolError, ValueError, KeyError, TypeError):
+        published = spool.batch(orjson.loads(work.name.read_bytes())["name"])
+        said = orjson.loads(published.status.read_bytes())
+        if said["id"] == work.id and not views.has_ended(said) and (changed := change(said)) != said:
+            write_status(published, changed | {"updated_at": round(time.time(), 1)})
 
 
 def write_autopsy(published: Published, text: str) -> str:

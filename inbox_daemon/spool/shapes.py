@@ -55,6 +55,7 @@ class DaemonView(TypedDict):
         alive: whether that was lately; put in by who reads it.
         models: names under which requests may ask here, the one it is served by first; with `translate_ollama`, also
             Ollama's names for it.
+        stopping: it has been told to, and takes nothing on any more.
         waiting: why files in the inbox are not taken yet, by file name; `waiting_unnamed` counts the others.
         batches: how many it has in work.
     """
@@ -75,6 +76,7 @@ class DaemonView(TypedDict):
     host: NotRequired[dict[str, Any]]
     alerts: NotRequired[list[dict[str, Any]]]
     batches: NotRequired[int]
+    stopping: NotRequired[bool]
     log: NotRequired[list[dict[str, Any]]]
     waiting: NotRequired[dict[str, str]]
     waiting_unnamed: NotRequired[int]
@@ -97,7 +99,9 @@ class BatchObject(TypedDict):
         waiting_for_model: the model of its requests, where no engine of its daemon serves it; nothing of it runs.
         waiting_for_memory: its requests do not fit beside those of the batches in work (inbox.max_memory_bytes).
         waiting_for_disk_bytes: what must become free before more of it runs.
-        engines: those of the daemon that holds it.
+        daemon: which one has it in work; null where none runs, and once it has ended. One that was killed could not say
+            so: then `updated_at`, Unix seconds, gets old.
+        engines: those of that daemon.
     """
 
     id: str
@@ -118,6 +122,8 @@ class BatchObject(TypedDict):
     resent: NotRequired[int]
     errors: NotRequired[dict[str, Any] | None]
     usage: NotRequired[dict[str, Any] | None]
+    daemon: NotRequired[str | None]
+    updated_at: NotRequired[float]
     in_flight: NotRequired[int]
     priority: NotRequired[int]
     paused: NotRequired[bool]

@@ -57,7 +57,8 @@ def at_rest(status: BatchObject) -> BatchObject:
     """The same batch without what was true only while a daemon said so: how fast it goes, and on what engines."""
     still = status.copy()
     still["requests_per_second"] = still["output_tokens_per_second"] = still["eta_seconds"] = None
-    still["engines"] = still["waiting_for_model"] = None
+    still["engines"] = still["waiting_for_model"] = still["daemon"] = None
+    still["in_flight"] = 0
     return still
 
 

@@ -321,6 +321,8 @@ def test_stopped_in_mid_batch_it_leaves_everything_that_arrived_visible(start_da
     assert daemon.stop() == 0
     parts = daemon.outbox("b") / "parts"
     assert sum(len(lines(part)) for part in parts.iterdir()) == daemon.done("b") >= 200
+    said = daemon.status("b")
+    assert (said["status"], said["daemon"], said["engines"], said["in_flight"]) == ("in_progress", None, None, 0)
     assert start_daemon().finished("b")["request_counts"]["completed"] == 5000
 
 

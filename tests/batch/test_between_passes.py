@@ -26,7 +26,7 @@ from inbox_daemon.inbox import arrivals, taking
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.machine.notify import Notifier
-from inbox_daemon.spool import claim, control, drop, files, outbox, proof, publish, published
+from inbox_daemon.spool import claim, control, daemons, drop, files, outbox, proof, publish, published
 from inbox_daemon.spool.history import History
 from inbox_daemon.watch import conditions
 
@@ -588,3 +588,39 @@ def test_how_long_a_batch_took_is_right_whatever_the_clock_is_set_to_meanwhile_a
     assert 0.0 <= times["seconds"] < 60.0
     assert abs(times["finished_at"] - times["created_at"]) > 80_000  # when is the clock's to say
     assert "-86" not in caplog.text
+
+
+def test_when_the_daemon_has_stopped_every_status_says_that_none_runs_and_when_it_is_back_that_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"running", "paused", "failing", "reading", "adopted"}
+    full = may_be_full(monkeypatch)
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
+    first = Passes(tmp_path / "spool")
+    (first.inbox / "paused.pause").touch()
+    for name in sorted(names - {"reading"}):
+        first.drop(f"{name}.jsonl", batch_of(8000, name))
+    first.until(lambda: first.status("running").get("request_counts", {}).get("completed"))
+    first.until(lambda: all(life.running for life in first.daemon._batches) and first.status("paused")["paused"])
+    full[0] = True
+    first.drop("reading.jsonl", batch_of(20_000, "reading"))
+    first.until(lambda: first.status("reading").get("waiting_for_disk_bytes"))
+    lives = {life.name: life for life in first.daemon._batches}
+    assert set(lives) == names
+    first.daemon._batches.safely(lives["failing"], (tmp_path / "nothing").stat)
+    first.daemon._batches.let_go(lives["adopted"])
+    monkeypatch.setattr(Life, "step", lambda life: False)  # taken again, and no further
+    first.until(lambda: len(first.daemon._batches) == 4)
+    assert {first.status(name)["daemon"] for name in names} == {daemons.me()}
+    first.daemon._shut_down()
+    for name in names:
+        said = first.status(name)
+        assert (said["daemon"], said["engines"], said["in_flight"], said["eta_seconds"]) == (None, None, 0, None), name
+    assert first.status("running")["request_counts"]["completed"] > 0
+    monkeypatch.undo()
+    monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
+    monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
+    again = Passes(tmp_path / "spool")
+    again.until(lambda: {again.status(name)["daemon"] for name in names} == {daemons.me()})
+    again.daemon._shut_down()
