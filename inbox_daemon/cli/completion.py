@@ -16,7 +16,8 @@ from inbox_daemon.layout import Spool
 _SHELLS = ("bash", "zsh", "fish")
 _NAMES = "names"
 _FILES = {"FILE", "NEW_FILE"}
-_BATCHES = {"BATCH", "OUTBOX/NAME"}
+_FOLDERS = {"DIR", "FOLDER"}
+_BATCHES = {"BATCH", "RETRY", "OUTBOX/NAME"}
 # A shell expands what it is given to choose from, and who drops a file chooses a name.
 _HARMLESS = re.compile(r"[\w@%+=:,.][\w@%+=:,.-]*")
 
@@ -64,7 +65,7 @@ def script(shell: str) -> str:
                     complete(verb)
             elif action.metavar in _FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
-            elif action.metavar == "DIR":
+            elif action.metavar in _FOLDERS:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
             elif action.metavar in _BATCHES or (action.metavar == "NAME" and not action.option_strings):
                 action.complete = batches  # type: ignore[attr-defined]

@@ -407,6 +407,7 @@ def test_a_batch_outlives_a_missing_model_and_an_idle_engine_is_let_go(
 ) -> None:
     missing = tmp_path / "no-model-yet"
     missing.mkdir()
+    (missing / "config.json").write_text("{}")  # enough for the look before the start, and nothing to load
     lay(tmp_path / "spool", "b1.jsonl", batch_of(20))
     daemon = start_daemon(kind="vllm", arguments=["--model", str(missing), "--drain"])
     failed = lambda: [one["last_death"] for one in daemon.status("b1").get("engines", ()) if "last_death" in one]  # noqa: E731
