@@ -101,7 +101,8 @@ def _batches(live: Sequence[BatchObject], ended: Sequence[BatchObject], waiting:
 
 def _daemon(daemon: DaemonView, tokens_per_second: float, now: float) -> Iterator[RenderableType]:
     up = show.duration(now - daemon.get("started_at", now))
-    who = f"{daemon['hostname']}, pid {daemon['pid']}, up {up}{', stopping' if daemon.get('stopping') else ''}"
+    stopping = ", stopping" if daemon.get("stopping") else ""  # before what a narrow terminal cuts off
+    who = f"{daemon['hostname']}{stopping}, pid {daemon['pid']}, up {up}"
     engines = views.engines_of(daemon)
     host = frames.panel(who, _host(daemon.get("host") or {}))
     if len(engines) > 1:

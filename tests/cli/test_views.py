@@ -171,7 +171,7 @@ def test_one_engine_is_told_of_in_full(spool: Spool, verb: Verb) -> None:
 def test_a_daemon_that_stops_says_so(spool: Spool, verb: Verb) -> None:
     live(spool, stopping=True)
     assert "daemon gpu-box (pid 4700), stopping: engine ready" in verb(spool, "status")[1]
-    assert "pid 4700, up 1 h 06 min, stopping" in verb(spool, "top", "--once")[1]
+    assert "gpu-box, stopping, pid" in verb(spool, "top", "--once")[1]
 
 
 def test_several_engines_are_told_of_together(spool: Spool, verb: Verb, watched: Watched) -> None:
