@@ -80,7 +80,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request: a whole output line, newline included, ready to be appended."""
+    """What became of one request: a whole output line, newline included, ready to be appended.
+
+    Attributes:
+        reasoning_tokens: how many of the output tokens the model has thought with, where the answer says so.
+    """
 
     ticket: int
     line: bytes
@@ -88,6 +92,7 @@ class Outcome:
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

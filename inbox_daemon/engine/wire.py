@@ -18,7 +18,7 @@ from inbox_daemon.records import Outcome, Request
 _FRAME = struct.Struct("<IB")
 _REQUEST = struct.Struct("<QqIHHI")  # ticket, turn, line number, bytes of id, of model, of line
 _TICKET = struct.Struct("<Q")
-_OUTCOME = struct.Struct("<QBIIII")  # ticket, is_error, input, cached and output tokens, bytes of line
+_OUTCOME = struct.Struct("<QBIIIII")  # ticket, is_error, input, cached, output, reasoning tokens, bytes of line
 
 TARGET = 1 << 20  # bytes in a frame of many records, about
 
@@ -87,16 +87,16 @@ def outcomes(batch: Iterable[Outcome]) -> Iterator[bytes]:
 
 
 def _outcome(outcome: Outcome) -> tuple[bytes, bytes]:
-    tokens = (outcome.input_tokens, outcome.cached_tokens, outcome.output_tokens)
+    tokens = (outcome.input_tokens, outcome.cached_tokens, outcome.output_tokens, outcome.reasoning_tokens)
     return _OUTCOME.pack(outcome.ticket, outcome.is_error, *tokens, len(outcome.line)), outcome.line
 
 
 def read_outcomes(payload: bytes) -> Iterator[Outcome]:
     at = 0
     while at < len(payload):
-        ticket, is_error, input_tokens, cached, output, length = _OUTCOME.unpack_from(payload, at)
+        ticket, is_error, *tokens, length = _OUTCOME.unpack_from(payload, at)
         at += _OUTCOME.size
-        yield Outcome(ticket, payload[at : at + length], bool(is_error), input_tokens, cached, output)
+        yield Outcome(ticket, payload[at : at + length], bool(is_error), *tokens)
         at += length
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def tokens(usage: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return input, cached and output tokens, as `records.Outcome` has them; 0 where the answer says nothing.
+def tokens(usage: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Return input, cached and output tokens and, of these, those of reasoning, as `records.Outcome` has them.
+
+    0 where the answer says nothing.
 
     Args:
         usage: of a response's body: `prompt_tokens` and `completion_tokens`, or, of `/v1/responses`, `input_tokens`
@@ -16,4 +18,6 @@ def tokens(usage: Mapping[str, Any]) -> tuple[int, int, int]:
     read = usage.get("prompt_tokens", usage.get("input_tokens"))
     details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
     written = usage.get("completion_tokens", usage.get("output_tokens"))
-    return read or 0, (details or {}).get("cached_tokens") or 0, written or 0
+    thought = usage.get("completion_tokens_details", usage.get("output_tokens_details"))
+    cached, reasoning = (details or {}).get("cached_tokens"), (thought or {}).get("reasoning_tokens")
+    return read or 0, cached or 0, written or 0, reasoning or 0

@@ -28,7 +28,7 @@ REQUESTS = st.builds(
     st.integers(-(1 << 63), (1 << 63) - 1),
     st.text(st.characters(codec="utf-8"), max_size=40),
 )
-OUTCOMES = st.builds(Outcome, TICKETS, st.binary(max_size=200), st.booleans(), TOKENS, TOKENS, TOKENS)
+OUTCOMES = st.builds(Outcome, TICKETS, st.binary(max_size=200), st.booleans(), TOKENS, TOKENS, TOKENS, TOKENS)
 SENT = st.lists(
     st.one_of(
         st.tuples(st.just(wire.Kind.REQUESTS), st.lists(REQUESTS, min_size=1, max_size=5)),

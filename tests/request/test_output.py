@@ -8,8 +8,17 @@ import orjson
 import pytest
 from running import error_of
 
+from inbox_daemon.batch.status import Tally
 from inbox_daemon.records import Fault
-from inbox_daemon.request.output import as_published, copied_line, error_line, failure, place_of_line, read_outcome
+from inbox_daemon.request.output import (
+    answer_line,
+    as_published,
+    copied_line,
+    error_line,
+    failure,
+    place_of_line,
+    read_outcome,
+)
 
 ID = "batch_req_0123_7"
 FAULT = Fault("invalid_url", "url null is not served", "url", "a")
@@ -73,3 +82,17 @@ def test_an_answer_that_speaks_of_errors_is_an_answer() -> None:
     assert failure(orjson.loads(line)) is None
     with pytest.raises(ValueError, match="an answer"):
         as_published(line)
+
+
+def test_reasoning_tokens_are_counted_as_the_lines_say_and_are_in_the_usage_of_the_batch() -> None:
+    chat = {"prompt_tokens": 9, "completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 5}}
+    response = {"input_tokens": 3, "output_tokens": 4, "output_tokens_details": {"reasoning_tokens": 2}}
+    tally = Tally()
+    for ticket, usage in enumerate((chat, response, {"prompt_tokens": 1, "completion_tokens": 1}, {})):
+        line = answer_line(f"batch_req_a_{ticket}", f"r{ticket}", orjson.dumps({"usage": usage}))
+        outcome = read_outcome(line, ticket)
+        assert outcome is not None
+        tally.add(outcome)
+    said = tally.usage()
+    assert (said["input_tokens"], said["output_tokens"]) == (13, 12)
+    assert said["output_tokens_details"] == {"reasoning_tokens": 7}
