@@ -86,7 +86,11 @@ class Daemon:
     # -- the loop
 
     def run(self, reread: Callable[[], Config]) -> Exit:
-        """Work until stopped, or until nothing is left where it drains. Raises ConfigError."""
+        """Work until stopped, or until nothing is left where it drains.
+
+        Raises:
+            ConfigError: no engine can be loaded, now or later; each batch's status says so.
+        """
         self._wakeup.catch(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         try:
             self.step(time.monotonic())
@@ -96,6 +100,10 @@ class Daemon:
                 self._wait()
                 self._obey(reread)
                 self.step(time.monotonic())
+        except ConfigError as wrong:
+            for life in self._batches:
+                life.state.hopeless = str(wrong)
+            raise
         finally:
             self._shut_down()
         if self._drain and (len(self._batches) or self._taking.waiting or self._batches.suspended):

@@ -111,6 +111,7 @@ def batch(name: str = "candidates", **changed: Any) -> dict[str, Any]:
         "paused": False,
         "parked": None,
         "waiting_for_model": None,
+        "cannot_load": None,
         "waiting_for_disk_bytes": None,
         "requests_per_second": 92.5,
         "output_tokens_per_second": 14_060.0,

@@ -28,6 +28,7 @@ class State:
         lacking: bytes of disk that must become free before more of it is run; `needed` is how many must be free.
         waits_for: the model for which all that is left of it waits, where no engine of this daemon has that model.
         waits_for_memory: other batches have so many requests that this one's have no room beside them yet.
+        hopeless: why no engine of this daemon could be loaded, now or later; the daemon ends with it.
         model: the last one that worked on it, as its engine calls it.
     """
 
@@ -42,6 +43,7 @@ class State:
     needed: int = 0
     waits_for: str | None = None
     waits_for_memory: bool = False
+    hopeless: str | None = None
     model: str = ""
 
     @property

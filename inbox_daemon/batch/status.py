@@ -28,6 +28,7 @@ class Tally:
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    reasoning_tokens: int = 0
 
     def add(self, outcome: Outcome) -> None:
         if outcome.is_error:
@@ -37,6 +38,7 @@ class Tally:
         self.input_tokens += outcome.input_tokens
         self.cached_tokens += outcome.cached_tokens
         self.output_tokens += outcome.output_tokens
+        self.reasoning_tokens += outcome.reasoning_tokens
 
     @property
     def done(self) -> int:
@@ -47,7 +49,7 @@ class Tally:
             "input_tokens": self.input_tokens,
             "input_tokens_details": {"cached_tokens": self.cached_tokens},
             "output_tokens": self.output_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": self.input_tokens + self.output_tokens,
         }
 
@@ -128,6 +130,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "waiting_for_disk_bytes": (None if final else state.lacking) or None,
         "waiting_for_model": None if final else state.waits_for,
         "waiting_for_memory": state.waits_for_memory and not final,
+        "cannot_load": None if final else state.hopeless,
         "requests_per_second": round(speed.requests, 2),
         "output_tokens_per_second": round(speed.output_tokens, 1),
         "eta_seconds": round(facts.eta) if running and facts.eta is not None else None,

@@ -84,6 +84,8 @@ def _now(spool: Spool, status: BatchObject, runs: bool) -> tuple[BatchObject, st
     """
     if runs or views.has_ended(status):
         return status, ""
+    if why := status.get("cannot_load"):
+        return views.at_rest(status), f"its daemon ended: {why}; it goes on when one can load the model"
     return views.at_rest(status), f"no daemon runs on {spool.root}: it goes on when one does ({views.ASK_SYSTEMD})"
 
 
@@ -171,6 +173,10 @@ def watch(spool: Spool, name: str, look: Callable[[], BatchObject | None]) -> in
             elif ended or (line != last and time.monotonic() - said_at >= 2.0):
                 show.say(line)
                 last, said_at = line, time.monotonic()
+            if status is not None and status.get("cannot_load") and not runs:
+                if not live and line != last:
+                    show.say(line)
+                return 1
             if status is not None and ended:
                 _wait_for_receipt(spool.batch(status["name"]))
                 return exit_status(status)

@@ -23,6 +23,7 @@ import orjson
 
 from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine import Evidence, Place, wire
+from inbox_daemon.engine.causes import lasting
 from inbox_daemon.engine.placement import VISIBLE, likely, visible
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError, EngineDied
@@ -252,6 +253,8 @@ class LocalEngine:
         code = self._worker.process.poll()
         if code == EXIT_CONFIG:
             raise ConfigError(self._tail[-1] if self._tail else "vLLM does not accept [engine.args]")
+        if code == 1 and self.info is None and (why := lasting(self._tail, self._settings.model)):
+            raise ConfigError(why)
         if code is None:
             reason = "the worker closed its connection"
         elif code < 0:

@@ -98,6 +98,7 @@ class BatchObject(TypedDict):
         parked: why nothing more of it runs until somebody says resume.
         waiting_for_model: the model of its requests, where no engine of its daemon serves it; nothing of it runs.
         waiting_for_memory: its requests do not fit beside those of the batches in work (inbox.max_memory_bytes).
+        cannot_load: why its daemon has ended: no engine can be loaded, and what is to be done about it.
         waiting_for_disk_bytes: what must become free before more of it runs.
         daemon: which one has it in work; null where none runs, and once it has ended. One that was killed could not say
             so: then `updated_at`, Unix seconds, gets old.
@@ -130,6 +131,7 @@ class BatchObject(TypedDict):
     parked: NotRequired[str | None]
     waiting_for_model: NotRequired[str | None]
     waiting_for_memory: NotRequired[bool]
+    cannot_load: NotRequired[str | None]
     waiting_for_disk_bytes: NotRequired[int | None]
     requests_per_second: NotRequired[float | None]
     output_tokens_per_second: NotRequired[float | None]

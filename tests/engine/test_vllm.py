@@ -402,18 +402,25 @@ def test_a_wrong_engine_argument_ends_the_daemon_with_78_and_is_named(
     assert daemon.status("b")["status"] == "in_progress"
 
 
-def test_a_batch_outlives_a_missing_model_and_an_idle_engine_is_let_go(
+def test_a_model_that_cannot_be_had_ends_the_daemon_and_whoever_waits_and_the_batch_goes_on_with_the_next(
     start_daemon: Start, tiny_model: Path, tmp_path: Path
 ) -> None:
-    missing = tmp_path / "no-model-yet"
-    missing.mkdir()
-    (missing / "config.json").write_text("{}")  # enough for the look before the start, and nothing to load
     lay(tmp_path / "spool", "b1.jsonl", batch_of(20))
-    daemon = start_daemon(kind="vllm", arguments=["--model", str(missing), "--drain"])
-    failed = lambda: [one["last_death"] for one in daemon.status("b1").get("engines", ()) if "last_death" in one]  # noqa: E731
-    [death] = eventually(failed, LOADED, "the failure in the status")
-    assert "exit status 1" in death and str(missing) in death, death
-    assert daemon.ended(LOADED) == 1
+    daemon = start_daemon(kind="vllm", arguments=["--model", "org/no-such-model"])
+    eventually(lambda: daemon.status("b1"), 60, "taken")
+    more = tmp_path / "more.jsonl"
+    more.write_bytes(batch_of(3))
+    command = [sys.executable, "-m", "inbox_daemon", "submit", str(more), "--wait", "--spool", str(daemon.spool)]
+    waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert daemon.ended(LOADED) == 78
+    for said in (
+        daemon.text().splitlines()[-1],
+        daemon.status("b1")["cannot_load"],
+        waiting.communicate(timeout=60)[0],
+    ):
+        assert "org/no-such-model is not in this host's cache" in said and "hf download" in said, said
+    assert waiting.returncode == 1
+    assert daemon.text().count("engine starting (") == 1
     assert daemon.status("b1")["request_counts"] == {"total": 20, "completed": 0, "failed": 0}
 
     # The right model, and an engine that is let go when idle: two facts for one engine start. A third: with nothing
