@@ -93,7 +93,8 @@ class Face:
         """Say in status.json that no daemon has the batch in work any more; the next one says otherwise."""
         if self._state.status.final:
             return
-        if books is None:  # what was said last is all that is known
+        unread = self._state.hopeless and self._state.accepted is None and self.has_name
+        if books is None and not unread:  # what was said last is all that is known
             outbox.rest(self._spool, self._work)
             return
         said = cast(BatchObject, status.batch_object(self._facts(books), time.time()))
