@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inbox_daemon.cli import show
+from inbox_daemon.cli import given, show
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
@@ -24,7 +24,7 @@ from inbox_daemon.text import dumps, shown
 
 def add(verb: argparse.ArgumentParser) -> None:
     verb.description = __doc__
-    verb.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    given.add(verb, "what messages call what comes on stdin; with a suffix where it comes compressed")
     verb.add_argument("--model", metavar="NAME", help="the model that will serve it; unset, any model name passes")
     verb.add_argument("--json", action="store_true", help="one object a file, for programs")
     verb.set_defaults(go=go)
@@ -81,16 +81,17 @@ def _note(lines: Iterable[Found | None], faults: Faults, limit: int) -> None:
             faults.found.append((number, fault))
 
 
-def go(given: argparse.Namespace) -> int:
-    read = settings(given)
+def go(asked: argparse.Namespace) -> int:
+    read = settings(asked)
     clean = True
-    for path in given.files:
-        faults = faults_of(path, read)
-        clean &= not (faults.count or faults.fatal)
-        if given.json:
-            sys.stdout.buffer.write(dumps(_object(path, faults)) + b"\n")
-        else:
-            report(path, faults)
+    with given.read(asked.files, asked.name, otherwise="stdin") as some:
+        for path, called in some:
+            faults = faults_of(path, read)
+            clean &= not (faults.count or faults.fatal)
+            if asked.json:
+                sys.stdout.buffer.write(dumps(_object(called, faults)) + b"\n")
+            else:
+                report(called, faults)
     return 0 if clean else 1
 
 

@@ -1,61 +1,119 @@
-"""`inbox-daemon submit`: checks files, then drops them into the inbox, whole, by one rename."""
+"""`inbox-daemon submit`: checks files, then drops them into the inbox, all or none, whole, by one rename each."""
 
 from __future__ import annotations
 
 import argparse
+import filecmp
+import shlex
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from inbox_daemon.cli import check, show, status
+from inbox_daemon.cli import check, given, show, status
+from inbox_daemon.cli.given import Given
 from inbox_daemon.cli.settings import settings
+from inbox_daemon.config import Config
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import SUFFIXES, Spool, batch_name, is_batch_file
 from inbox_daemon.spool import drop, published, resent, views
 from inbox_daemon.spool.shapes import BatchObject
 
+_ABOUT = """\
+Check files of requests and hand them to the daemon: all of them, or none where one of them cannot run. Prints the name
+of each file's batch.
+
+  inbox-daemon submit candidates.jsonl --wait
+  make-requests | inbox-daemon submit - --name candidates
+"""
 _PATIENCE = 3.0  # seconds for a daemon to take the files and name their batches
 _POLL = 0.05  # seconds
+_INTERRUPTED = 130
 
 
 def add(verb: argparse.ArgumentParser) -> None:
-    verb.description = __doc__
-    verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help=" ".join(SUFFIXES))
+    verb.description = _ABOUT
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    given.add(verb, "what the batch is called that comes on stdin; with a suffix where it comes compressed")
     verb.add_argument("--again", action="store_true", help="run it though the same file was submitted before")
+    verb.add_argument("--keep-going", action="store_true", help="where a file cannot run, submit the others")
     verb.add_argument("--wait", action="store_true", help="show progress and end with the batch's result")
     verb.set_defaults(go=go)
 
 
-def go(given: argparse.Namespace) -> int:
-    read = settings(given)
+def go(asked: argparse.Namespace) -> int:
+    read = settings(asked)
     spool = Spool(Path(read.spool))
     if not published.is_folder(spool.inbox):
         raise SpoolError(f"{spool.inbox} is not there: no daemon has run on this spool; name another with --spool")
+    with given.read(asked.files, asked.name) as files:
+        good = [file for file in files if _can_run(spool, file, read, asked.again)]
+        repeated = _repeated(good)
+        good = [file for file in good if file not in repeated]
+        if not good or (len(good) < len(files) and not asked.keep_going):
+            if len(files) > 1:
+                hint = "; --keep-going submits the others" if good else ""
+                show.say(
+                    f"nothing was submitted: {len(files) - len(good)} of {len(files)} cannot be{hint}", show.errors
+                )
+            return 1
+        ended = _run(spool, [file.path for file in good], asked.wait)
+    return 1 if len(good) < len(files) else ended
+
+
+def _can_run(spool: Spool, file: Given, read: Config, again: bool) -> bool:
+    """Say what is wrong with a file; return whether it is to be submitted. Raises OSError where it is not there."""
+    if not is_batch_file(file.path.name):
+        show.say(f"{file.called}: not submitted: the inbox takes {', '.join(SUFFIXES)}", show.errors)
+        return False
+    try:
+        faults = check.faults_of(file.path, read)
+    except FileNotFoundError:
+        show.say(f"{file.called}: not submitted: there is no such file", show.errors)
+        return False
+    if faults.fatal or faults.count == faults.requests or (read.inbox.strict and faults.count):
+        check.report(file.called, faults)
+        show.say(f"{file.called}: not submitted: nothing of it could run", show.errors)
+        return False
+    if faults.count:
+        show.say(f"{file.called}: {faults.count} of {faults.requests} lines are faulty; the others run", show.errors)
+    if not again and (first := resent.known(spool, file.path)):
+        same = f"{first} is of the same bytes, so it is not submitted; --again has it run"
+        show.say(f"{file.called}: {same}", show.errors)
+        return False
+    return True
+
+
+def _repeated(files: Sequence[Given]) -> list[Given]:
+    """Return those of the files that are another's copy under the same name, and say so: the daemon runs one."""
+    found = []
+    for at, file in enumerate(files):
+        for other in files[:at]:
+            same_name = batch_name(other.path.name) == batch_name(file.path.name)
+            if same_name and filecmp.cmp(other.path, file.path, shallow=False):
+                show.say(f"{file.called}: not submitted: {other.called} is the same file", show.errors)
+                found.append(file)
+                break
+    return found
+
+
+def _run(spool: Spool, paths: Sequence[Path], wait: bool) -> int:
+    """Drop the files and say what becomes of them; return how they ended, 0 where nobody waits."""
     dropped: list[drop.Dropped] = []
     try:
-        for path in given.files:
-            if not is_batch_file(path.name):
-                raise SpoolError(f"{path}: the inbox takes {', '.join(SUFFIXES)}")
-            faults = check.faults_of(path, read)
-            if faults.fatal or faults.count == faults.requests or (read.inbox.strict and faults.count):
-                check.report(path, faults)
-                show.say(f"{path}: not submitted: nothing of it could run", show.errors)
-                return 1
-            if faults.count:
-                show.say(f"{path}: {faults.count} of {faults.requests} lines are faulty; the others run", show.errors)
-            if not given.again and (first := resent.known(spool, path)):
-                show.say(
-                    f"{path}: {first} is of the same bytes, so it is not submitted; --again has it run", show.errors
-                )
-                return 1
+        try:
             with published.permitted(spool.inbox, "write to"):
-                dropped.append(drop.drop(spool, path))
-    finally:
-        _name(spool, dropped)
-    if not given.wait:
-        return 0
-    ends = [status.watch(spool, batch_name(one.file), partial(_made_of, spool, one)) for one in dropped]
+                for one in drop.drop_all(spool, paths):
+                    dropped.append(one)
+        finally:
+            _name(spool, dropped)
+        if not wait:
+            return 0
+        ends = [status.watch(spool, batch_name(one.file), partial(_made_of, spool, one)) for one in dropped]
+    except KeyboardInterrupt:
+        if dropped:
+            _say_it_goes_on(spool, dropped)
+        return _INTERRUPTED
     return 1 if 1 in ends else max(ends)  # failed is worse than done with errors
 
 
@@ -71,6 +129,19 @@ def _name(spool: Spool, dropped: Sequence[drop.Dropped]) -> None:
             show.say(made["name"])
         else:
             show.say(f"{spool.inbox / one.file}: not taken yet{views.because(spool, batch_name(one.file))}")
+
+
+def _say_it_goes_on(spool: Spool, dropped: Sequence[drop.Dropped]) -> None:
+    """Who presses Ctrl-C ends the waiting and nothing else; say so, and how to look again and how to end it."""
+    names = []
+    for one in dropped:
+        made = _made_of(spool, one)
+        if made is None or not views.has_ended(made):
+            names.append(made["name"] if made else batch_name(one.file))
+    for name in names:
+        word = shlex.quote(name)
+        how = f"look again: inbox-daemon status {word} --watch; end it: inbox-daemon cancel {word}"
+        show.say(f"{name} goes on without you; {how}", show.errors)
 
 
 def _made_of(spool: Spool, one: drop.Dropped) -> BatchObject | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,24 +39,45 @@ def drop(spool: Spool, path: Path) -> Dropped:
 
     Raises OSError.
     """
-    suffix = suffix_of(path.name)
-    hidden = spool.inbox / f".{time.time_ns()}{suffix}"
+    [dropped] = drop_all(spool, [path])
+    return dropped
+
+
+def drop_all(spool: Spool, paths: Sequence[Path]) -> Iterator[Dropped]:
+    """Drop several files, all or none: where one cannot be copied in, none of them shows.
+
+    Yields each as it shows. Raises OSError.
+    """
+    with ExitStack() as hidden:
+        copies = [hidden.enter_context(_copied(spool, path)) for path in paths]
+        for path, copy in zip(paths, copies, strict=True):
+            yield _show(spool, copy, path.name)
+
+
+@contextmanager
+def _copied(spool: Spool, path: Path) -> Iterator[Path]:
+    """Copy a file into the inbox under a name that no daemon takes; what still has it at the end is removed."""
+    hidden = spool.inbox / f".{time.time_ns()}{suffix_of(path.name)}"
     try:
         with path.open("rb") as content, _made(hidden) as copy:
             shutil.copyfileobj(content, copy, _BLOCK)
             copy.flush()
             now = time.time_ns()  # the kernel's own stamps tick every 4 ms, and a removed file's inode is free
             os.utime(copy.fileno(), ns=(now, now))
-        mark = source.mark(hidden)
-        while True:
-            name = names.free(batch_name(path.name), partial(_is_taken, spool, suffix))
-            target = spool.inbox / f"{name}{suffix}"
-            with suppress(FileExistsError):  # else somebody has taken it this very moment
-                files.move_to_free(hidden, target)  # before .done, which is believed of a file that is no younger
-                _say_complete(target)
-                return Dropped(target.name, mark)
+        yield hidden
     finally:
         files.remove(hidden)
+
+
+def _show(spool: Spool, hidden: Path, file: str) -> Dropped:
+    suffix, mark = suffix_of(file), source.mark(hidden)
+    while True:
+        name = names.free(batch_name(file), partial(_is_taken, spool, suffix))
+        target = spool.inbox / f"{name}{suffix}"
+        with suppress(FileExistsError):  # else somebody has taken it this very moment
+            files.move_to_free(hidden, target)  # before .done, which is believed of a file that is no younger
+            _say_complete(target)
+            return Dropped(target.name, mark)
 
 
 def _is_taken(spool: Spool, suffix: str, name: str) -> bool:

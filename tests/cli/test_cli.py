@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -145,9 +147,11 @@ def test_who_submits_two_files_of_one_name_is_told_each_ones_own_name_and_waits_
     start_daemon: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     daemon = start_daemon()
-    dropped = drop.drop
+    dropped = drop.drop_all
     # As where the first is claimed and has no name yet: its name looks free.
-    monkeypatch.setattr(drop, "drop", lambda spool, path: replace(dropped(spool, path), file="x.jsonl"))
+    monkeypatch.setattr(
+        drop, "drop_all", lambda spool, paths: (replace(one, file="x.jsonl") for one in dropped(spool, paths))
+    )
     paths = []
     for folder, content in (("r1", batch_of(3)), ("r2", batch_of(3, "second") + b"faulty\n")):
         (tmp_path / folder).mkdir()
@@ -277,6 +281,74 @@ def test_a_priority_that_the_daemon_would_throw_away_is_wrong_usage(
         cli.main(["priority", "b", number])
     assert ended.value.code == 2
     assert f"a whole number from -999,999,999 to 999,999,999, not '{number}'" in capsys.readouterr().err
+
+
+def test_of_several_files_all_are_submitted_or_none_and_what_is_submitted_is_waited_for(
+    start_daemon: Start, tmp_path: Path
+) -> None:
+    daemon = start_daemon()
+    good, other, bad = (tmp_path / f"{name}.jsonl" for name in ("good", "other", "bad"))
+    files = [file(good, batch_of(3)), file(bad, b"{\n"), file(other, batch_of(3, "o")), tmp_path / "nowhere.jsonl"]
+    status, said = run(daemon.spool, "submit", *files, "--wait")
+    assert (status, said.splitlines()[-1]) == (
+        1,
+        "nothing was submitted: 2 of 4 cannot be; --keep-going submits the others",
+    )
+    assert f"{tmp_path}/nowhere.jsonl: not submitted: there is no such file" in said
+    assert list(daemon.inbox.iterdir()) == []
+    assert not daemon.outbox("good").exists()
+    assert run(daemon.spool, "submit", *files, "--wait", "--keep-going")[0] == 1
+    assert [daemon.status(name)["status"] for name in ("good", "other")] == ["completed", "completed"]
+    status, said = run(daemon.spool, "submit", good, good, "--again")
+    assert (status, "not submitted: " in said, "is the same file" in said) == (1, True, True)
+
+
+def test_where_one_of_several_files_cannot_be_copied_in_none_is_dropped(tmp_path: Path) -> None:
+    spool = empty_spool(tmp_path / "spool")
+    good = file(tmp_path / "good.jsonl", batch_of(3))
+    with pytest.raises(FileNotFoundError):
+        list(drop.drop_all(spool, [good, tmp_path / "nowhere.jsonl"]))
+    assert list(spool.inbox.iterdir()) == []
+
+
+def test_who_stops_waiting_is_told_that_the_batches_go_on_and_how_to_look_again(
+    start_daemon: Start, tmp_path: Path
+) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "1"})
+    path = file(tmp_path / "b one.jsonl", batch_of(300))
+    command = [sys.executable, "-m", "inbox_daemon", "submit", str(path), "--wait", "--spool", str(daemon.spool)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "b one\n"
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=30)
+    assert waiting.returncode == 130
+    assert " ".join(said.split()) == (
+        "b one goes on without you; look again: inbox-daemon status 'b one' --watch; "
+        "end it: inbox-daemon cancel 'b one'"
+    )
+    assert daemon.status("b one")["status"] != "cancelled"
+
+
+def test_what_comes_on_stdin_is_checked_and_submitted_like_a_file(start_daemon: Start, tmp_path: Path) -> None:
+    daemon = start_daemon()
+
+    def piped(content: bytes, *words: str) -> Answer:
+        command = [sys.executable, "-m", "inbox_daemon", *words, "--spool", str(daemon.spool)]
+        done = subprocess.run(command, input=content, capture_output=True, check=False, timeout=60)
+        return done.returncode, (done.stdout + done.stderr).decode()
+
+    assert piped(batch_of(3), "check", "-") == (0, "stdin: 3 of 3 requests can run\n")
+    status, said = piped(b"{\n" + batch_of(1), "check", "-")
+    assert (status, said.splitlines()[0].startswith("stdin:1: invalid_json: ")) == (1, True)
+    packed = gzip.compress(batch_of(3))
+    assert piped(packed, "submit", "-", "--name", "mine.jsonl.gz", "--wait")[0] == 0
+    assert (daemon.status("mine")["input_file_id"], daemon.status("mine")["status"]) == ("mine.jsonl.gz", "completed")
+    assert piped(batch_of(3), "submit", "-") == (
+        1,
+        "inbox-daemon: what comes on stdin needs a name: --name NAME\n",
+    )
+    assert "not a path" in piped(batch_of(3), "submit", "-", "--name", "../work")[1]
 
 
 def test_of_several_batches_the_worst_end_counts(start_daemon: Start, tmp_path: Path) -> None:
