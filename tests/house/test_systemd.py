@@ -308,6 +308,25 @@ def test_the_daemon_is_bound_by_what_the_unit_forbids(service: Service) -> None:
     service.wait_until("b", "completed")
 
 
+def test_without_root_it_is_a_service_of_ones_own(host: Machine) -> None:
+    """systemd/user.service, as etc/docs/service.md says to use it; killed, it comes back."""
+    host.run(f"mkdir -p /home/bob/inbox-daemon/.venv && ln -s {VENV}/bin /home/bob/inbox-daemon/.venv/bin", check=True)
+    host.run("mkdir -p /home/bob/.config/inbox-daemon /home/bob/.config/systemd/user", check=True)
+    (host.root / "home/bob/.config/inbox-daemon/config.toml").write_text(SETTINGS.format(rate=0))
+    host.run(f"cp {CHECKOUT}/systemd/user.service /home/bob/.config/systemd/user/inbox-daemon.service", check=True)
+    host.run("chown -R bob: /home/bob && systemctl start user@$(id -u bob)", check=True)
+    mine = "export HOME=/home/bob XDG_RUNTIME_DIR=/run/user/$(id -u); systemctl --user"
+    host.run(f"{mine} enable --now inbox-daemon", user="bob", check=True)
+    host.run(f"{mine} kill --signal=KILL inbox-daemon", user="bob", check=True)
+    host.wait(lambda: "NRestarts=1" in host.run(f"{mine} show inbox-daemon", user="bob").stdout, SOON)
+    spool = "/home/bob/inbox-daemon-spool"
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": []}}
+    (host.root / spool[1:] / "inbox/b.jsonl").write_text(json.dumps(request) + "\n")
+    host.wait((host.root / f"{spool[1:]}/outbox/b/receipt.json").exists, SOON)
+    host.run(f"{mine} stop inbox-daemon", user="bob", check=True)
+    host.run("systemctl stop user@$(id -u bob)", check=True)
+
+
 # Starting and stopping
 
 
