@@ -54,7 +54,7 @@ class Books:
             number: of the batch in this process, part of its requests' tickets.
         """
         yield from self.outcomes.recover(number, self._count, folder)
-        self._pace.mark(time.monotonic(), self._done(), working=False)
+        self._pace.mark(time.monotonic(), self._done(), in_flight=0)
 
     def append(self, outcomes: Sequence[Outcome], now: float) -> bool:
         """Record outcomes, each request once, whoever computed it twice. Say whether any was new."""
@@ -90,8 +90,7 @@ class Books:
 
     def mark(self, now: float) -> None:
         """Note how far the batch has come by now."""
-        working = self.queue.in_flight > 0 or self._unsynced_since is not None
-        self._pace.mark(now, self._done(), working)
+        self._pace.mark(now, self._done(), self.queue.in_flight, owed=self._unsynced_since is not None)
 
     @property
     def speed(self) -> Speed:
@@ -100,7 +99,7 @@ class Books:
     def eta(self) -> float | None:
         """Return the seconds until the last answer, at the pace of the last minute; None where there is none."""
         left = len(self.queue) - self.tally.done
-        return seconds_left(self._done(), left, self._left_bytes, self._pace.speed)
+        return seconds_left(self._done(), left, self._left_bytes, self._pace.speed, self._pace.at_once)
 
     def bytes_to_come(self) -> float:
         """Return what is still to be written: each answer goes into the log, and is written again when merged."""

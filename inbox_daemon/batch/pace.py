@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 _WINDOW = 60.0  # seconds over which speed is measured
 _OUTPUT_WEIGHT = 5  # prompt tokens that an engine reads in the time in which it writes one
+_ENOUGH = 0.5  # of what is in flight: so many answers are as many as are computed at a time, short ones and long
+_COMPUTED = 0.5  # of what is in flight: what the engine has begun; the rest is its queue
+_HALF_DONE = 1 / 3  # of what has begun is done already: less than half, since the last ones run with few beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +54,29 @@ class Speed:
 
 @dataclass(slots=True)
 class Pace:
-    """The speed over the last minute of work. Times are monotonic seconds."""
+    """The speed over the last minute of work. Times are monotonic seconds.
+
+    Attributes:
+        at_once: the most requests that were in flight at a time.
+    """
 
     _marks: deque[tuple[float, Done]] = field(default_factory=deque)
+    at_once: int = 0
 
-    def mark(self, now: float, done: Done, working: bool) -> None:
+    def mark(self, now: float, done: Done, in_flight: int, owed: bool = False) -> None:
         """Take note of what is done by now.
 
+        Measuring begins with the first answer, and anew after a time in which nothing was with the engine: neither
+        compiling nor a pause is slowness.
+
         Args:
-            working: requests are with the engine. Time without is not slowness: measuring begins anew after it.
+            in_flight: requests that are with the engine.
+            owed: some of what it has answered is not counted yet.
         """
-        if not working and self._marks and self._marks[-1][1].requests == done.requests:
+        self.at_once = max(self.at_once, in_flight)
+        nothing_came = bool(self._marks) and self._marks[0][1].requests == done.requests
+        idle = not in_flight and not owed and bool(self._marks) and self._marks[-1][1].requests == done.requests
+        if nothing_came or idle:
             self._marks.clear()
         self._marks.append((now, done))
         while len(self._marks) > 2 and now - self._marks[1][0] >= _WINDOW:
@@ -84,17 +99,25 @@ class Pace:
         )
 
 
-def seconds_left(done: Done, left: int, left_bytes: int, speed: Speed) -> float | None:
-    """Return the expected seconds until a batch is done; None where nothing says.
+def seconds_left(done: Done, left: int, left_bytes: int, speed: Speed, at_once: int = 0) -> float | None:
+    """Return the expected seconds until a batch is done; None where nothing says, or too little.
+
+    The first to be answered are the short ones, so as many must be as are computed at a time.
 
     Args:
         left: requests without an outcome, those with the engine included; `left_bytes` is the length of their lines.
+        at_once: the most that were in flight at a time.
     """
     if not left:
         return 0.0
+    to_do = left - _HALF_DONE * min(left, _COMPUTED * at_once)
     if done.work and done.answers and speed.work > 0:
-        prompts = done.input_tokens * (left_bytes / done.answer_bytes if done.answer_bytes else left / done.answers)
+        if done.answers < _ENOUGH * at_once:
+            return None
+        ahead = to_do / left * left_bytes / done.answer_bytes if done.answer_bytes else to_do / done.answers
         uncached = speed.uncached if speed.uncached is not None else 1.0
-        writing = _OUTPUT_WEIGHT * done.output_tokens * left / done.answers
-        return (prompts * uncached + writing) / speed.work
-    return left / speed.requests if speed.requests > 0 else None
+        writing = _OUTPUT_WEIGHT * done.output_tokens * to_do / done.answers
+        return (done.input_tokens * ahead * uncached + writing) / speed.work
+    if done.requests < _ENOUGH * at_once:
+        return None
+    return to_do / speed.requests if speed.requests > 0 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ READS, WRITES = 10_000.0, 2_000.0  # tokens a second of an engine that does one 
 def run(lines: Iterable[Line], until: int) -> tuple[Done, Pace, float]:
     """Let an engine work through lines, as far as `until`: what is done, the pace measured each second, the clock."""
     done, pace, now, marked = Done(), Pace(), 0.0, 0.0
-    pace.mark(0.0, done, working=True)
+    pace.mark(0.0, done, in_flight=1)
     for line in list(lines)[:until]:
         now += cost(line)
         done = Done(
@@ -55,7 +56,7 @@ def run(lines: Iterable[Line], until: int) -> tuple[Done, Pace, float]:
         )
         if now - marked >= 1:
             marked = now
-            pace.mark(now, done, working=True)
+            pace.mark(now, done, in_flight=1)
     return done, pace, now
 
 
@@ -122,29 +123,131 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
     assert seconds_left(Done(10, 10, 100, 100, 0, 100), 0, 0, Speed()) == 0
 
 
-def test_speed_is_that_of_the_last_minute_and_counts_from_the_first_request_handed_out() -> None:
+def test_speed_is_that_of_the_last_minute_and_counts_from_the_first_answer() -> None:
     pace = Pace()
     for second in range(300):  # the engine loads
-        pace.mark(float(second), Done(), working=False)
+        pace.mark(float(second), Done(), in_flight=0)
     for second in range(300, 310):
-        pace.mark(float(second), Done(), working=True)  # the first answers take ten seconds
-    pace.mark(310.0, Done(requests=110), working=True)
-    assert pace.speed.requests == pytest.approx(10, rel=0.1)
-    for second in range(311, 511):
-        pace.mark(float(second), Done(requests=110 + 50 * (second - 310)), working=True)
-    assert pace.speed.requests == pytest.approx(50)
+        pace.mark(float(second), Done(), in_flight=100)  # it compiles: the first answers take ten seconds
+    for second in range(310, 511):
+        pace.mark(float(second), Done(requests=50 * (second - 309)), in_flight=100)
+        assert pace.speed.requests == pytest.approx(50)
 
 
 def test_a_pause_is_not_slowness() -> None:
     pace = Pace()
     for second in range(10):
-        pace.mark(float(second), Done(requests=100 * second), working=True)
+        pace.mark(float(second), Done(requests=100 * second), in_flight=100)
     for second in range(10, 40):
-        pace.mark(float(second), Done(requests=900), working=False)
+        pace.mark(float(second), Done(requests=900), in_flight=0)
     assert pace.speed == Speed()
-    pace.mark(40.0, Done(requests=900), working=True)
-    pace.mark(41.0, Done(requests=1000), working=True)
-    assert pace.speed.requests == pytest.approx(50, rel=0.01)
+    pace.mark(40.0, Done(requests=900), in_flight=100)
+    pace.mark(41.0, Done(requests=1000), in_flight=100)
+    assert pace.speed.requests == pytest.approx(100, rel=0.01)
+
+
+# -- right, or silent
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An engine that computes so many requests at a time: seconds of a step, and of each token in it.
+
+    `begins` is when its first step ends: graphs are compiled, caches are cold.
+    """
+
+    seats: int
+    step: float = 0.012
+    each: float = 0.000024
+    reads: float = 75_000.0
+    budget: int = 16_384
+    begins: float = 2.0
+
+
+TWO_CORES = Gpu(128, step=0.01, each=0.0008, reads=3000.0, budget=2048, begins=19.0)
+
+
+def answered(lines: list[Line], gpu: Gpu) -> list[tuple[float, int]]:
+    """When each line is answered, by continuous batching: a seat that is free is taken in the next step."""
+    now, step, running, taken = gpu.begins, 0, 0, 0
+    ends: dict[int, list[int]] = {}
+    found: list[tuple[float, int]] = []
+    while len(found) < len(lines):
+        tokens = 0
+        while taken < len(lines) and running < gpu.seats and tokens < gpu.budget:
+            tokens += max(1, lines[taken].read - lines[taken].cached)
+            ends.setdefault(step + max(1, lines[taken].written) - 1, []).append(taken)
+            running, taken = running + 1, taken + 1
+        now += gpu.step + gpu.each * running + tokens / gpu.reads
+        over = ends.pop(step, [])
+        found += [(now, line) for line in over]
+        running, step = running - len(over), step + 1
+    return found
+
+
+def spread(mean: int, count: int, chance: random.Random) -> list[int]:
+    """As tools/bench/workloads.py spreads lengths: from half the mean to half more."""
+    found = [round(mean * (0.5 + (i + 0.5) / count)) for i in range(count)]
+    chance.shuffle(found)
+    return found
+
+
+def candidates(count: int) -> list[Line]:
+    chance = random.Random(1)
+    both = zip(spread(241, count, chance), spread(152, count, chance), strict=True)
+    return [Line(330 + read, 330 if i > 16 else 0, written) for i, (read, written) in enumerate(both)]
+
+
+def short(count: int) -> list[Line]:
+    return [Line(read, 0, 2) for read in spread(69, count, random.Random(1))]
+
+
+def documents(count: int) -> list[Line]:
+    return [Line(1275, 1260 if i % 4 else 0, 32) for i in range(count)]
+
+
+def sample(count: int) -> list[Line]:
+    """As tools/demo runs it."""
+    chance = random.Random(1)
+    return [Line(300 + chance.randrange(100), 200 if i > 16 else 0, chance.randrange(5, 120)) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "gpu", "said"),
+    [
+        (candidates(1500), Gpu(1024), 1),
+        (candidates(5000), Gpu(256), 40),
+        (short(20_000), Gpu(1024), 15),
+        (documents(2000), Gpu(1024), 0),
+        (candidates(50), Gpu(1024), 0),
+        (sample(200), TWO_CORES, 1),
+        (sample(2000), TWO_CORES, 140),
+        (candidates(300), TWO_CORES, 15),
+        (candidates(1000), TWO_CORES, 100),
+        (short(2000), TWO_CORES, 30),
+    ],
+    ids=lambda value: "" if isinstance(value, int) else f"{len(value)} lines" if isinstance(value, list) else None,
+)
+def test_on_the_benches_files_time_left_is_right_within_a_factor_of_two_or_not_said(
+    lines: list[Line], gpu: Gpu, said: int
+) -> None:
+    """Right to ten seconds will do. `said` is for how many seconds at least it is."""
+    answers, total = answered(lines, gpu), sum(line.size for line in lines)
+    pace, done, at, told = Pace(), Done(), 0, 0
+    for second in range(int(answers[-1][0])):
+        while answers[at][0] <= second:
+            line = lines[answers[at][1]]
+            sums = (done.input_tokens + line.read, done.cached_tokens + line.cached, done.output_tokens + line.written)
+            done = Done(done.requests + 1, done.answers + 1, done.answer_bytes + line.size, *sums)
+            at += 1
+        left = len(lines) - at
+        pace.mark(float(second), done, in_flight=min(left, 2 * gpu.seats))
+        reckoned = seconds_left(done, left, total - done.answer_bytes, pace.speed, pace.at_once)
+        if reckoned is not None:
+            told += 1
+            truth = answers[-1][0] - second
+            assert truth / 2 <= reckoned <= truth * 2 or abs(reckoned - truth) <= 10, (second, reckoned, truth)
+    assert told >= said
 
 
 def test_what_is_left_of_a_real_file_is_reckoned_by_the_length_of_its_lines(tmp_path: Path) -> None:
