@@ -28,6 +28,7 @@ from inbox_daemon.text import shown
 log = logging.getLogger(__name__)
 
 _STATUS_EVERY = 1.0  # seconds
+_STILL_EVERY = 30.0  # seconds, where a batch waits for somebody's word and nothing of it has changed
 _TOLD_A_SECOND = 32  # batches' statuses; each is an fsync
 
 
@@ -51,7 +52,7 @@ class Face:
         self.engines: Sequence[Mapping[str, Any]] = ()
         self.told: dict[str, Any] = {}
         self._published: Published | None = None
-        self._told_at = float("-inf")
+        self._told_at = self._written_at = float("-inf")
         self._logged = 0
 
     @property
@@ -86,8 +87,13 @@ class Face:
         self._told_at = now
         if books is not None:
             books.mark(now)
-        self.told = status.batch_object(self._facts(books), time.time())
-        outbox.write_status(self.folder(), self.told)
+        told = status.batch_object(self._facts(books), time.time())
+        if not self._state.rests or _but_for_the_time(told) != _but_for_the_time(self.told) or self._is_old(now):
+            self.told, self._written_at = told, now
+            outbox.write_status(self.folder(), told)
+
+    def _is_old(self, now: float) -> bool:
+        return now - self._written_at >= _STILL_EVERY
 
     def rest(self, books: Books | None) -> None:
         """Say in status.json that no daemon has the batch in work any more; the next one says otherwise."""
@@ -209,3 +215,8 @@ class Face:
             self.log.error("%s: waiting for disk space: %d MB more needed", self.name, 1 + lacking // 1_000_000)
         else:
             self.log.info("%s: there is disk space again", self.name)
+
+
+def _but_for_the_time(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of a batch itself, without when, and what engines do for others."""
+    return {key: value for key, value in told.items() if key not in ("updated_at", "engines")}

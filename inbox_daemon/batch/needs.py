@@ -45,9 +45,11 @@ class Needs:
             self._face.tell(books, now)
             self._face.say_room(lacking)
 
-    def fits_while_read(self, requests: int) -> bool:
-        """Say whether there is memory for so many requests of a file that is being read; else ask again."""
-        return self._fits(requests * WHILE_READ)
+    def fits_while_read(self, requests: int, block: int) -> bool:
+        """Say whether there is memory for so many requests of a file that is being read, block by block of so many
+        bytes; else ask again.
+        """
+        return self._fits(requests * WHILE_READ + 2 * block)  # as it is, and cut into lines
 
     def fits_in_work(self, requests: int) -> bool:
         """Say whether there is memory for the batch, which has so many requests; else ask again."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from inbox_daemon.errors import Rejected
+from inbox_daemon.inbox.leftovers import WHY, Leftover, judge
 from inbox_daemon.inbox.seats import Candidate, in_order
 from inbox_daemon.inbox.watch import POLL, Watch
 from inbox_daemon.layout import SIDECARS, batch_name, control_of, is_batch_file, is_sidecar, is_unfinished
@@ -28,6 +29,7 @@ _READ_AT_ONCE = 32  # compressed files; each is an open file and a decompressor
 _SOON = 0.2  # seconds until a file that is settling is looked at again
 _SLICE = 0.05  # seconds of one scan in one pass of the loop
 _READ = 0.005  # seconds of reading one file in one scan
+_SAID = 20  # files whose reason not to be taken the log has from one scan; it counts the others
 
 
 @dataclass(slots=True)
@@ -50,12 +52,14 @@ class Arrivals:
         controls: (path, name, verb) of control files, in the order in which they came.
         waiting: why each of the other files is not taken, by file name.
         orphans: the same of sidecars without their file.
+        leftovers: copies of `submit` that came to nothing.
     """
 
     settled: list[Candidate] = field(default_factory=list)
     controls: list[tuple[Path, str, str]] = field(default_factory=list)
     waiting: dict[str, str] = field(default_factory=dict)
     orphans: dict[str, str] = field(default_factory=dict)
+    leftovers: list[Path] = field(default_factory=list)
 
 
 class Arriving:
@@ -78,6 +82,7 @@ class Arriving:
         self._seen: dict[str, _Seen] = {}
         self._being_read = 0
         self._complained: set[tuple[str, str]] = set()
+        self._new = 0  # of those, since the last scan
         self._watch = Watch(inbox, settings.now.inbox.watch == "poll", self._hint)
 
     def _hint(self) -> None:
@@ -155,20 +160,25 @@ class Arriving:
             elif is_sidecar(entry.name):
                 if path.stem not in names:
                     arrivals.orphans[shown(path.name)] = "waiting for its file; remove it where that was taken before"
+            elif whose := judge(path, time.time()):
+                if whose is Leftover.OURS:
+                    arrivals.leftovers.append(path)
+                else:
+                    self._waits(path, WHY, arrivals)
             elif not is_unfinished(entry.name):
                 self._waits(path, "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst", arrivals)
             yield
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         self._complained = {pair for pair in self._complained if pair[0] in names}
+        if self._new > _SAID:
+            log.warning("inbox: %d more files are not taken; inbox-daemon status says why", self._new - _SAID)
+        self._new = 0
         arrivals.settled[:] = in_order(self._as_users_say(arrivals))
         self._settling = busy or any(why.startswith("still") for why in arrivals.waiting.values())
         arrivals.controls.sort(key=lambda control: complete.arrived_at(control[0]))
         self._controls = bool(arrivals.controls)
-        regular = (
-            min(POLL, self._settings.now.inbox.rescan)
-            if self._watch.polling or self._controls
-            else self._settings.now.inbox.rescan
-        )
+        rescan = self._settings.now.inbox.rescan
+        regular = min(POLL, rescan) if self._watch.polling or self._controls else rescan
         self._next = now + (0.0 if busy else min(_SOON, regular) if self._settling else regular)
         return arrivals
 
@@ -273,6 +283,9 @@ class Arriving:
         """Log why a file is not taken, once for each reason."""
         if (name, why) not in self._complained:
             self._complained.add((name, why))
+            self._new += 1
+            if self._new > _SAID:
+                return
             log.warning("inbox: '%s' %s", shown(name), why)
 
 

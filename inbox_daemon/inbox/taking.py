@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,13 +23,13 @@ from inbox_daemon.layout import Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.settings import Settings
-from inbox_daemon.spool import claim, control, published
+from inbox_daemon.spool import claim, control, files, published
 from inbox_daemon.text import shown
 
 log = logging.getLogger(__name__)
 
 _FOR_A_SEAT = "waiting for a batch to end (inbox.max_claimed)"
-_NAMED = 1000  # of the files that wait for a seat; the views are written once a second
+_NAMED = 500  # of the files that wait for a seat, and of all others; the views are written once a second
 _PATIENCE = 5.0  # seconds that a control file for no batch is kept: somebody may have claimed it, and not named it yet
 _ADOPT_EVERY = 5.0  # seconds
 _SLICE = 0.05  # seconds of obeying and claiming in one pass of the loop; each syncs
@@ -65,8 +65,9 @@ class Taking:
     def said(self) -> dict[str, Any]:
         """Return what the views are to know: which files wait, and why, and how many more wait for a seat."""
         queued = {shown(one.path.name): _FOR_A_SEAT for one in islice(self._arrived, _NAMED)}
-        named = queued | self._orphans | self.waiting
-        unnamed = max(0, len(self._arrived) - _NAMED)
+        reasons = dict(islice((self.waiting | self._orphans).items(), _NAMED))
+        named = queued | reasons
+        unnamed = len(self._arrived) + len(self.waiting) + len(self._orphans) - len(queued) - len(reasons)
         return {"waiting": named, "waiting_unnamed": unnamed} | self._elsewhere.ours()
 
     @property
@@ -95,6 +96,7 @@ class Taking:
             self._arrived, self.waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
             self._orphans, self.needed = arrivals.orphans, 0
             self._controls = deque(arrivals.controls)
+            self._clear(arrivals.leftovers)
             there = {path.name for path, _, _ in arrivals.controls}
             self._strays = {file: since for file, since in self._strays.items() if file in there}
         self._obey(now)
@@ -194,6 +196,15 @@ class Taking:
                 self._arriving.claimed()
         except (OSError, SpoolError) as error:
             self._waits(path, f"cannot be claimed: {told(error)}")
+
+    def _clear(self, leftovers: Sequence[Path]) -> None:
+        """Remove what `submit` left whose terminal was closed, or which was killed."""
+        for path in leftovers:
+            try:
+                files.remove(path)
+                log.warning("inbox: %s removed: a copy that submit did not finish", shown(path.name))
+            except OSError as error:
+                self._arriving.complain(path.name, f"cannot be removed: {told(error)}")
 
     def _waits(self, path: Path, why: str) -> None:
         """Leave a file in the inbox that the disk refuses to give us; the next scan tries again."""

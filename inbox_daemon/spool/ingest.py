@@ -29,6 +29,8 @@ from inbox_daemon.text import dumps, shown
 SHOWN_FAULTS = 100  # in status.json; errors.jsonl has them all
 _TURN = 0.005  # seconds of checking lines between two pauses
 
+Fits = Callable[[int, int], bool]
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -106,7 +108,7 @@ def read_line(fd: int, offset: int, end: int) -> bytes:
 
 
 def ingest(
-    work: Work, rules: Rules, part: files.Writer, fits: Callable[[int], bool] = lambda requests: True
+    work: Work, rules: Rules, part: files.Writer, fits: Fits = lambda requests, block: True
 ) -> Generator[bool, None, Accepted]:
     """Do the pass over `work.dropped`, yielding after each block, or False while somebody writes to the file
     or the disk has no room for the copy, or memory none for its requests.
@@ -115,7 +117,7 @@ def ingest(
 
     Args:
         part: where the faults go, as output lines; fresh.
-        fits: asked before each block whether there is memory for so many requests in all.
+        fits: asked before each block whether there is memory for so many requests in all, and its bytes.
 
     Raises:
         Rejected: the file as a whole cannot be read, or holds no line at all.
@@ -151,7 +153,7 @@ def _identity(fd: int) -> tuple[int, int, int]:
 
 
 def _pass(
-    work: Work, rules: Rules, part: files.Writer, fits: Callable[[int], bool], fd: int, dropped: Path
+    work: Work, rules: Rules, part: files.Writer, fits: Fits, fd: int, dropped: Path
 ) -> Generator[bool, None, Accepted]:
     as_dropped, content = hashlib.sha256(), hashlib.sha256()
     copy = files.Writer(work.input, fresh=True)
@@ -175,7 +177,7 @@ def _pass(
                         "disk_full", f"{name}: its lines do not fit on the disk; make room and drop it again"
                     )
                 yield False
-            while not fits(len(reading.index) + block.count(b"\n") + 1):
+            while not fits(len(reading.index) + block.count(b"\n") + 1, len(block)):
                 yield False
             copy.write(block)
             content.update(block)

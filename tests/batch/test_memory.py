@@ -51,9 +51,9 @@ def test_what_is_let_go_gives_back_what_it_had() -> None:
 def test_a_file_that_does_not_fit_beside_others_waits_says_so_and_is_answered(
     start_daemon: Callable[..., Daemon],
 ) -> None:
-    limited = {"INBOX_DAEMON_INBOX__MAX_MEMORY_BYTES": str(1 << 20), "INBOX_DAEMON_ENGINE__NULL__RATE": "6000"}
+    limited = {"INBOX_DAEMON_INBOX__MAX_MEMORY_BYTES": str(1 << 20), "INBOX_DAEMON_ENGINE__NULL__RATE": "2000"}
     daemon = start_daemon(environment=limited)
-    daemon.drop("big.jsonl", batch_of(20_000))
+    daemon.drop("big.jsonl", batch_of(12_000))
     eventually(lambda: daemon.done("big"))
     daemon.drop("more.jsonl", batch_of(9_000))
     daemon.drop("small.jsonl", batch_of(10))

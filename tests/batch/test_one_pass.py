@@ -14,6 +14,7 @@ import pytest
 from running import batch_of
 
 from inbox_daemon import config, daemon
+from inbox_daemon.batch import face
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import EngineDied
 from inbox_daemon.inbox import taking
@@ -160,3 +161,26 @@ def test_files_are_taken_one_a_pass_where_the_slice_is_over(
     counts = passes.until(lambda: (tmp_path / "spool/outbox/b7/receipt.json").exists() and not len(passes.lives))
     assert max(counts) <= 2 * OF_ONE_STEP
     passes.daemon._shut_down()
+
+
+def test_of_a_batch_that_waits_for_somebodys_word_the_status_is_written_when_it_changes(
+    start: Callable[..., Passes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = start()
+    monkeypatch.setattr(face, "_STATUS_EVERY", 0.0)
+    monkeypatch.setattr(face, "_TOLD_A_SECOND", 1e9)
+    paused = next(iter(passes.lives))
+    for life in passes.lives:
+        life.queue.give_back(range(2))
+        life.work.pause.touch()
+        life.read_control()
+    passes.step()
+    passes.step()
+    passes.syncs.clear()
+    for _ in range(5):
+        passes.daemon.step(time.monotonic())
+    assert not [path for path in passes.syncs if "status.json" in path]
+    paused.work.pause.unlink()
+    paused.read_control()
+    passes.step()
+    assert len([path for path in passes.syncs if "status.json" in path]) == 1
