@@ -62,10 +62,10 @@ def go(given: argparse.Namespace) -> int:
 
 def _listed(spool: Spool, status: BatchObject) -> Listed:
     folder = spool.batch(status["name"])
-    return Listed(status, _size(folder.dir), _errors(folder, status))
+    return Listed(status, size_of(folder.dir), _errors(folder, status))
 
 
-def _size(folder: Path) -> int:
+def size_of(folder: Path) -> int:
     """Return the bytes of what lies in a folder and below it; links count as themselves."""
     total = 0
     for root, _, names in os.walk(folder):

@@ -82,8 +82,8 @@ def _end(spool: Spool, given: argparse.Namespace, said: Said) -> int:
     """Say on stderr what a reader of the lines could not know, and return the exit status."""
     if said.missing and not (said.complete and published.exists(spool.batch(given.name).results)):
         first, rest = part_name(said.missing[0]), len(said.missing) - 1
-        more = f" and {rest} more" if rest else ""
-        show.say(f"{given.name}: {first}{more} were taken away: their lines are missing here", show.errors)
+        some = f"{first} and {rest} more were taken away: their" if rest else f"{first} was taken away: its"
+        show.say(f"{given.name}: {some} lines are missing here", show.errors)
     status = published.status(spool, given.name)
     if status is None or said.complete:
         return exit_status(status) if status is not None and given.follow else 0

@@ -6,7 +6,9 @@ Opens nothing for writing, and needs no daemon: a folder that was copied from th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.errors import SpoolError
+from inbox_daemon.errors import Rejected, SpoolError
 from inbox_daemon.layout import Published
 from inbox_daemon.request.output import place_of_line
+from inbox_daemon.spool import source
 from inbox_daemon.spool.published import opened
 
 
@@ -32,7 +35,8 @@ def verify(folder: Published, original: Path | None = None) -> Proof:
     """Read everything again and hold it against the receipt.
 
     Args:
-        original: the file as it was dropped; with it the input's hash is proven too.
+        original: the file as it was dropped, or the same packed otherwise or unpacked; with it the input's hash is
+            proven too.
 
     Raises:
         OSError: there is no receipt: the batch has not ended, or this is no outbox folder.
@@ -62,10 +66,27 @@ def verify(folder: Published, original: Path | None = None) -> Proof:
         problems.append(f"{requests} requests, but {answers} answers and {errors} errors")
     if len(places) != requests:
         problems.append(f"{requests} requests, but lines for {len(places)} of them")
-    promised = receipt["input"].get("sha256")
-    if original is not None and (found := _sha256(original)) != promised:
-        problems.append(f"{original}: sha256 is {found}, the receipt says {promised}")
+    if original is not None and (problem := _is_another(original, receipt["input"])):
+        problems.append(problem)
     return Proof(receipt, problems)
+
+
+def _is_another(original: Path, promised: Mapping[str, Any]) -> str | None:
+    """Return what shows that a file is not the one that was dropped; None where it is, byte by byte or unpacked."""
+    digest, content = hashlib.sha256(), hashlib.sha256()
+    try:
+        fd = source.open_regular(original, follow=True)
+        try:
+            for block in source.blocks(fd, original, sys.maxsize, digest):
+                content.update(block)
+        finally:
+            os.close(fd)
+    except Rejected as rejected:
+        return f"{original}: cannot be held against the receipt: {rejected}"
+    said = promised.get("sha256"), promised.get("content_sha256")
+    if digest.hexdigest() == said[0] or content.hexdigest() == said[1]:
+        return None
+    return f"{original}: sha256 is {digest.hexdigest()}, the receipt says {said[0]}, and unpacked {said[1]}"
 
 
 def receipt_of(folder: Published) -> dict[str, Any]:
@@ -98,8 +119,3 @@ def _check_line(line: bytes, name: str, number: int, places: dict[int, str], pro
 def _lines(path: Path) -> Iterator[bytes]:
     with opened(path) as file:
         yield from file
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

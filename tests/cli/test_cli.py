@@ -48,7 +48,7 @@ def empty_spool(root: Path) -> Spool:
 
 
 VERBS = {"run", "submit", "status", "top", "check", "verify", "selftest", "tune"}
-VERBS |= {"cancel", "pause", "resume", "priority"}
+VERBS |= {"cancel", "pause", "resume", "priority", "list", "results", "merge", "delete", "logs"}
 OF_A_DAEMON = {"inbox_daemon.daemon", "inbox_daemon.engine.local", "watchdog", "prometheus_client"}
 
 

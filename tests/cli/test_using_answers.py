@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import os
 import shutil
@@ -17,8 +18,10 @@ import pytest
 from running import Daemon, batch_of, custom_ids, eventually, jsonl, request
 
 from inbox_daemon import cli
+from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.request.line import MAX_CUSTOM_ID
+from inbox_daemon.spool import deletion
 
 Start = Callable[..., Daemon]
 Shown = pytest.CaptureFixture[bytes]
@@ -124,11 +127,12 @@ def test_of_a_running_batch_the_answers_so_far_come_with_how_many_there_are_and_
     daemon.drop("b.jsonl", batch_of(10_000))
     parts = daemon.outbox("b") / "parts"
     eventually(lambda: parts.is_dir() and len(list(parts.iterdir())) > 3, what="parts")
+    eventually(lambda: daemon.status("b")["status"] == "in_progress")  # which is written at most once a second
     (parts / "part-000002.jsonl").unlink()
     code, lines, err = verb(capfdbinary, "results", "b", "--spool", daemon.spool)
     assert code == 0
     assert 40 <= len(lines) < 10_000
-    assert "b: part-000002.jsonl were taken away: their lines are missing here" in err
+    assert "b: part-000002.jsonl was taken away: its lines are missing here" in err
     assert "b: in_progress, " in err
     assert "of 10,000 done so far" in err
 
@@ -234,3 +238,115 @@ def test_the_longest_custom_id_that_is_taken_can_be_merged(start_daemon: Start, 
     daemon.finished("again")
     code, lines, _ = verb(capfdbinary, "merge", "a", "again", "--spool", daemon.spool)
     assert (code, [line["custom_id"] for line in lines]) == (0, [long])
+
+
+# -- deleting
+
+
+def copy_of(ended: Spool, root: Path) -> Spool:
+    shutil.copytree(ended.root, root)
+    return Spool(root)
+
+
+def test_a_batch_that_has_ended_is_deleted_whole_and_no_other(
+    ended: Spool, tmp_path: Path, capfdbinary: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, kept = copy_of(ended, tmp_path / "spool"), tmp_path / "kept"
+    kept.mkdir()
+    (kept / "mine").touch()
+    (spool.outbox / "b" / "linked").symlink_to(kept)
+    assert cli.main(["delete", "b", "empty", "--spool", str(spool.root)]) == 2
+    assert b"nobody is there to be asked; --yes deletes without asking" in capfdbinary.readouterr().err
+    monkeypatch.setattr(sys, "stdin", terminal("no"))
+    assert cli.main(["delete", "b", "--spool", str(spool.root)]) == 1
+    assert b"Delete it, for good? y/N nothing was deleted" in capfdbinary.readouterr().err
+    assert (spool.outbox / "b").is_dir()
+    monkeypatch.setattr(sys, "stdin", terminal("y"))
+    assert cli.main(["delete", "b", "empty", "--spool", str(spool.root)]) == 0
+    assert [path.name for path in spool.outbox.iterdir()] == ["good"]
+    assert (kept / "mine").exists()
+    assert cli.main(["delete", "b", "--yes", "--spool", str(spool.root)]) == 4
+
+
+def terminal(answer: str) -> io.StringIO:
+    said = io.StringIO(f"{answer}\n")
+    said.isatty = lambda: True  # type: ignore[method-assign]
+    return said
+
+
+def test_what_has_not_ended_or_is_no_batchs_own_is_not_deleted(
+    start_daemon: Start, tmp_path: Path, capfdbinary: Shown
+) -> None:
+    daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "1"})
+    spool = Spool(daemon.spool)
+    daemon.drop("done.jsonl", b"")
+    daemon.finished("done")
+    daemon.drop("b.jsonl", batch_of(300))
+    eventually(lambda: daemon.status("b").get("status") == "in_progress")
+    shutil.copytree(spool.outbox / "done", spool.outbox / "copy")
+    (spool.outbox / "link").symlink_to(spool.outbox / "done")
+    for name, why in (
+        ("b", "b is in_progress; cancel it first: inbox-daemon cancel b"),
+        ("copy", "if it is a copy, remove it by hand"),
+        ("link", "no folder of the daemon's; remove it as you made it"),
+        ("../work", "no batch can be called '../work'"),
+    ):
+        assert cli.main(["delete", "done", name, "--yes", "--spool", str(spool.root)]) == 1
+        assert why in " ".join(capfdbinary.readouterr().err.decode().split())
+    assert {path.name for path in spool.outbox.iterdir()} == {"done", "b", "copy", "link"}
+
+
+def test_a_batch_is_gone_for_others_at_once_and_what_a_kill_has_left_of_it_goes_with_the_next(
+    ended: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: Shown
+) -> None:
+    spool = copy_of(ended, tmp_path / "spool")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        assert cli.main(["delete", "b", "--yes", "--spool", str(spool.root)]) == 130
+    assert {one["name"] for one in verb(capfdbinary, "list", "--json", "--spool", spool.root)[1]} == {"good", "empty"}
+    assert len([path for path in spool.outbox.iterdir() if path.name.startswith(".deleted-")]) == 1
+    assert cli.main(["delete", "empty", "--yes", "--spool", str(spool.root)]) == 0
+    assert [path.name for path in spool.outbox.iterdir()] == ["good"]
+
+
+def test_another_batch_that_took_the_name_meanwhile_stays(ended: Spool, tmp_path: Path) -> None:
+    spool = copy_of(ended, tmp_path / "spool")
+    seen = deletion.over(spool, "b")
+    assert seen is not None
+    status = spool.batch("b").status
+    status.write_bytes(orjson.dumps(orjson.loads(status.read_bytes()) | {"id": "batch_another"}))
+    with pytest.raises(SpoolError, match="b is another batch by now, and stays"):
+        deletion.delete(spool, seen)
+    assert spool.batch("b").results.exists()
+
+
+# -- proving
+
+
+def test_several_batches_are_proven_by_name_or_folder_and_one_with_its_file_packed_or_not(
+    start_daemon: Start, tmp_path: Path, capfdbinary: Shown
+) -> None:
+    daemon = start_daemon()
+    content = batch_of(3)
+    daemon.drop("packed.jsonl.gz", gzip.compress(content))
+    daemon.drop("plain.jsonl", batch_of(3, "p"))
+    for name in ("packed", "plain"):
+        daemon.finished(name)
+    shutil.copytree(daemon.outbox("plain"), tmp_path / "copied")
+    spool, files = str(daemon.spool), {}
+    for name, packed in (("as-it-was.jsonl.gz", gzip.compress(content)), ("unpacked.jsonl", content)):
+        files[name] = tmp_path / name
+        files[name].write_bytes(packed)
+        assert cli.main(["verify", "packed", "--input", str(files[name]), "--spool", spool]) == 0
+    files["unpacked.jsonl"].write_bytes(batch_of(4))
+    assert cli.main(["verify", "packed", "--input", str(files["unpacked.jsonl"]), "--spool", spool]) == 1
+    capfdbinary.readouterr()
+    code, found, _ = verb(capfdbinary, "verify", "packed", tmp_path / "copied", "--json", "--spool", spool)
+    assert (code, [one["problems"] for one in found]) == (0, [[], []])
+    (tmp_path / "copied" / "results.jsonl").write_bytes(b"")
+    assert cli.main(["verify", "packed", str(tmp_path / "copied"), "--spool", spool]) == 1
+    assert capfdbinary.readouterr().out.decode().splitlines()[-1].endswith("does NOT hold")

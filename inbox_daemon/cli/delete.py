@@ -1,0 +1,66 @@
+"""`inbox-daemon delete NAME`: removes a batch that has ended, with its answers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from inbox_daemon.cli import listing, show
+from inbox_daemon.cli.settings import settings
+from inbox_daemon.layout import Spool
+from inbox_daemon.spool import deletion, published
+from inbox_daemon.spool.deletion import Over
+
+_ABOUT = """\
+Delete batches that have ended: their folders in the outbox, with answers, errors and receipt. Nothing brings them back.
+A batch that runs is refused: cancel it first. `results.keep` in the settings deletes by itself what is old.
+"""
+USAGE, NOT_FOUND = 2, 4
+
+
+def add(verb: argparse.ArgumentParser) -> None:
+    verb.description = _ABOUT
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
+    verb.add_argument("names", nargs="+", metavar="NAME", help="a batch that has ended")
+    verb.add_argument("--yes", action="store_true", help="do not ask")
+    verb.set_defaults(go=go)
+
+
+def go(given: argparse.Namespace) -> int:
+    spool = published.there(Spool(Path(settings(given).spool)))
+    batches: list[Over] = []
+    for name in dict.fromkeys(given.names):
+        batch = deletion.over(spool, name)  # all of them, before any is deleted
+        if batch is None:
+            show.say(f"inbox-daemon: {_nowhere(spool, name)}", show.errors)
+            return NOT_FOUND
+        batches.append(batch)
+    if not given.yes:
+        if not sys.stdin.isatty():
+            show.say("inbox-daemon: nobody is there to be asked; --yes deletes without asking", show.errors)
+            return USAGE
+        if not _agreed(spool, batches):
+            show.say("nothing was deleted", show.errors)
+            return 1
+    for batch in batches:
+        deletion.delete(spool, batch)
+        show.say(f"{batch.name}: deleted")
+    return 0
+
+
+def _nowhere(spool: Spool, name: str) -> str:
+    if published.is_to_come(spool, name):
+        files = " ".join(str(path) for path in published.files_to_come(spool, name))
+        return f"{name} is still in the inbox; to have it never run: rm {files}"
+    return f"no batch called {name} in {spool.outbox}"
+
+
+def _agreed(spool: Spool, batches: Sequence[Over]) -> bool:
+    for batch in batches:
+        size = show.size(listing.size_of(spool.batch(batch.name).dir))
+        show.say(f"{batch.name}: {batch.state}, {size}", show.errors)
+    them = "it" if len(batches) == 1 else f"these {len(batches)}"
+    show.errors.print(f"Delete {them}, for good? y/N ", end="", markup=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
