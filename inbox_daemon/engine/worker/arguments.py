@@ -75,6 +75,7 @@ def _defaults(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         weights = lambda: placement.weights_of(model, settings.get("revision"))  # noqa: E731
         if size := cpu_memory.for_kv_cache(settings, os.environ, whole - taken, weights):
             chosen["kv_cache_memory_bytes"] = size
+            os.environ.pop(cpu_memory.DECIDED_BY, None)  # there and empty it is no number to vLLM
     return chosen | adapters.arguments(settings, current_platform.is_cuda_alike())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 # Whoever sets one of these has decided; the variable is vLLM's, in GiB.
 _DECIDED = ("gpu_memory_utilization", "kv_cache_memory_bytes")
-_DECIDED_BY = "VLLM_CPU_KVCACHE_SPACE"
+DECIDED_BY = "VLLM_CPU_KVCACHE_SPACE"
 _LEAST = 1 << 30  # bytes; with less there is no use in starting, and vLLM will say so
 _MOST = 8 << 30  # a request of 40,000 tokens to a model of 8B; vLLM takes all of it at the start, used or not
 
@@ -28,6 +28,6 @@ def for_kv_cache(
         free: bytes of memory that nobody has taken.
         weights: asked only where it matters for the bytes of the model's weights; None: unknown, and counted as 0.
     """
-    if environment.get(_DECIDED_BY) or any(key in args for key in _DECIDED):
+    if environment.get(DECIDED_BY) or any(key in args for key in _DECIDED):
         return None
     return max(_LEAST, min(_MOST, (free - (weights() or 0)) // 2))
