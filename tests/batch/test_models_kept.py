@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from running import Daemon, batch_of, custom_ids, eventually, jsonl, proven, request
+from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, proven, request
 
 Start = Callable[..., Daemon]
 pytestmark = pytest.mark.slow
@@ -123,4 +123,28 @@ def test_a_batch_left_by_a_killed_daemon_goes_back_to_one_that_has_its_model(sta
     assert status["request_counts"] == {"total": 400, "completed": 400, "failed": 0}
     assert models(again, "mine") == {"org/a"}
     assert "mine: left to daemon " in two.text()
+    proven(again, "mine")
+
+
+def test_what_an_adapter_was_asked_for_is_answered_by_that_adapter_and_waits_where_there_is_none(
+    start_daemon: Start,
+) -> None:
+    adapters = '[engine.args]\nlora_modules = ["screening=/srv/screening"]\n[models.aliases]\nshort = "screening"\n'
+    asked = [request(f"r{at}", "x", model=("org/a", "screening", "short")[at % 3]) for at in range(300)]
+    first = start_daemon(environment=serving("org/a", rate=100), settings=adapters)
+    first.drop("mine.jsonl", jsonl(asked))
+    eventually(lambda: first.done("mine") >= 20)
+    assert first.stop() == 0
+
+    without = start_daemon(environment=serving("org/a"))
+    eventually(lambda: without.status("mine").get("waiting_for_model") == "screening", 20)
+    assert without.done("mine") < 300
+    assert without.stop() == 0
+
+    again = start_daemon(environment=serving("org/a"), settings=adapters)
+    assert again.finished("mine")["request_counts"]["completed"] == 300
+    answers = lines(again.outbox("mine") / "results.jsonl")
+    said = [line["response"]["body"]["model"] for line in answers]
+    assert said == ["org/a", "screening", "screening"] * 100
+    assert all(line["response"]["body"]["created"] > 1_700_000_000 for line in answers)
     proven(again, "mine")

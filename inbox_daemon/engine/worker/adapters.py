@@ -33,6 +33,16 @@ def arguments(settings: Mapping[str, Any], on_gpu: bool) -> dict[str, Any]:
     return {"enable_lora": True, "max_loras": slots} | ranks
 
 
+def problem(settings: Mapping[str, Any], on_gpu: bool) -> str | None:
+    """Return why these settings would have an adapter answer for the model; None where they do not."""
+    count, slots = len(names.modules(settings)), settings.get("max_loras")
+    if on_gpu or not count or not isinstance(slots, int) or slots > count:
+        return None
+    return (
+        f"max_loras = {slots}: on a CPU one more than adapters, {count + 1}, or the last of them answers for the model"
+    )
+
+
 def _rank_of(module: Any) -> int:
     """Return an adapter's rank; 0 where it is no folder on this host, and vLLM will find out."""
     with suppress(OSError, ValueError, AttributeError, TypeError):

@@ -58,6 +58,9 @@ def read(options: Mapping[str, Any]) -> Namespace:
     args = parse(options["model"], _defaults(options["model"], settings) | settings)
     vars(args).update(options["rules"])  # not as flags: releases before 0.32 do not have all of them
     grammars.settle(args.structured_outputs_config)
+    if why := adapters.problem(settings, current_platform.is_cuda_alike()):
+        print(f"[engine.args] {why}", file=sys.stderr)
+        raise SystemExit(EXIT_CONFIG)
     _take_in_plugins(args)
     runner.validate_run_batch_args(args)
     return args
