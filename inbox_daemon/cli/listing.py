@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
-from rich.table import Table
-from rich.text import Text
 
 from inbox_daemon.cli import show
 from inbox_daemon.cli.settings import settings
+from inbox_daemon.cli.table import Column, Fitting
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.request.output import failure
@@ -48,15 +47,16 @@ def add(verb: argparse.ArgumentParser) -> None:
 
 def go(given: argparse.Namespace) -> int:
     spool = published.there(Spool(Path(settings(given).spool)))
-    statuses = published.statuses(spool)
-    chosen = statuses if given.all else statuses[max(0, len(statuses) - given.last) :]
+    places = published.in_order(spool)
+    chosen = places if given.all else places[max(0, len(places) - given.last) :]
+    found = (_listed(spool, status) for place in chosen if (status := published.status(spool, place.name)))
     if given.json:
-        for status in chosen:
-            sys.stdout.buffer.write(dumps(_object(_listed(spool, status))) + b"\n")
+        for one in found:
+            sys.stdout.buffer.write(dumps(_object(one)) + b"\n")
         return 0
-    if len(chosen) < len(statuses):
-        show.say(f"the last {len(chosen):,} of {len(statuses):,} batches; --all has the others")
-    show.console.print(drawn([_listed(spool, status) for status in chosen], time.time()))
+    if len(chosen) < len(places):
+        show.say(f"the last {len(chosen):,} of {len(places):,} batches; --all has the others")
+    show.console.print(drawn(list(found), time.time()))
     return 0
 
 
@@ -95,22 +95,20 @@ def _object(one: Listed) -> dict[str, object]:
     return {"schema": SCHEMA, **said, **more, "bytes": one.bytes, "errors_by_code": one.errors}
 
 
-def drawn(batches: Sequence[Listed], now: float) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("batch", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    for heading in ("age", "took", "size", "requests"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("errors", overflow="fold")
-    for one in batches:
-        status, ended = one.status, views.ended_at(one.status)
-        table.add_row(
-            Text(shown(status["name"])),
-            show.state(status),
-            show.about(now - status["created_at"]),
-            show.about(ended - status["created_at"]) if ended is not None else "",
-            show.size(one.bytes),
-            f"{status['request_counts']['total']:,}",
-            Text(shown(", ".join(f"{count:,} {code}" for code, count in one.errors.items()))),
-        )
-    return table
+def drawn(batches: Sequence[Listed], now: float) -> Fitting:
+    """A line a batch. `now` is in Unix seconds."""
+    statuses = [one.status for one in batches]
+    spans = [(status["created_at"], views.ended_at(status)) for status in statuses]
+    codes = [", ".join(f"{count:,} {code}" for code, count in one.errors.items()) for one in batches]
+    return Fitting(
+        [
+            Column("batch", [shown(status["name"]) for status in statuses], folds=True),
+            Column("state", [show.state(status) for status in statuses]),
+            Column("age", [show.about(now - created) for created, _ in spans], right=True),
+            Column("ended", [show.clock(end, now) for _, end in spans], right=True, gives_way=1),
+            Column("took", [show.about(end - at) if end else "" for at, end in spans], right=True, gives_way=2),
+            Column("size", [show.size(one.bytes) for one in batches], right=True),
+            Column("requests", [f"{status['request_counts']['total']:,}" for status in statuses], right=True),
+            Column("errors", [shown(code) for code in codes], folds=True),
+        ]
+    )

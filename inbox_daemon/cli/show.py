@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.console import Console, Group, RenderableType
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from inbox_daemon.cli.table import Column, Fitting, bar
 from inbox_daemon.spool import views
 from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView
 from inbox_daemon.text import shown, span
 
-console = Console(highlight=False)
+_ENDLESS = 100_000  # columns where no person looks: a program reads lines
+
+
+def _width() -> int | None:
+    """Return how wide what is printed may be; None: as the terminal, or COLUMNS, says."""
+    looked_at = sys.stdout is not None and sys.stdout.isatty()
+    return None if looked_at or "COLUMNS" in os.environ else _ENDLESS
+
+
+console = Console(highlight=False, width=_width())
 errors = Console(stderr=True, highlight=False)
 
 _WAITING_ALIKE = 10  # files that wait for the same, named
@@ -38,31 +48,36 @@ def somebody_looks() -> bool:
     return sys.stdout.isatty()
 
 
-def batches(statuses: Sequence[BatchObject]) -> RenderableType:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("batch", overflow="fold", max_width=40)
-    table.add_column("status", no_wrap=True)
-    table.add_column("", min_width=4, max_width=20)  # what gives way on a narrow terminal
-    for heading in ("done", "errors", "req/s", "tok/s", "left"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for status in statuses:
-        counts = status["request_counts"]
-        done = counts["completed"] + counts["failed"]
-        table.add_row(
-            Text(shown(status["name"])),
-            state(status),
-            _bar(done, counts["total"]) if counts["total"] else "",
-            f"{done:,}/{counts['total']:,}",
-            f"{counts['failed']:,}" if counts["failed"] else "",
-            f"{status['requests_per_second']:.1f}" if status.get("requests_per_second") else "",
-            f"{status['output_tokens_per_second']:,.0f}" if status.get("output_tokens_per_second") else "",
-            duration(status.get("eta_seconds")),
-        )
-    return table
+def batches(statuses: Sequence[BatchObject], now: float) -> RenderableType:
+    """A line a batch. `now` is in Unix seconds."""
+
+    def column(heading: str, cell: Callable[[BatchObject], str], gives_way: int = 0) -> Column:
+        return Column(heading, [cell(status) for status in statuses], right=True, gives_way=gives_way)
+
+    def number(value: float | None, form: str) -> str:
+        return format(value, form) if value else ""
+
+    counted = [(views.done(status), status["request_counts"]["total"]) for status in statuses]
+    return Fitting(
+        [
+            Column("batch", [shown(status["name"]) for status in statuses], folds=True),
+            Column("status", [state(status) for status in statuses]),
+            Column("", [bar(done, total) for done, total in counted], gives_way=1),
+            Column("done", [f"{done:,}/{total:,}" for done, total in counted], right=True),
+            column("errors", lambda status: number(views.errors(status), ",")),
+            column("req/s", lambda status: number(status.get("requests_per_second"), ".1f")),
+            column("tok/s", lambda status: number(status.get("output_tokens_per_second"), ",.0f"), gives_way=2),
+            column("left", lambda status: duration(status.get("eta_seconds"))),
+            column("age", lambda status: about(now - status["created_at"]), gives_way=4),
+            column("ended", lambda status: clock(views.ended_at(status), now), gives_way=3),
+        ]
+    )
 
 
-def _bar(done: int, total: int) -> ProgressBar:
-    return ProgressBar(total=total, completed=done, complete_style="cyan", finished_style="green")
+def reasons(statuses: Sequence[BatchObject]) -> RenderableType:
+    """A line for each batch that failed or does not go on, with the reason."""
+    lines = [(status, why) for status in statuses if (why := views.why(status))]
+    return Group(*(Text(shown(f"{status['name']}: {word(status)}: {why}"), style="yellow") for status, why in lines))
 
 
 def word(status: BatchObject) -> str:
@@ -177,9 +192,12 @@ def waiting(files: Mapping[str, str]) -> RenderableType:
 
 def plain(status: BatchObject) -> str:
     """One line on a batch, for logs and pipes."""
-    counts = status["request_counts"]
-    done = counts["completed"] + counts["failed"]
-    line = f"{status['name']}: {word(status)}, {done}/{counts['total']} done, {counts['failed']} errors"
+    done, total = views.done(status), status["request_counts"]["total"]
+    line = f"{status['name']}: {word(status)}, {done}/{total} done"
+    if never := views.never_run(status):
+        line += f", {never} without an answer"
+    else:
+        line += f", {views.errors(status)} errors"
     if status.get("requests_per_second"):
         line += f", {status['requests_per_second']:.1f} requests/s"
     if status.get("eta_seconds") is not None:
@@ -195,6 +213,16 @@ def plain(status: BatchObject) -> str:
 def state(status: BatchObject) -> Text:
     """The batch's one word in its colour."""
     return Text(word(status), style=_COLOURS.get(status["status"], ""))
+
+
+def clock(at: float | None, now: float) -> str:
+    """When something was, in Unix seconds, here: "05:59" today, "Nov 27 05:59" this year; "" where it was not."""
+    if at is None:
+        return ""
+    then, today = time.localtime(at), time.localtime(now)
+    if then[:3] == today[:3]:
+        return time.strftime("%H:%M", then)
+    return time.strftime("%b %d %H:%M" if then.tm_year == today.tm_year else "%Y-%m-%d", then)
 
 
 def about(seconds: float) -> str:

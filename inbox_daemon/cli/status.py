@@ -23,7 +23,7 @@ from inbox_daemon.text import shown
 _REPAINT = 0.5
 _ERRORS_SHOWN = 5
 _RECEIPT_WITHIN = 2.0  # seconds after the last status
-_SHOWN = 30  # batches in a list for people; --json has all
+_SHOWN = 30  # batches that have ended, in a list for people; --json has all
 
 NOT_FOUND = 4
 
@@ -68,7 +68,7 @@ def _one(spool: Spool, name: str, as_json: bool) -> int:
         sys.stdout.buffer.write(orjson.dumps(status, option=orjson.OPT_INDENT_2) + b"\n")
         return 0
     status, gone = _now(spool, status, runs)
-    show.console.print(show.batches([status]))
+    show.console.print(show.batches([status], time.time()))
     if beside := gone or _engines(status):
         show.say(beside)
     if status.get("parked"):
@@ -114,7 +114,7 @@ def _missing(spool: Spool, name: str, as_json: bool) -> int:
     if why or published.is_to_come(spool, name):
         why = why or views.no_daemon(spool)
         if as_json:
-            waiting = {"name": name, "status": "waiting", "why": why}
+            waiting = {"schema": SCHEMA, "name": name, "status": "waiting", "why": why}
             sys.stdout.buffer.write(orjson.dumps(waiting, option=orjson.OPT_INDENT_2) + b"\n")
         else:
             show.say(f"{name}: in the inbox, not taken yet{f': {why}' if why else ''}")
@@ -125,13 +125,18 @@ def _missing(spool: Spool, name: str, as_json: bool) -> int:
 
 def _all(spool: Spool) -> RenderableType:
     daemons = published.daemons(spool)
-    statuses = published.statuses(spool)
+    places = published.in_order(spool)
+    last = [place for place in places if place.ended][-_SHOWN:]
+    chosen = [place for place in places if not place.ended or place in last]
+    some = [status for place in chosen if (status := published.status(spool, place.name))]
     if not any(daemon["alive"] for daemon in daemons):
-        statuses = [views.at_rest(status) for status in statuses]
+        some = [views.at_rest(status) for status in some]
     parts: list[RenderableType] = [show.daemons(daemons), ""]
-    if len(statuses) > _SHOWN:
-        parts.append(f"the last {_SHOWN} of {len(statuses)} batches")
-    parts.append(show.batches(statuses[-_SHOWN:]) if statuses else f"no batches yet: drop one into {spool.inbox}")
+    if len(some) < len(places):
+        parts.append(f"{len(some):,} of {len(places):,} batches; inbox-daemon list has the others")
+    parts.append(show.batches(some, time.time()) if some else f"no batches yet: drop one into {spool.inbox}")
+    if any(views.why(status) for status in some):
+        parts += ["", show.reasons(some)]
     if files := published.waiting(spool):
         parts += ["", "in the inbox:", show.waiting(files)]
     return Group(*parts)
@@ -165,7 +170,7 @@ def watch(spool: Spool, name: str, look: Callable[[], BatchObject | None]) -> in
                 text: RenderableType = Text(shown(line))
             else:
                 status, gone = _now(spool, status, runs)
-                text = Group(show.batches([status]), Text(shown(gone or _engines(status))))
+                text = Group(show.batches([status], time.time()), Text(shown(gone or _engines(status))))
                 line = show.plain(status) + (f"; {gone}" if gone else "")
             ended = status is not None and views.has_ended(status)
             if live:

@@ -25,6 +25,7 @@ from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView
 from inbox_daemon.text import shown
 
 _REPAINT = 1.0  # seconds
+_PIPED = 110  # columns where no terminal says how many
 _ENDED_SHOWN, _LOG_SHOWN = 3, 8
 _IN_BOXES = 4  # GPUs; more of them get a line each
 _GIB = 1 << 30
@@ -52,7 +53,7 @@ def go(given: argparse.Namespace) -> int:
     if given.svg:
         given.svg.write_text(svg(_look(spool, statuses)))
     elif given.once or not show.somebody_looks():
-        show.console.print(_look(spool, statuses))
+        show.console.print(_look(spool, statuses), width=None if show.somebody_looks() else _PIPED)
     else:
         with suppress(KeyboardInterrupt), Live(_look(spool, statuses), console=show.console, screen=True) as live:
             while True:
@@ -82,7 +83,7 @@ def screen(
     if not present:
         live = [views.at_rest(status) for status in live]
     ended = [status for status in statuses if views.has_ended(status)]
-    parts: list[RenderableType] = [frames.panel("batches", _batches(live, ended, waiting))]
+    parts: list[RenderableType] = [frames.panel("batches", _batches(live, ended, waiting, now))]
     if len(present) < len(daemons) or not present:
         parts.append(show.daemons([daemon for daemon in daemons if not daemon["alive"]]))
     for daemon in present:
@@ -90,12 +91,12 @@ def screen(
     return Group(*parts)
 
 
-def _batches(live: Sequence[BatchObject], ended: Sequence[BatchObject], waiting: Mapping[str, str]) -> RenderableType:
-    parts: list[RenderableType] = []
-    if some := [*ended[-_ENDED_SHOWN:], *live]:
-        parts.append(show.batches(some))
-    if waiting:
-        parts.append(show.waiting(waiting))
+def _batches(
+    live: Sequence[BatchObject], ended: Sequence[BatchObject], waiting: Mapping[str, str], now: float
+) -> RenderableType:
+    some = [*ended[-_ENDED_SHOWN:], *live]
+    parts: list[RenderableType] = [show.batches(some, now)] if some else []
+    parts += [show.waiting(waiting)] if waiting else []
     return Group(*parts) if parts else Text("no batch yet", style="dim")
 
 

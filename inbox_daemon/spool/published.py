@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import orjson
 
@@ -113,6 +113,31 @@ def made_of(spool: Spool, file: str, mark: str) -> BatchObject | None:
 def statuses(spool: Spool) -> list[BatchObject]:
     """Return every batch's `status.json`, oldest first."""
     return Statuses(spool).read()
+
+
+class Place(NamedTuple):
+    """One batch in the order of all; where there are tens of thousands, all that is kept of most.
+
+    Attributes:
+        created_at: Unix seconds of the claim.
+        ended: whether its status says so.
+    """
+
+    created_at: float
+    id: str
+    name: str
+    ended: bool
+
+
+def in_order(spool: Spool) -> list[Place]:
+    """Return the place of every batch, oldest first. Raises SpoolError where the outbox may not be read."""
+    found: list[Place] = []
+    for entry in _entries(spool.outbox):
+        if (said := _read(Published(Path(entry.path)).status)) is not None:
+            ended = bool(said.get("completed_at") or said.get("failed_at") or said.get("cancelled_at"))
+            found.append(Place(said.get("created_at", 0), str(said.get("id", "")), entry.name, ended))
+    found.sort()
+    return found
 
 
 class Statuses:

@@ -53,6 +53,38 @@ def ended_at(status: BatchObject) -> float | None:
     return next((stamp for stamp in stamps if stamp is not None), None)
 
 
+def _cut_short(status: BatchObject) -> bool:
+    return status["status"] in (BatchStatus.CANCELLING.value, BatchStatus.CANCELLED.value)
+
+
+def done(status: BatchObject) -> int:
+    """Return how many requests are done. Of a cancelled batch those with an answer: its errors were mostly never run,
+    and only errors.jsonl tells which were.
+    """
+    counts = status["request_counts"]
+    return counts["completed"] + (0 if _cut_short(status) else counts["failed"])
+
+
+def errors(status: BatchObject) -> int:
+    """Return how many requests ended as errors; of a cancelled batch nothing is said."""
+    return 0 if _cut_short(status) else status["request_counts"]["failed"]
+
+
+def never_run(status: BatchObject) -> int:
+    """Return how many requests of a cancelled batch have no answer; 0 of any other."""
+    return status["request_counts"]["failed"] if _cut_short(status) else 0
+
+
+def why(status: BatchObject) -> str | None:
+    """Return why a batch failed or stands still until somebody does something; None where it does neither."""
+    if status.get("parked") and not has_ended(status):
+        return f"{status['parked']}; try again with: inbox-daemon resume {status['name']}"
+    problems = (status.get("errors") or {}).get("data") or []
+    if status["status"] == BatchStatus.FAILED.value and problems:
+        return f"{problems[0]['code']}: {problems[0]['message']}"
+    return None
+
+
 def at_rest(status: BatchObject) -> BatchObject:
     """The same batch without what was true only while a daemon said so: how fast it goes, and on what engines."""
     still = status.copy()

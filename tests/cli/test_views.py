@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,14 @@ from typing import Any
 import orjson
 import pytest
 import said
+from rich.console import Console
 from running import Daemon, batch_of, eventually
 
 from inbox_daemon import cli
-from inbox_daemon.cli import status
+from inbox_daemon.cli import show, status
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import published
+from inbox_daemon.spool.shapes import SCHEMA
 
 Start = Callable[..., Daemon]
 Verb = Callable[..., tuple[int, str]]
@@ -80,7 +83,7 @@ def watched(spool: Spool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
                 publish(spool, state | {"status": "completed", "engines": []})
 
         publish(spool, state)
-        monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+        monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep, time=time.time))
         assert status.watch(spool, state["name"], lambda: published.status(spool, state["name"])) == 3
         return capfd.readouterr().out.splitlines()
 
@@ -238,6 +241,79 @@ def test_programs_are_told_which_schema_they_read(spool: Spool, verb: Verb) -> N
 # -- errors
 
 
+# -- how much room there is
+
+LONG = "candidates-of-november-" + "x" * 80
+REFUSED = {"data": [{"code": "empty_file", "message": "empty.jsonl: holds no request", "line": None}]}
+
+
+def several(spool: Spool) -> None:
+    live(spool)
+    now = int(time.time())
+    publish(spool, said.batch(LONG))
+    publish(spool, said.batch("ended", status="completed", completed_at=now, requests_per_second=None))
+    publish(spool, said.batch("empty", status="failed", failed_at=now, errors=REFUSED))
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["status", LONG], ["list"]], ids=" ".join)
+def test_in_a_pipe_every_batch_has_one_line_however_long(
+    arguments: list[str], spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several(spool)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    command = [sys.executable, "-m", "inbox_daemon", *arguments, "--spool", str(spool.root)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    [line] = [line for line in lines if line.startswith("candidates")]
+    assert line.split()[:2] == [LONG, "in_progress"]
+    assert "15 min" in line and "━" not in line
+
+
+def test_on_a_terminal_what_there_is_no_room_for_gives_way(spool: Spool, capfd: pytest.CaptureFixture[str]) -> None:
+    several(spool)
+    statuses = published.statuses(spool)
+    for width, heads in (
+        (60, ["batch", "status", "done", "errors", "req/s", "left"]),
+        (90, ["batch", "status", "done", "errors", "req/s", "left", "age"]),
+        (200, ["batch", "status", "done", "errors", "req/s", "tok/s", "left", "age", "ended"]),
+    ):
+        console = Console(width=width, force_terminal=True, color_system=None)
+        console.print(show.batches(statuses, time.time()))
+        head, *lines = capfd.readouterr().out.splitlines()
+        assert head.split() == heads
+        assert max(map(len, lines)) <= width
+        assert any("━" in line for line in lines) == (width == 200)
+        assert len(lines) == 3 if width == 200 else len(lines) > 3
+
+
+def test_why_a_batch_failed_or_stands_still_is_said_with_all_the_others(spool: Spool, verb: Verb) -> None:
+    several(spool)
+    publish(spool, said.batch("stuck", parked="engines died 5 times"))
+    _, text = verb(spool, "status")
+    assert "empty: failed: empty_file: empty.jsonl: holds no request" in text
+    assert "stuck: parked: engines died 5 times; try again with: inbox-daemon resume stuck" in text
+
+
+def test_of_a_cancelled_batch_what_never_ran_counts_neither_as_done_nor_as_an_error(spool: Spool, verb: Verb) -> None:
+    counts = {"total": 1500, "completed": 213, "failed": 1287}
+    publish(spool, said.batch(status="cancelled", cancelled_at=int(time.time()), request_counts=counts))
+    _, text = verb(spool, "status")
+    assert "cancelled 213/1,500" in text
+    assert "1,287" not in text
+    assert show.plain(published.statuses(spool)[0]).startswith(
+        "candidates: cancelled, 213/1500 done, 1287 without an answer"
+    )
+
+
+def test_batches_that_run_are_shown_however_many_have_ended_since(spool: Spool, verb: Verb) -> None:
+    now = int(time.time())
+    publish(spool, said.batch("old", created_at=now - 10_000))
+    for number in range(40):
+        publish(spool, said.batch(f"b{number}", status="completed", completed_at=now, created_at=now - 100 + number))
+    _, text = verb(spool, "status")
+    assert "31 of 41 batches; inbox-daemon list has the others" in text
+    assert "old in_progress" in text and "b10 completed" in text and "b9 completed" not in text
+
+
 def faults(count: int) -> dict[str, Any]:
     return {"data": [{"line": n, "code": "invalid_json", "message": "cut", "param": None} for n in range(1, count + 1)]}
 
@@ -286,7 +362,7 @@ def test_a_file_that_waits_is_json_for_who_asks_for_json(spool: Spool, verb: Ver
     (spool.inbox / "b.jsonl").write_bytes(batch_of(1))
     code, text = verb(spool, "status", "--json", "b")
     why = "no daemon runs on this spool: systemctl status inbox-daemon"
-    assert (code, orjson.loads(text)) == (0, {"name": "b", "status": "waiting", "why": why})
+    assert (code, orjson.loads(text)) == (0, {"schema": SCHEMA, "name": "b", "status": "waiting", "why": why})
     live(spool)
     assert orjson.loads(verb(spool, "status", "--json", "b")[1])["why"] is None
 
