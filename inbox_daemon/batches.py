@@ -116,7 +116,10 @@ class Batches:
             self.safely(life, partial(life.rest, now))
             life.let_go()
         for id in self.suspended:
-            outbox.rest(self._spool, Work(self._spool.work / id))
+            try:
+                outbox.rest(self._spool, Work(self._spool.work / id))
+            except (OSError, SpoolError) as error:
+                log.warning("%s: its status cannot say that no daemon runs: %s", id, told(error))
 
     def _suspend(self, id: str, name: str, error: Exception) -> None:
         """Have a batch adopted again, from its files, some seconds later."""

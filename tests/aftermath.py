@@ -153,7 +153,7 @@ def published(spool: Path, scene: Scene) -> dict[str, tuple[int, bytes, int]]:
     """
     folder = spool / "outbox" / scene.name
     found = tree(folder) if Published(folder).receipt.exists() else {}
-    return {path: there for path, there in found.items() if path != "status.json" or not scene.resent}
+    return {path: there for path, there in found.items() if "status.json" not in path or not scene.resent}
 
 
 def _log(work: Path) -> list[Path]:

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -190,6 +191,8 @@ def _live(
         wire.arm()
         status = cli.main(["run", "--drain", "--spool", str(spool), "--config", str(config)])
         wire.count_descriptors()
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 

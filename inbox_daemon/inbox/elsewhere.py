@@ -24,6 +24,7 @@ from inbox_daemon.settings import Settings
 from inbox_daemon.spool import ingest, published, source
 from inbox_daemon.spool.daemons import identity
 from inbox_daemon.spool.history import History
+from inbox_daemon.spool.publish import is_decided
 from inbox_daemon.spool.shapes import DaemonView
 from inbox_daemon.spool.views import called
 
@@ -59,6 +60,8 @@ class Elsewhere:
     def has_engine_for(self, work: Work) -> str | None:
         """Return which daemon a batch in work is to be left to: it has a model of it, and we have none."""
         if not self._others():
+            return None
+        if is_decided(work):  # whoever has it publishes it, and needs no engine for that
             return None
         with suppress(OSError, ValueError, TypeError, KeyError):
             if not work.accepted.exists():

@@ -16,7 +16,6 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool, Work, batch_name
 from inbox_daemon.machine import clock
 from inbox_daemon.machine.clock import Moment
@@ -103,18 +102,21 @@ def write_status(published: Published, status: dict[str, object], *, last: bool 
 
 
 def take_up(spool: Spool, work: Work) -> None:
-    """Say in a batch's status that this daemon has it in work now: until its log is read back, all else stays."""
+    """Say in a batch's status that this daemon has it in work now: until its log is read back, all else stays.
+
+    Raises OSError, NotDurable.
+    """
     _amend(spool, work, lambda said: {**said, "daemon": daemons.me()})
 
 
 def rest(spool: Spool, work: Work) -> None:
-    """Say in a batch's status, whoever told it last, that no daemon has it in work any more."""
+    """Say in a batch's status, whoever told it last, that no daemon has it in work any more. Raises as `take_up`."""
     _amend(spool, work, views.at_rest)
 
 
 def _amend(spool: Spool, work: Work, change: Callable[[BatchObject], Any]) -> None:
-    """Change what the status of a batch that has not ended says; where it cannot be read or written, it stays."""
-    with suppress(OSError, SpoolError, ValueError, KeyError, TypeError):
+    """Change what the status of a batch that has not ended says; where there is none, nothing is made."""
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         published = spool.batch(orjson.loads(work.name.read_bytes())["name"])
         said = orjson.loads(published.status.read_bytes())
         if said["id"] == work.id and not views.has_ended(said) and (changed := change(said)) != said:

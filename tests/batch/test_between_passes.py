@@ -624,3 +624,17 @@ def test_when_the_daemon_has_stopped_every_status_says_that_none_runs_and_when_i
     again = Passes(tmp_path / "spool")
     again.until(lambda: {again.status(name)["daemon"] for name in names} == {daemons.me()})
     again.daemon._shut_down()
+
+
+def test_a_file_that_was_to_come_back_when_the_daemon_was_killed_does_so_though_another_daemon_lives(
+    passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse_once(monkeypatch, "receipt.json")
+    Spool(passes.inbox.parent).daemons.joinpath("other-1.json").write_bytes(
+        orjson.dumps({"hostname": "other", "pid": 1, "at": time.time(), "models": ["its/own"]})
+    )
+    passes.drop("b.jsonl.gz", b"this is no gzip")
+    passes.until(lambda: "suspended" in caplog.text)
+    passes.until((passes.folder("b") / "receipt.json").exists)
+    assert (passes.folder("b") / "b.jsonl.gz").read_bytes() == b"this is no gzip"
+    assert passes.status("b")["status"] == "failed"
