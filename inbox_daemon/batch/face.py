@@ -18,7 +18,7 @@ from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import AGAIN, Published, Spool, Work
 from inbox_daemon.machine import clock
 from inbox_daemon.records import BatchStatus, EngineInfo
-from inbox_daemon.spool import daemons, outbox, remains, resent, views
+from inbox_daemon.spool import daemons, outbox, remains, resent
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.outcomes import Sealed
 from inbox_daemon.spool.publish import Merged
@@ -104,7 +104,7 @@ class Face:
             outbox.rest(self._spool, self._work)
             return
         said = cast(BatchObject, status.batch_object(self._facts(books), time.time()))
-        outbox.write_status(self.folder(), dict(views.at_rest(said)))
+        outbox.write_status(self.folder(), outbox.at_rest(said))
 
     def tell_soon(self) -> None:
         """Have the status be due, whatever the clock says."""

@@ -111,7 +111,12 @@ def take_up(spool: Spool, work: Work) -> None:
 
 def rest(spool: Spool, work: Work) -> None:
     """Say in a batch's status, whoever told it last, that no daemon has it in work any more. Raises as `take_up`."""
-    _amend(spool, work, views.at_rest)
+    _amend(spool, work, at_rest)
+
+
+def at_rest(said: BatchObject) -> dict[str, Any]:
+    """Return what is left of a status when its daemon goes; what the batch needs is needed of the next one, too."""
+    return {**views.at_rest(said), "waiting_for_model": said.get("waiting_for_model")}
 
 
 def _amend(spool: Spool, work: Work, change: Callable[[BatchObject], Any]) -> None:
