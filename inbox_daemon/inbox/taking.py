@@ -149,8 +149,15 @@ class Taking:
             self._setbacks.failed("work", told(error), now)
 
     def _leave_to_others(self) -> None:
-        """Let batches go that wait for a model which another daemon of this spool has: it will adopt them."""
+        """Let batches go that wait for a model which another daemon of this spool has: it will adopt them.
+
+        For a slice of time, since each syncs; the rest of them at the next look.
+        """
+        deadline = time.monotonic() + _SLICE
         for life in self._batches:
+            if time.monotonic() >= deadline:
+                self._adopt_at = 0.0
+                break
             if life.state.waits_for is not None and (daemon := self._elsewhere.has_engine_for(life.work)):
                 life.face.log.info("%s: left to %s, which has its model", life.name, daemon)
                 self._batches.safely(life, partial(life.rest, time.monotonic()))

@@ -18,8 +18,11 @@ import orjson
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar, numbered
 from inbox_daemon.machine import clock
+from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool.daemons import STALE_AFTER, silent_for
 from inbox_daemon.spool.shapes import BatchObject, DaemonView
+
+_FINAL = frozenset(status.value for status in BatchStatus if status.final)
 
 
 @contextmanager
@@ -141,7 +144,8 @@ def in_order(spool: Spool) -> list[Place]:
 
 
 class Statuses:
-    """The statuses of all batches for who looks again and again: that of one that has ended is read once.
+    """The statuses of all batches for who looks again and again: that of one that has ended is read once, since
+    nothing of it changes but how often its file was sent again.
 
     An outbox may hold tens of thousands of those; to list their names takes milliseconds, to read them all seconds.
     """
@@ -160,7 +164,7 @@ class Statuses:
                 status = cast(BatchObject | None, _read(Published(Path(entry.path)).status))
             if status is not None:
                 found.append(status)
-                if status.get("completed_at") or status.get("failed_at") or status.get("cancelled_at"):
+                if status.get("status") in _FINAL:
                     ended[folder] = status
         self._ended = ended
         return sorted(found, key=lambda s: (s.get("created_at", 0), s.get("id", "")))
