@@ -64,7 +64,8 @@ def delete(spool: Spool, batch: Over) -> None:
         SpoolError: the folder is another batch's by now, or may not be removed.
         OSError: it cannot be renamed.
     """
-    folder, hidden = spool.batch(batch.name).dir, spool.outbox / f"{_HIDDEN}{batch.id}-{secrets.token_hex(4)}"
+    folder = spool.batch(batch.name).dir
+    hidden = folder.with_name(f"{_HIDDEN}{batch.id}-{secrets.token_hex(4)}")
     with published.permitted(spool.outbox, "delete from"):
         files.move(folder, hidden)
         if _id_in(Published(hidden)) not in (batch.id, None):

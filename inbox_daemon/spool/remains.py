@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool, Work, is_our_part, is_ours
 from inbox_daemon.spool import files
 from inbox_daemon.text import dumps
@@ -108,8 +109,8 @@ def _remove_empty(folder: Path) -> None:
 
 def ended(spool: Spool, name: str) -> Ended | None:
     """Return the batch of this name if it has ended; None where its folder has no receipt of ours, or another's."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        folder = os.open(spool.outbox / name, _A_FOLDER)
+    with suppress(OSError, SpoolError, ValueError, KeyError, TypeError):
+        folder = os.open(spool.batch(name).dir, _A_FOLDER)
         try:
             return _read(folder, name)
         finally:
@@ -139,7 +140,7 @@ def _read(folder: int, name: str) -> Ended | None:
 def remove_parts(spool: Spool, what: Ended) -> Iterator[None]:
     """Remove a batch's parts from the outbox: `results.jsonl` and `errors.jsonl` have every line. Raises OSError."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        folder = os.open(spool.outbox / what.name, _A_FOLDER)
+        folder = os.open(spool.batch(what.name).dir, _A_FOLDER)
         try:
             if _is_still(folder, what):
                 yield from _parts(folder)
@@ -155,7 +156,7 @@ def remove(spool: Spool, what: Ended) -> Generator[None, None, bool]:
     if Work(spool.work / what.id).dir.exists():  # a crash came between its receipt and its leaving
         return False
     try:
-        folder = os.open(spool.outbox / what.name, _A_FOLDER)
+        folder = os.open(spool.batch(what.name).dir, _A_FOLDER)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
@@ -174,7 +175,7 @@ def remove(spool: Spool, what: Ended) -> Generator[None, None, bool]:
     finally:
         os.close(folder)
     with suppress(OSError):
-        (spool.outbox / what.name).rmdir()
+        spool.batch(what.name).dir.rmdir()
     return left
 
 

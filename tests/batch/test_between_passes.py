@@ -161,7 +161,7 @@ def test_a_batch_cancelled_while_its_file_is_read_ends_at_once_and_the_file_come
     )
     assert (passes.folder("b") / "b.jsonl").read_bytes() == batch_of(50)
     assert proof.verify(Published(passes.folder("b"))).receipt["status"] == "cancelled"
-    assert not list((passes.inbox.parent / "work").iterdir())
+    passes.until(lambda: not list((passes.inbox.parent / "work").iterdir()))
 
 
 def test_a_cancelled_file_stays_cancelled_over_a_restart(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
