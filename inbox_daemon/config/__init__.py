@@ -69,7 +69,7 @@ def read(path: Path | None, env: Mapping[str, str], flags: Mapping[str, Any]) ->
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     if path is not None or DEFAULT_PATH.exists():
-        path = path or DEFAULT_PATH
+        path = Path(path or DEFAULT_PATH).absolute()
         tree = _read_toml(path)
         build(tree, source=str(path))  # so that a mistake is blamed on the file, not on what overrides it
         origins = {dotted: str(path) for dotted, _ in leaves(tree)}

@@ -112,6 +112,14 @@ def test_a_file_that_cannot_be_read_now_is_no_wrong_setting(tmp_path: Path) -> N
         config.load(tmp_path, {}, {})
 
 
+def test_a_file_that_is_named_from_where_one_stands_is_an_origin_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c.toml").write_text("[engine]\nmodel = 'file'\n")
+    monkeypatch.chdir(tmp_path)
+    assert config.found("c.toml", {}).origins == {"engine.model": f"{tmp_path}/c.toml"}
+
+
 def test_a_list_of_names_comes_from_the_file_and_from_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("[requests]\nallowed_media_domains = ['a.org', '10.0.0.1']\n")
