@@ -12,6 +12,7 @@ import pytest
 from running import ROOT
 
 from inbox_daemon import cli, config
+from inbox_daemon.spool.shapes import BatchObject
 
 PACKAGE = ROOT / "inbox_daemon"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "etc/docs").glob("*.md"))]
@@ -58,6 +59,13 @@ def test_the_contract_has_every_code_of_an_error() -> None:
     found = set(codes())
     assert len(found) > 10
     assert sorted(code for code in found if f"`{code}`" not in contract) == []
+
+
+def test_the_contract_has_every_field_of_a_batchs_status() -> None:
+    contract = (ROOT / "etc/docs/api.md").read_text()
+    stamps = {"created_at", "completed_at", "failed_at", "cancelled_at"}  # `*_at`
+    named = set(re.findall(r"`([a-z_0-9]+)`", contract))
+    assert BatchObject.__annotations__.keys() - stamps - named == set()
 
 
 def test_the_pages_name_every_verb_and_no_other() -> None:
