@@ -33,14 +33,14 @@ from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
 
 log = logging.getLogger("inbox_daemon.engine")
 
-_LOG_TAIL = 40  # lines kept for the error that a death raises
+_LOG_TAIL = 80  # lines kept for the error that a death raises; each process of the engine tells of it
 _READ = 1 << 20
 _GONE_WITHIN = 20.0  # seconds; a process in an uninterruptible driver call may take longer, or for ever
 _LONG_RUN = 60.0  # seconds
 EXIT_CONFIG = 78
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00\x02-\x08\x0b-\x1f\x7f-\x9f]")
 _EXCEPTION = re.compile(r"\b(?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
-_POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above")
+_POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above|may quote a request")
 _WORDS_LIMIT = 400
 
 
