@@ -21,7 +21,7 @@ _PASSES = ("still ", "being read")  # what `inbox/arrivals` says of files that i
 
 
 def add(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("name", metavar="NAME", help="the batch, as its folder in the outbox is called")
     verb.set_defaults(go=go)
 
 

@@ -25,6 +25,15 @@ from inbox_daemon.spool.said import Said
 from inbox_daemon.spool.shapes import SCHEMA, BatchObject
 from inbox_daemon.text import dumps, shown
 
+_ABOUT = """\
+List batches with their age, how long they took, their size and their errors by code, the newest last.
+
+  inbox-daemon list --all
+  inbox-daemon list --json | jq -r 'select(.state == "failed") | .name'
+
+With --json each line is an object: schema, id, name, status, state, model, created_at, ended_at, request_counts, usage,
+bytes, errors_by_code.
+"""
 _SHOWN = 50
 
 
@@ -37,7 +46,8 @@ class Listed(NamedTuple):
 
 
 def add(verb: argparse.ArgumentParser) -> None:
-    verb.description = __doc__
+    verb.description = _ABOUT
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
     which = verb.add_mutually_exclusive_group()
     which.add_argument("--last", type=int, default=_SHOWN, metavar="N", help=f"the newest N, default {_SHOWN}")
     which.add_argument("--all", action="store_true", help="all there are")

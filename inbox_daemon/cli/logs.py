@@ -17,8 +17,8 @@ UNIT = "inbox-daemon"
 
 
 def add(verb: argparse.ArgumentParser) -> None:
-    verb.description = __doc__
-    verb.add_argument("name", metavar="NAME")
+    verb.description = "Show what the journal has of one batch, oldest first."
+    verb.add_argument("name", metavar="NAME", help="the batch, as its folder in the outbox is called")
     verb.add_argument("-f", "--follow", action="store_true", help="go on as lines come")
     verb.add_argument("--user", action="store_true", help="the daemon is a service of yours, not of the host's")
     verb.set_defaults(go=go)

@@ -30,6 +30,9 @@ come while it runs. What is printed while it runs is printed once.
   inbox-daemon results candidates | jq -r .response.body.choices[0].message.content
   inbox-daemon results candidates --errors
   inbox-daemon results candidates --csv custom_id,content,finish_reason,output_tokens > answers.csv
+
+Exit status: 0 printed; 1 a file cannot be read, or whoever reads has gone; 4 no such batch. With --follow it
+is the batch's: 0 completed, 3 with errors, 1 failed or cancelled, or no daemon runs that would end it.
 """
 _POLL = 0.5  # seconds
 
@@ -37,7 +40,7 @@ _POLL = 0.5  # seconds
 def add(verb: argparse.ArgumentParser) -> None:
     verb.description = _ABOUT
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
-    verb.add_argument("name", metavar="NAME")
+    verb.add_argument("name", metavar="NAME", help="the batch, as its folder in the outbox is called")
     verb.add_argument("--errors", action="store_true", help="the requests without an answer, instead of the answers")
     verb.add_argument("--follow", action="store_true", help="go on until the batch has ended; the exit status says how")
     fields = ", ".join(FIELDS)

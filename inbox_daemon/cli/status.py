@@ -20,6 +20,14 @@ from inbox_daemon.spool import published, views
 from inbox_daemon.spool.shapes import SCHEMA, BatchObject
 from inbox_daemon.text import shown
 
+_ABOUT = """\
+Show what is running, waiting and done: counts, rate, time left, what the engines are doing.
+
+  inbox-daemon status                     all that runs, and what ended lately
+  inbox-daemon status candidates          one batch, with its first errors
+  inbox-daemon status candidates --watch  until it has ended; the exit status says how
+  inbox-daemon status --json              {"schema", "batches": [status.json …], "waiting": {FILE: why}, "daemons"}
+"""
 _REPAINT = 0.5
 _ERRORS_SHOWN = 5
 _RECEIPT_WITHIN = 2.0  # seconds after the last status
@@ -29,7 +37,8 @@ NOT_FOUND = 4
 
 
 def add(verb: argparse.ArgumentParser) -> None:
-    verb.description = __doc__
+    verb.description = _ABOUT
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.add_argument("name", nargs="?", metavar="NAME", help="one batch; its whole status.json with --json")
     how = verb.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="as JSON, for programs")
