@@ -226,6 +226,7 @@ def test_an_engine_that_is_killed_again_and_again_is_an_alert(
 ) -> None:
     """The worker is the real one; it is killed before it has loaded anything."""
     port = free_port()
+    (tmp_path / "config.json").write_text("{}")  # enough of a model for the look before the start
     environment = {"INBOX_DAEMON_METRICS__PORT": str(port)}
     daemon = start_daemon(kind="vllm", arguments=["--model", str(tmp_path)], environment=environment)
     server = prometheus(port)
