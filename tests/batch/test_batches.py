@@ -326,6 +326,7 @@ def test_stopped_in_mid_batch_it_leaves_everything_that_arrived_visible(start_da
     assert start_daemon().finished("b")["request_counts"]["completed"] == 5000
 
 
+@pytest.mark.slow
 def test_an_outbox_folder_removed_in_mid_batch_comes_back_with_the_results(start_daemon: Start) -> None:
     daemon = start_daemon(environment=STEADY)
     daemon.drop("b.jsonl", batch_of(3000))
@@ -335,6 +336,7 @@ def test_an_outbox_folder_removed_in_mid_batch_comes_back_with_the_results(start
     assert len(lines(daemon.outbox("b") / "results.jsonl")) == 3000
 
 
+@pytest.mark.slow
 def test_a_name_taken_after_its_folder_was_removed_does_not_get_two_owners(start_daemon: Start) -> None:
     daemon = start_daemon(environment=STEADY)
     daemon.drop("b.jsonl", batch_of(5000, "old"))

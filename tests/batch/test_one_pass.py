@@ -174,9 +174,11 @@ def test_of_a_batch_that_waits_for_somebodys_word_the_status_is_written_when_it_
         life.queue.give_back(range(2))
         life.work.pause.touch()
         life.read_control()
-    passes.step()
-    passes.step()
-    passes.syncs.clear()
+    while True:  # each pass has a slice for what is due
+        passes.syncs.clear()
+        passes.step()
+        if not any("status.json" in path for path in passes.syncs):
+            break
     for _ in range(5):
         passes.daemon.step(time.monotonic())
     assert not [path for path in passes.syncs if "status.json" in path]

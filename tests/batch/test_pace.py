@@ -277,6 +277,7 @@ def test_what_is_left_of_a_real_file_is_reckoned_by_the_length_of_its_lines(tmp_
     life.let_go()
 
 
+@pytest.mark.slow
 def test_a_resumed_batch_knows_its_time_left_at_once_and_counts_it_down(start_daemon: Start) -> None:
     slow = {"INBOX_DAEMON_ENGINE__NULL__RATE": "300"}
     daemon = start_daemon(environment=slow)

@@ -152,6 +152,7 @@ def test_only_the_last_that_ended_are_shown_and_all_that_live() -> None:
     assert all(f"new{i}" in text for i in range(5))
 
 
+@pytest.mark.slow
 def test_a_real_run_in_a_terminal_and_as_a_picture(start_daemon: Start, tmp_path: Path) -> None:
     quiet = {"INBOX_DAEMON_DAEMON__LOG_EVERY": "1000000"}  # so that the first lines of the log stay in view
     daemon = start_daemon(environment=quiet | {"INBOX_DAEMON_ENGINE__NULL__RATE": "100"})

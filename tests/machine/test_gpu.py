@@ -75,6 +75,7 @@ def test_a_sample_arrives_whole_in_whatever_pieces_it_is_written(sampler: Make) 
     assert until(sampler(f"{writes}time.sleep(60)"), GpuState.OK) == Gpus(GpuState.OK, 5.0, None, (CARD, OTHER))
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_named_killed_and_replaced_and_the_last_values_stay(sampler: Make) -> None:
     one = sampler(said(GpuState.OK, CARD) + "time.sleep(60)", answers_within=2.0)
     until(one, GpuState.OK)

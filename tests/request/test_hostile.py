@@ -155,9 +155,12 @@ def test_what_is_no_file_is_left_alone_and_named_once(start_daemon: Start, tmp_p
     eventually(lambda: {path.name for path in made} <= published.waiting(Spool(daemon.spool)).keys())
     nobody_waits(daemon, "another")
     waiting = published.waiting(Spool(daemon.spool))
-    for path in made:
-        said_once(daemon, f"{path.name!r} not taken: not a regular file")
-        assert waiting[path.name] == "not taken: not a regular file"
+    assert {waiting[path.name] for path in made} == {"not taken: not a regular file"}
+    log = daemon.text()
+    named = [log.count(f"{path.name!r} not taken: not a regular file") for path in made]
+    assert max(named) == 1
+    assert 20 <= sum(named) < len(made), "the log names 20 of one scan, and counts the others"
+    assert "more files are not taken; inbox-daemon status says why" in log
     assert {path.name for path in (daemon.spool / "outbox").iterdir()} == {"other", "another"}
     assert b"SECRET" not in everything_in(daemon.spool / "outbox") + everything_in(daemon.spool / "work")
     assert tree(tmp_path / "secret") == secret

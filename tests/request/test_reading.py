@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -103,7 +104,10 @@ FOREIGN = {
     "gzip": (gzip.compress(batch_of(3)), "is gzip: name it NAME.jsonl.gz"),
     "zip": (b"PK\x03\x04and so on", "is a zip archive: unpack it"),
     "utf-16": (batch_of(3).decode().encode("utf-16"), "is UTF-16: save it as UTF-8"),
-    "array": (b'[\n  {"custom_id": "a"},\n  {}\n]', "is one JSON array: write each of its objects on a line"),
+    "array": (
+        b'[\n  {"custom_id": "a"},\n  {}\n]',
+        re.escape("is one JSON array: `jq -c '.[]'` writes each of its objects on a line"),
+    ),
 }
 
 

@@ -169,6 +169,7 @@ def test_alerts_that_look_alike_do_not_cost_the_scrape() -> None:
     assert len(samples(exposed(daemon))["inbox_daemon_alert_active"]) == 2
 
 
+@pytest.mark.slow
 def test_no_label_but_the_name_of_a_live_batch_comes_from_users(start_daemon: Start) -> None:
     port = free_port()
     daemon = start_daemon(
