@@ -43,7 +43,9 @@ class ErrorLog:
         self.sum_up(now)
 
     def say_faults(self, accepted: Accepted, source: Input, now: float) -> None:
-        """Say which lines were found faulty at ingest."""
+        """Say which lines were found faulty at ingest, and what of the others vLLM will ignore."""
+        for sentence in accepted.ignored:
+            self._face.log.warning("%s: %s", self._face.name, sentence)
         for fault in accepted.shown:
             if self._takes():
                 number = fault["line"]

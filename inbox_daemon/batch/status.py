@@ -121,6 +121,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "request_counts": {"total": total, "completed": tally.completed, "failed": tally.failed},
         "errors": {"object": "list", "data": problems} if problems else None,
         "usage": tally.usage(),
+        "warnings": (accepted.ignored if accepted else None) or None,
         "updated_at": round(now, 1),
         "daemon": None if final else facts.daemon,
         "in_flight": facts.in_flight,

@@ -32,12 +32,19 @@ def add(verb: argparse.ArgumentParser) -> None:
 
 @dataclass(slots=True)
 class Faults:
-    """Attributes: fatal: why the file as a whole is no batch, or None; found: (line number, fault)."""
+    """What is wrong with one file.
+
+    Attributes:
+        fatal: why the file as a whole is no batch, or None.
+        found: (line number, fault).
+        warnings: what is no fault and not what was meant either, a sentence each.
+    """
 
     requests: int = 0
     count: int = 0
     fatal: str | None = None
     found: list[tuple[int, Fault]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def faults_of(path: Path, read: Config, limit: int = 10_000) -> Faults:
@@ -72,6 +79,7 @@ def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int) -> None
             _note(reading.feed(block), faults, limit)
         _note(reading.finish(), faults, limit)
     faults.requests, faults.count = len(reading.index), reading.faults
+    faults.warnings = reading.ignored.sentences()
 
 
 def _note(lines: Iterable[Found | None], faults: Faults, limit: int) -> None:
@@ -103,6 +111,8 @@ def report(path: Path, faults: Faults) -> None:
         show.say(f"{path}: … and {faults.count - len(faults.found):,} more")
     if faults.fatal:
         show.say(f"{path}: {faults.fatal}")
+    for sentence in faults.warnings:
+        show.say(f"{path}: warning: {sentence}")
     good = faults.requests - faults.count
     show.say(f"{path}: {good:,} of {faults.requests:,} requests can run")
 
@@ -124,4 +134,5 @@ def _object(path: Path, faults: Faults) -> dict[str, Any]:
         "faulty": faults.count,
         "fatal": faults.fatal,
         "faults": listed,
+        "warnings": faults.warnings,
     }

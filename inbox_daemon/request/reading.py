@@ -20,6 +20,7 @@ from inbox_daemon.errors import Rejected
 from inbox_daemon.records import Fault
 from inbox_daemon.request import order, policy
 from inbox_daemon.request.catalog import Models
+from inbox_daemon.request.fields import Ignored
 from inbox_daemon.request.index import Index
 from inbox_daemon.request.line import Line, but_for_its_id, is_deterministic, read_line, repeated, too_long
 from inbox_daemon.request.repeats import Repeats
@@ -130,6 +131,7 @@ class Reading:
         self.urls: set[str] = set()
         self.models: dict[str, int] = {}  # that are to answer, and their numbers in the index
         self.faults = 0
+        self.ignored = Ignored()
         self._rules = rules
         self._line = partial(_line_at, self.index, reread)
         self._id = lru_cache(_IDS_KNOWN)(partial(_id_at, self._line))
@@ -174,6 +176,8 @@ class Reading:
         if earlier is not None and custom_id is not None and fault is None and self._id(earlier) == custom_id:
             fault = repeated(custom_id, self.index.numbers[earlier])
         if fault is None and line is not None and read.body is not None:
+            if read.url:
+                self.ignored.note(read.url, read.body)
             if which := self.models.setdefault(rules.resolve(read.body.get("model")), len(self.models)):
                 self.index.is_for(place, which)
             self._look_for_twin(place, line, read)

@@ -45,6 +45,7 @@ class Accepted:
         models: which alone may answer its requests, whoever runs them and whatever the settings say by then; the
             index knows which is for which. "" for those that name none: they are the model's that first works on the
             batch (`History.model`). [] in batches of an earlier version, and where all lines are faulty.
+        ignored: what vLLM ignores of its requests, a sentence for each field.
     """
 
     source: str
@@ -57,6 +58,7 @@ class Accepted:
     refused: bool
     shown: list[dict[str, Any]] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
 
 class Input:
@@ -204,6 +206,7 @@ def _pass(
         refused=rules.inbox.strict and reading.faults > 0,
         shown=first,
         models=list(reading.models),
+        ignored=reading.ignored.sentences(),
     )
 
 

@@ -95,6 +95,7 @@ class BatchObject(TypedDict):
         input_mark: of the file as it was dropped, by which who dropped it finds its batch.
         input_bytes, input_sha256: of that file, once it is accepted.
         resent: how often the same bytes were sent again under its name, and not run.
+        warnings: what the engine ignores of its requests: which field, in how many of them, and what to write instead.
         parked: why nothing more of it runs until somebody says resume.
         waiting_for_model: the model of its requests, where no engine of its daemon serves it; nothing of it runs.
         waiting_for_memory: its requests do not fit beside those of the batches in work (inbox.max_memory_bytes).
@@ -128,6 +129,7 @@ class BatchObject(TypedDict):
     in_flight: NotRequired[int]
     priority: NotRequired[int]
     paused: NotRequired[bool]
+    warnings: NotRequired[list[str] | None]
     parked: NotRequired[str | None]
     waiting_for_model: NotRequired[str | None]
     waiting_for_memory: NotRequired[bool]
