@@ -46,10 +46,10 @@ def repository(read: Config) -> Iterator[Finding]:
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=_HUB_WITHIN)
     except GatedRepoError:
-        how = f"accept its terms at https://huggingface.co/{name} and give the service a token (README)"
+        how = f"accept its terms at https://huggingface.co/{name} and give the service a token (etc/docs/service.md)"
         yield Finding(Verdict.WRONG, f"{said}: it is gated: {how}")
     except RepositoryNotFoundError:
-        how = "is the name right? A private one needs a token (README)"
+        how = "is the name right? A private one needs a token (etc/docs/service.md)"
         yield Finding(Verdict.WRONG, f"{said}: Hugging Face has no such model: {how}")
     except EntryNotFoundError:
         yield Finding(Verdict.UNKNOWN, f"{said}: it has no config.json; vLLM may know it by other files")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_TOKEN = "give the token to the user that runs the daemon: HF_TOKEN, or README, As a service"
+_TOKEN = "give the token to the user that runs the daemon: HF_TOKEN, or as etc/docs/service.md says"
 _LONGEST = 300
 
 # What the log says, and what it means; {model}, and {said}, the first group of the pattern.
