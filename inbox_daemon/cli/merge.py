@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from inbox_daemon.cli.settings import settings
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.request.output import place_of_line
-from inbox_daemon.spool import published
+from inbox_daemon.spool import proof, published
 from inbox_daemon.spool.published import opened
 from inbox_daemon.text import shown
 
@@ -74,6 +75,7 @@ class Later:
 def go(given: argparse.Namespace) -> int:
     spool = published.there(Spool(Path(settings(given).spool)))
     first, *retries = [_ended(spool, name) for name in (given.name, *given.retries)]
+    _prove_whole(first)
     later, unanswered = Later(), {orjson.loads(line)["custom_id"] for _, line in _lines(first.errors)} - {None}
     for retry in retries:
         later.take(retry, unanswered)
@@ -91,6 +93,24 @@ def _ended(spool: Spool, name: str) -> Published:
         if not published.exists(path):
             raise SpoolError(f"{path} is not there: the batch has not ended, or its files were taken away")
     return folder
+
+
+def _prove_whole(folder: Published) -> None:
+    """Prove that each request of a batch has one line, before anything is written. Raises SpoolError."""
+    requests = proof.receipt_of(folder)["input"]["requests"]
+    seen = bytearray(requests)
+    for path, is_answer in ((folder.results, True), (folder.errors, False)):
+        for place, _, _ in _placed(path, is_answer):
+            if place >= requests or seen[place]:
+                raise _unsound(folder)
+            seen[place] = 1
+    if not all(seen):
+        raise _unsound(folder)
+
+
+def _unsound(folder: Published) -> SpoolError:
+    how = f"inbox-daemon verify {shlex.quote(str(folder.dir))} says what is wrong"
+    return SpoolError(f"{folder.dir}: not every request has one line, so nothing is merged; {how}")
 
 
 def _to_stdout(first: Published, later: Later) -> tuple[int, int]:

@@ -229,6 +229,22 @@ def test_what_is_no_retry_of_a_batch_is_not_merged_with_it(retried: Spool, tmp_p
     assert f"{output}: File exists".encode() in capfdbinary.readouterr().err
 
 
+def test_a_batch_with_a_line_missing_or_too_many_is_not_merged_as_if_it_were_whole(
+    retried: Spool, tmp_path: Path, capfdbinary: Shown
+) -> None:
+    spool, output = copy_of(retried, tmp_path / "spool"), tmp_path / "merged"
+    results = Published(spool.outbox / "first").results
+    lines = results.read_bytes().splitlines(keepends=True)
+    for damaged in (lines[:3] + lines[4:], lines[:-1], [*lines, lines[-1]]):
+        results.write_bytes(b"".join(damaged))
+        for words in ([], ["--output", str(output)]):
+            assert cli.main(["merge", "first", "second", *words, "--spool", str(spool.root)]) == 1
+            out, err = capfdbinary.readouterr()
+            assert out == b""
+            assert b"not every request has one line, so nothing is merged" in err
+        assert not output.exists()
+
+
 def test_the_longest_custom_id_that_is_taken_can_be_merged(start_daemon: Start, capfdbinary: Shown) -> None:
     daemon = start_daemon()
     long = "é" * MAX_CUSTOM_ID

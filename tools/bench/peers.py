@@ -166,7 +166,7 @@ class Daemon:
 
     def _all_ready(self) -> bool:
         """Whether each engine that there is to be answers."""
-        said = [json.loads(path.read_text(encoding="utf-8")) for path in (self.spool / "daemons").glob("*.json")]
+        said = [json.loads(path.read_text(encoding="utf-8")) for path in (self.spool / "daemons").glob("[!.]*.json")]
         return bool(said) and all(engine["state"] == "ready" for one in said for engine in one["engines"])
 
     def answer(self, files: Sequence[Path], within: float) -> Timed:
