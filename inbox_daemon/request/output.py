@@ -21,7 +21,7 @@ from inbox_daemon.text import dumps
 FAULTY = 400  # the HTTP status of a line that is no request
 
 # Errors of requests that were never at fault: dropping the same line again may well succeed.
-_RETRYABLE = frozenset({"batch_cancelled", "batch_refused", "engine_error"})
+_RETRYABLE = frozenset({"batch_cancelled", "batch_refused", "engine_error", "model_mismatch"})
 
 _NO_STATUS = frozenset({"batch_cancelled", "batch_refused", "engine_crash"})  # before 0.3.0; all else was a faulty line
 

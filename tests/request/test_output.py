@@ -51,6 +51,7 @@ def test_an_error_says_its_http_status_or_that_it_got_none_and_is_read_back_whol
 OLD: dict[str, tuple[bytes, int | None, bool]] = {
     "invalid_url": (old("invalid_url", None), 400, False),
     "invalid_request": (old("invalid_request", old_response("invalid_request", 400)), 400, False),
+    "model_mismatch": (old("model_mismatch", None), 400, True),
     "engine_error": (old("engine_error", old_response("engine_error", 500)), 500, True),
     "batch_cancelled": (old("batch_cancelled", None), None, True),
     "batch_refused": (old("batch_refused", None), None, True),
