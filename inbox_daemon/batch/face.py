@@ -36,7 +36,7 @@ class Face:
     """One batch as its users know it. `now` is monotonic seconds throughout.
 
     Attributes:
-        source: the name of the file as it was dropped, as it may be shown.
+        file: the name of the file as it was dropped; `source` is that as it may be shown.
         created: Unix seconds of the claim; the id begins with it.
         engines: what each engine is doing now, for the status (`watch.view`).
         told: the last status.json; replaced whole.
@@ -47,7 +47,8 @@ class Face:
         self.log = of_batch(log, work.id)
         self._spool, self._work, self._state = spool, work, state
         self._origin = outbox.origin_of(work)
-        self.source = shown(self._origin.source)
+        self.file = self._origin.source
+        self.source = shown(self.file)
         self.created = int(work.claimed_at)
         self.engines: Sequence[Mapping[str, Any]] = ()
         self.told: dict[str, Any] = {}

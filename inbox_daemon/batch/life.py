@@ -243,7 +243,7 @@ class Life:
 
         Asks the disk, not the last scan: after a crash there is none yet.
         """
-        for path, verb in control.waiting_for(self._spool, self.name, self.face.source):
+        for path, verb in control.waiting_for(self._spool, self.name, self.face.file):
             control.obey(path, self.name, verb, self)
 
     def control(self, verb: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +14,8 @@ from inbox_daemon.request.usage import tokens
 from inbox_daemon.text import dumps
 
 _NO_PLACE = "Request must not be sent in stream mode"  # what vLLM's runner says of every answer that it cannot read
+
+_FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)+)(?![\w-])")
 
 
 def answered(request: Request, custom_id: str, body: Any) -> Outcome:
@@ -49,9 +52,19 @@ def why(output: Any) -> tuple[int | None, str, str]:
     sentence = getattr(info, "message", None) or str(info)
     if sentence == _NO_PLACE:
         sentence = "the answer has no place in a line of JSON: leave encoding_format out, or set it to float or base64"
+    sentence = in_settings(sentence)
     with contextlib.suppress(TypeError, ValueError):
         status = int(getattr(info, "code", status))
     return status, "engine_error" if status >= 500 else "invalid_request", sentence
+
+
+def in_settings(sentence: str) -> str:
+    """Return what vLLM says, its command line's flags as they are called in our settings.
+
+    Where it says that tools need --enable-auto-tool-choice, the user looks for a flag that nothing here has.
+    """
+    said = _FLAG.sub(lambda flag: flag[1].replace("-", "_"), sentence)
+    return f"{said} (settings of [engine.args])" if said != sentence else sentence
 
 
 def first_problem(error: ValidationError) -> str:
