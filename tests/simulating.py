@@ -861,7 +861,8 @@ class Simulation:
 
     def _alerts_are_cleared(self) -> None:
         assert self._daemon
-        said = orjson.loads((self.place.spool / "daemons" / f"host-{self._daemon.pid}.json").read_bytes())
+        [own] = (self.place.spool / "daemons").glob(f"host-{self._daemon.pid}-*.json")
+        said = orjson.loads(own.read_bytes())
         if said["alerts"]:
             self._wrong(f"alerts are still raised: {said['alerts']}")
 
