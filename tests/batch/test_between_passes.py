@@ -596,7 +596,7 @@ def test_when_the_daemon_has_stopped_every_status_says_that_none_runs_and_when_i
     names = {"running", "paused", "failing", "reading", "adopted"}
     full = may_be_full(monkeypatch)
     monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
-    monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
+    monkeypatch.setattr(NullEngine, "room", lambda engine: 10)
     first = Passes(tmp_path / "spool")
     (first.inbox / "paused.pause").touch()
     for name in sorted(names - {"reading"}):
@@ -620,7 +620,7 @@ def test_when_the_daemon_has_stopped_every_status_says_that_none_runs_and_when_i
     assert first.status("running")["request_counts"]["completed"] > 0
     monkeypatch.undo()
     monkeypatch.setattr(taking, "_ADOPT_EVERY", 0.0)
-    monkeypatch.setattr(NullEngine, "room", lambda engine: 50)
+    monkeypatch.setattr(NullEngine, "room", lambda engine: 10)
     again = Passes(tmp_path / "spool")
     again.until(lambda: {again.status(name)["daemon"] for name in names} == {daemons.me()})
     again.daemon._shut_down()

@@ -316,7 +316,8 @@ def test_who_stops_waiting_is_told_that_the_batches_go_on_and_how_to_look_again(
 ) -> None:
     daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "1"})
     path = file(tmp_path / "b one.jsonl", batch_of(300))
-    command = [sys.executable, "-m", "inbox_daemon", "submit", str(path), "--wait", "--spool", str(daemon.spool)]
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "inbox_daemon", "submit", str(path), "--wait"]
+    command += ["--spool", str(daemon.spool)]  # a shell has what it starts in the background ignore SIGINT
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
         assert waiting.stdout is not None
         assert waiting.stdout.readline() == "b one\n"

@@ -186,7 +186,7 @@ def test_the_list_has_each_batchs_state_size_and_errors_by_code(ended: Spool, ca
 def retried(tmp_path_factory: pytest.TempPathFactory) -> Spool:
     """Three batches: one cancelled half way, its retry with one line that fails, and the retry's own."""
     folder = tmp_path_factory.mktemp("retried")
-    daemon = Daemon(folder / "spool", folder / "log", environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "100"})
+    daemon = Daemon(folder / "spool", folder / "log", environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "50"})
     try:
         daemon.drop("first.jsonl", FAULTY + batch_of(200))
         eventually(lambda: daemon.done("first") >= 20)
