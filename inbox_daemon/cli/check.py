@@ -21,9 +21,17 @@ from inbox_daemon.request.reading import Found, Reading, rules_of
 from inbox_daemon.spool import files, ingest, source
 from inbox_daemon.text import dumps, shown
 
+_ABOUT = """\
+Find every fault of a file at once, by the daemon's own rules, without an engine or a GPU.
+
+vLLM itself is not asked: whether a prompt is longer than the model takes, a schema compiles or a parser for tools is
+set, the run says, as an error of that request.
+"""
+
 
 def add(verb: argparse.ArgumentParser) -> None:
-    verb.description = __doc__
+    verb.description = _ABOUT
+    verb.formatter_class = argparse.RawDescriptionHelpFormatter
     given.add(verb, "what messages call what comes on stdin; with a suffix where it comes compressed")
     verb.add_argument("--model", metavar="NAME", help="the model that will serve it; unset, any model name passes")
     verb.add_argument("--json", action="store_true", help="one object a file, for programs")

@@ -64,6 +64,7 @@ def _copied(spool: Spool, path: Path) -> Iterator[Path]:
             copy.flush()
             now = time.time_ns()  # the kernel's own stamps tick every 4 ms, and a removed file's inode is free
             os.utime(copy.fileno(), ns=(now, now))
+            files.sync(copy.fileno(), hidden)  # who is told that it is submitted may throw the original away
         yield hidden
     finally:
         files.remove(hidden)
@@ -77,6 +78,7 @@ def _show(spool: Spool, hidden: Path, file: str) -> Dropped:
         with suppress(FileExistsError):  # else somebody has taken it this very moment
             files.move_to_free(hidden, target)  # before .done, which is believed of a file that is no younger
             _say_complete(target)
+            files.sync_dir(spool.inbox)
             return Dropped(target.name, mark)
 
 

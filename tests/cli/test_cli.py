@@ -21,7 +21,7 @@ from inbox_daemon import cli
 from inbox_daemon.cli import show
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.spool import complete, drop, proof, published
+from inbox_daemon.spool import complete, drop, files, proof, published
 
 Start = Callable[..., Daemon]
 Answer = tuple[int, str]
@@ -107,6 +107,22 @@ def test_what_is_submitted_is_believed_to_be_complete(tmp_path: Path) -> None:
     spool = empty_spool(tmp_path / "spool")
     drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1)))
     assert complete.vouching_for(spool.inbox / "b.jsonl") == [spool.inbox / "b.jsonl.done"]
+
+
+def test_what_is_submitted_is_on_the_disk_before_it_shows_and_shows_durably_before_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, seen = empty_spool(tmp_path / "spool"), []
+    for name in ("sync", "sync_dir"):
+        done = getattr(files, name)
+
+        def noted(*arguments: object, name: str = name, done: Callable[..., None] = done) -> None:
+            seen.append((name, sorted(path.name for path in spool.inbox.glob("[!.]*"))))
+            done(*arguments)
+
+        monkeypatch.setattr(files, name, noted)
+    drop.drop(spool, file(tmp_path / "b.jsonl", batch_of(1)))
+    assert seen[:2] == [("sync", []), ("sync_dir", ["b.jsonl", "b.jsonl.done"])]
 
 
 @pytest.mark.parametrize("laid", ["b.jsonl.done", ".17.jsonl", ".b.pause.17"])
