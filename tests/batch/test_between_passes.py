@@ -590,6 +590,7 @@ def test_how_long_a_batch_took_is_right_whatever_the_clock_is_set_to_meanwhile_a
     assert "-86" not in caplog.text
 
 
+@pytest.mark.slow
 def test_when_the_daemon_has_stopped_every_status_says_that_none_runs_and_when_it_is_back_that_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def computed(daemon: Daemon) -> int:
     return sum(int(one.get("output_tokens", 0)) for one in engines)
 
 
+@pytest.mark.slow
 def test_a_small_batch_comes_in_between_what_a_big_one_has_waiting_in_the_engine(
     start_daemon: Callable[..., Daemon],
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_small_batch_comes_in_between_what_a_big_one_has_waiting_in_the_engine
     assert daemon.done("big") - before < 3000, "not behind the 4,000 that were there"
 
 
+@pytest.mark.slow
 def test_priority_is_set_by_a_file_a_pattern_or_the_command_and_is_seen(start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon(settings='[inbox.priorities]\n"urgent-*" = 7\n', environment=SLOW)
     for name in ("urgent-a", "b"):

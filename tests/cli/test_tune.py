@@ -173,6 +173,7 @@ def test_a_place_to_write_to_that_is_not_there_is_said_before_an_engine_is_start
     assert "no folder/tuned.toml: its folder is not there" in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     file, log, written = tmp_path / "batch.jsonl", tmp_path / "log", tmp_path / "tuned.toml"
     file.write_bytes(batch_of(1000))
