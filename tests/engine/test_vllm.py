@@ -326,7 +326,7 @@ def test_of_two_engines_one_is_killed_and_one_stopped_and_the_other_answers_on(
         settings="data_parallel_size = 2\n",
         environment=TWO_ENGINES,
     )
-    for deaths, (name, blow, within) in enumerate((("killed", signal.SIGKILL, 6), ("stopped", signal.SIGSTOP, 40)), 1):
+    for deaths, (name, blow, within) in enumerate((("killed", signal.SIGKILL, 20), ("stopped", signal.SIGSTOP, 40)), 1):
         eventually(
             lambda: [one["state"] for one in engine_views(daemon)] == ["ready", "ready"], 2 * LOADED, "both ready"
         )
