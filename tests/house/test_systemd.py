@@ -484,7 +484,7 @@ def test_a_member_takes_parts_away_while_the_batch_runs_and_loses_nothing(servic
     service.host.wait(lambda: service.host.run(f"ls {parts}").stdout.count("part-") >= 2, SOON, service.evidence)
     service.host.run(f"rsync -a --remove-source-files {parts}/ /home/bob/parts/", user="bob", check=True)
     assert service.host.run("ls /home/bob/parts").stdout.count("part-") >= 2
-    assert service.status("long")["status"] == "in_progress"
+    assert service.status("long")["status"] in ("validating", "in_progress"), "not ended; it is written once a second"
     assert not (service.host.root / f"{parts[1:]}/part-000001.jsonl").exists()
     service.wait_until("long", "completed", deadline=60)
     assert service.ids("long") == numbered(600)
