@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inbox_daemon.cli import show
+from inbox_daemon.cli.given import folder_of
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.compare import columns, comparison, judging, page, words
 from inbox_daemon.compare.answers import normal
@@ -55,13 +56,12 @@ def add(verb: argparse.ArgumentParser) -> None:
 def go(given: argparse.Namespace) -> int:
     spool = Spool(Path(settings(given).spool))
     folders, receipts = folders_of(given.batches, spool)
-    joined = columns.join(folders)
     found = [columns.fields(folder) for folder in folders]
     label = given.field if given.field is not None else _common(field for field, _ in found)
     number = given.number if given.number is not None else _common(field for _, field in found)
-    sides = [columns.read(folder, joined, label, number) for folder in folders]
+    joined, sides = columns.read(folders, label, number)
     truth = read_labels(given.labels) if given.labels else None
-    judge = _folder(given.judge, spool) if given.judge else None
+    judge = folder_of(given.judge, spool) if given.judge else None
     said = (judge.dir.name, judging.read(columns.said(judge))) if judge else None
     result = comparison.compare(
         sides, joined, receipts, label=label, number=number, truth=truth, price=given.price, judge=said
@@ -83,17 +83,13 @@ def folders_of(names: Sequence[str], spool: Spool) -> tuple[list[Published], lis
     Raises:
         InboxDaemonError: there are not two, one stands there twice, or one has not ended.
     """
-    folders = [_folder(name, spool) for name in names]
+    folders = [folder_of(name, spool) for name in names]
     called = [folder.dir.name for folder in folders]
     if len(folders) < 2:
         raise InboxDaemonError("name two batches at least")
     if twice := next((name for name in called if called.count(name) > 1), None):
         raise InboxDaemonError(f"{shown(twice)} stands there twice; batches of one name cannot be told apart")
     return folders, [_receipt(folder) for folder in folders]
-
-
-def _folder(name: str, spool: Spool) -> Published:
-    return Published(Path(name)) if "/" in name else spool.batch(name)
 
 
 def _receipt(folder: Published) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Files as they are named on the command line: a path, or `-` for what comes on stdin, which is kept for a while."""
+"""What is named on the command line: a file by its path, or `-` for stdin, which is kept for a while; a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from inbox_daemon.errors import InboxDaemonError
-from inbox_daemon.layout import SUFFIXES, suffix_of
+from inbox_daemon.layout import SUFFIXES, Published, Spool, suffix_of
 
 _STDIN = Path("-")
 _BLOCK = 1 << 20
@@ -23,6 +23,15 @@ class Given(NamedTuple):
 
     path: Path
     called: Path
+
+
+def folder_of(batch: str, spool: Spool) -> Published:
+    """Return the folder of a batch that is given by its name in the outbox, or by a path to its folder.
+
+    Raises:
+        SpoolError: no batch can be called so.
+    """
+    return Published(Path(batch)) if "/" in batch else spool.batch(batch)
 
 
 def add(verb: argparse.ArgumentParser, name_help: str) -> None:

@@ -53,8 +53,7 @@ def go(given: argparse.Namespace) -> int:
     folders, receipts = folders_of(given.batches, spool)
     _say_where_it_judges_itself(given.judge, receipts)
     names = [folder.dir.name for folder in folders]
-    joined = columns.join(folders)
-    sides = [columns.read(folder, joined, None, None) for folder in folders]
+    joined, sides = columns.read(folders)
     requests = dict(_requests(given.input, read.inbox.max_file_bytes))
     chosen = _chosen(sides, joined.places, requests, given.sample, given.seed)
     if not chosen:

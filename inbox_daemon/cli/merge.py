@@ -13,12 +13,13 @@ from pathlib import Path
 import orjson
 
 from inbox_daemon.cli import show
+from inbox_daemon.cli.given import folder_of
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.request.output import place_of_line
 from inbox_daemon.spool import proof, published
 from inbox_daemon.spool.published import opened
+from inbox_daemon.spool.said import placed
 from inbox_daemon.text import shown
 
 _ABOUT = """\
@@ -88,7 +89,7 @@ def go(given: argparse.Namespace) -> int:
 
 def _ended(spool: Spool, name: str) -> Published:
     """Return the folder of a batch that has ended with its results. Raises SpoolError."""
-    folder = Published(Path(name)) if "/" in name else spool.batch(name)
+    folder = folder_of(name, spool)
     for path in (folder.receipt, folder.results, folder.errors):
         if not published.exists(path):
             raise SpoolError(f"{path} is not there: the batch has not ended, or its files were taken away")
@@ -142,12 +143,7 @@ def _merged(first: Published, later: Later) -> Iterator[tuple[bytes, bool]]:
 
 
 def _placed(path: Path, is_answer: bool) -> Iterator[tuple[int, bytes, bool]]:
-    for number, (_, line) in enumerate(_lines(path), 1):
-        place = place_of_line(line)
-        if place is None:
-            raise SpoolError(
-                f"{path} line {number}: no output line of ours; inbox-daemon verify says what else is wrong"
-            )
+    for place, line in placed(path):
         yield place, line, is_answer
 
 

@@ -28,7 +28,6 @@ of each file's batch.
 """
 _PATIENCE = 3.0  # seconds for a daemon to take the files and name their batches
 _POLL = 0.05  # seconds
-_INTERRUPTED = 130
 
 
 def add(verb: argparse.ArgumentParser) -> None:
@@ -113,7 +112,7 @@ def _run(spool: Spool, paths: Sequence[Path], wait: bool) -> int:
     except KeyboardInterrupt:
         if dropped:
             _say_it_goes_on(spool, dropped)
-        return _INTERRUPTED
+        raise
     return 1 if 1 in ends else max(ends)  # failed is worse than done with errors
 
 

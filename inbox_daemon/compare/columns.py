@@ -5,6 +5,7 @@ Texts stay in the file: where each lies is kept, and `texts` reads those that ar
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,15 +75,8 @@ class Columns:
         return self.offset >= 0
 
 
-def join(folders: Sequence[Published]) -> Joined:
-    """Find every request that any of the batches has. Raises SpoolError where a batch has not ended."""
-    joined = Joined()
-    for folder in folders:
-        for path in (folder.results, folder.errors):
-            for _, line in _lines(path):
-                if isinstance(custom_id := line.get("custom_id"), str):
-                    joined.place(custom_id)
-    return joined
+_ARRAYS = tuple(each.name for each in dataclasses.fields(Columns) if each.name not in ("folder", "unnamed"))
+_FILL = {"offset": -1, "label": NONE, "number": np.nan}  # where a batch says nothing; 0 in all other arrays
 
 
 def fields(folder: Published) -> tuple[str | None, str | None]:
@@ -91,27 +85,57 @@ def fields(folder: Published) -> tuple[str | None, str | None]:
     return answers.field_of_labels(sample), answers.field_of_numbers(sample)
 
 
-def read(folder: Published, joined: Joined, label: str | None, number: str | None) -> Columns:
-    """Read one batch.
+def read(
+    folders: Sequence[Published], label: str | None = None, number: str | None = None
+) -> tuple[Joined, list[Columns]]:
+    """Read batches, each once; every array has a place for each request that any of them has.
 
     Args:
         label: the field that holds labels; see `fields`. number: the one that holds a number.
+
+    Raises:
+        SpoolError: a batch has not ended, or a line is none of ours.
     """
-    size = len(joined.places)
-    columns = _empty(folder, size)
+    joined = Joined()
+    sides = [_read(folder, joined, label, number) for folder in folders]
+    for side in sides:
+        _resize(side, len(joined.places))
+    return joined, sides
+
+
+def _read(folder: Published, joined: Joined, label: str | None, number: str | None) -> Columns:
+    columns = _empty(folder)
     for offset, line in _lines(folder.results):
-        place = joined.places.get(line.get("custom_id") or "")
+        place = _place(line, joined, columns)
         if place is None or columns.offset[place] >= 0:
             columns.unnamed += 1
             continue
         _put(columns, place, offset, answers.read(line["response"]["body"]), joined, label, number)
     for _, line in _lines(folder.errors):
-        place = joined.places.get(line.get("custom_id") or "")
+        place = _place(line, joined, columns)
         if place is None or columns.failed[place] or columns.offset[place] >= 0:
             columns.unnamed += 1
         else:
             columns.failed[place] = True
     return columns
+
+
+def _place(line: dict[str, Any], joined: Joined, columns: Columns) -> int | None:
+    """Return the place of a line's request, for which there is room then; None where it has no custom_id."""
+    if not isinstance(custom_id := line.get("custom_id"), str):
+        return None
+    place = joined.place(custom_id)
+    if place >= len(columns.offset):
+        _resize(columns, 2 * place + _SAMPLE)
+    return place
+
+
+def _resize(columns: Columns, size: int) -> None:
+    for name in _ARRAYS:
+        had = getattr(columns, name)[:size]
+        array = np.full(size, _FILL.get(name, 0), had.dtype)
+        array[: len(had)] = had
+        setattr(columns, name, array)
 
 
 def texts(columns: Columns, places: Sequence[int]) -> list[str]:
@@ -134,20 +158,20 @@ def said(folder: Published) -> Iterator[tuple[str, str]]:
         yield str(line.get("custom_id")), answers.read(line["response"]["body"]).text or ""
 
 
-def _empty(folder: Published, size: int) -> Columns:
+def _empty(folder: Published) -> Columns:
     return Columns(
         folder,
-        offset=np.full(size, -1, np.int64),
-        failed=np.zeros(size, np.bool_),
-        input_tokens=np.zeros(size, np.int64),
-        output_tokens=np.zeros(size, np.int64),
-        characters=np.zeros(size, np.int64),
-        cut_off=np.zeros(size, np.bool_),
-        refusal=np.zeros(size, np.bool_),
-        form=np.zeros(size, np.int8),
-        digest=np.zeros(size, np.uint64),
-        label=np.full(size, NONE, np.int64),
-        number=np.full(size, np.nan),
+        offset=np.empty(0, np.int64),
+        failed=np.empty(0, np.bool_),
+        input_tokens=np.empty(0, np.int64),
+        output_tokens=np.empty(0, np.int64),
+        characters=np.empty(0, np.int64),
+        cut_off=np.empty(0, np.bool_),
+        refusal=np.empty(0, np.bool_),
+        form=np.empty(0, np.int8),
+        digest=np.empty(0, np.uint64),
+        label=np.empty(0, np.int64),
+        number=np.empty(0, np.float64),
     )
 
 

@@ -46,13 +46,11 @@ class Said:
         ended = self._folder.receipt.exists()  # before anything is read: what comes later is for the next call
         whole = self._folder.errors if self._errors else self._folder.results
         if ended and whole.exists():
-            yield from (line for line, _ in self._fresh(whole))
+            yield from self._fresh(whole)
             self.complete = True
             return
         for number in self._parts():
-            for line, is_error in self._fresh(self._folder.parts / part_name(number)):
-                if is_error == self._errors:
-                    yield line
+            yield from self._fresh(self._folder.parts / part_name(number))
         self.complete = ended  # without results.jsonl: it was taken away, or the file was no batch
 
     def _parts(self) -> Iterator[int]:
@@ -67,17 +65,12 @@ class Said:
                 self.missing.append(number)
         self._next = max(self._next, last + 1)
 
-    def _fresh(self, path: Path) -> Iterator[tuple[bytes, bool]]:
-        """Yield each line of a file that was not handed out before, and whether it is an error's."""
-        for at, line in enumerate(_lines(path), 1):
-            place = place_of_line(line)
-            if place is None:
-                raise SpoolError(
-                    f"{path} line {at}: no output line of ours; inbox-daemon verify says what else is wrong"
-                )
-            is_error = failure(orjson.loads(line)) is not None
-            if self._hands_out(place, is_error):
-                yield line, is_error
+    def _fresh(self, path: Path) -> Iterator[bytes]:
+        """Yield each line of a file that is asked for and was not handed out before; none where it is gone."""
+        with suppress(FileNotFoundError):
+            for place, line in placed(path):
+                if self._hands_out(place, failure(orjson.loads(line)) is not None):
+                    yield line
 
     def _hands_out(self, place: int, is_error: bool) -> bool:
         if place >= len(self._read):
@@ -99,6 +92,12 @@ def _number(name: str) -> int | None:
     return int(digits) if digits.isdecimal() and part_name(int(digits)) == name else None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    with suppress(FileNotFoundError), opened(path) as file:
-        yield from file
+def placed(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield each output line of a file with the place of its request. Raises SpoolError where one is none of ours."""
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            place = place_of_line(line)
+            if place is None:
+                what = "no output line of ours; inbox-daemon verify says what else is wrong"
+                raise SpoolError(f"{path} line {number}: {what}")
+            yield place, line

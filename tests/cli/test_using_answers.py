@@ -26,6 +26,10 @@ from inbox_daemon.spool import deletion
 Start = Callable[..., Daemon]
 Shown = pytest.CaptureFixture[bytes]
 
+IN_SMALL_PARTS = {
+    "settings": "[results]\nseal_every = 20\nsync_after = 0.1\n",
+    "environment": {"INBOX_DAEMON_ENGINE__NULL__RATE": "400"},
+}
 FAULTY = b'{"custom_id": "no url", "method": "POST"}\n'
 
 
@@ -97,10 +101,7 @@ def test_what_is_not_there_is_told_apart_from_what_is_not_taken(ended: Spool, ca
 def test_a_running_batch_is_followed_to_its_end_each_answer_once_though_parts_are_taken_away(
     start_daemon: Start, tmp_path: Path
 ) -> None:
-    daemon = start_daemon(
-        settings="[results]\nseal_every = 20\nsync_after = 0.1\n",
-        environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "400"},
-    )
+    daemon = start_daemon(**IN_SMALL_PARTS)
     daemon.drop("b.jsonl", batch_of(900))
     parts = daemon.outbox("b") / "parts"
     eventually(lambda: parts.is_dir() and any(parts.iterdir()), what="a part")
@@ -120,10 +121,7 @@ def test_a_running_batch_is_followed_to_its_end_each_answer_once_though_parts_ar
 def test_of_a_running_batch_the_answers_so_far_come_with_how_many_there_are_and_what_was_taken_away(
     start_daemon: Start, capfdbinary: Shown
 ) -> None:
-    daemon = start_daemon(
-        settings="[results]\nseal_every = 20\nsync_after = 0.1\n",
-        environment={"INBOX_DAEMON_ENGINE__NULL__RATE": "400"},
-    )
+    daemon = start_daemon(**IN_SMALL_PARTS)
     daemon.drop("b.jsonl", batch_of(10_000))
     parts = daemon.outbox("b") / "parts"
     eventually(lambda: parts.is_dir() and len(list(parts.iterdir())) > 3, what="parts")
