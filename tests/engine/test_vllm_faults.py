@@ -4,7 +4,7 @@ a request is said where. One daemon: a model that computes NaN for an "@", with 
 
 from __future__ import annotations
 
-import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,8 +132,11 @@ def test_an_answer_made_of_no_numbers_is_the_engines_error_and_said_once(daemon:
     assert sum("the model computed NaN" in line for line in daemon.text().splitlines() if " vllm: " in line) == 1
 
 
+MARK = "zqzqzq"  # longer than chance makes: names of vLLM's own temporary files have eight letters, ids have hex
+
+
 def secret(kind: str) -> str:
-    return f"zq{kind}qz"
+    return f"{MARK}{kind}qz"
 
 
 DEADLY = {"temperature": 0.5, "seed": 1}  # in a prompt that is prefilled in chunks, vLLM 0.32 for CPUs dies of it
@@ -195,6 +198,6 @@ def test_no_text_of_a_request_is_said_anywhere_when_an_engine_hangs_and_dies_or_
     for path in daemon.spool.glob("daemons/*.json"):
         said[str(path)] = path.read_text()
     assert "Dumping" in said["journal"], "vLLM has not shown what it died with"
-    found = {(where, text[at - 60 : at + 30]) for where, text in said.items() if (at := text.find("zq")) >= 0}
+    found = {(where, text[at - 60 : at + 30]) for where, text in said.items() if (at := text.find(MARK)) >= 0}
     assert not found
-    assert "1977" not in said["journal"].replace(str(os.getpid()), "")
+    assert not re.search(r"1977\W{1,2} ?3\.5", said["journal"]), "a logit_bias key"
