@@ -30,6 +30,7 @@ kind = "{kind}"
 settle = 0.2
 settle_unproven = 0.4
 rescan = 1.0
+wait_for_model = 0
 """
 
 VLLM_SETTINGS = """

@@ -37,6 +37,7 @@ class InboxSettings:
     settle: float = setting(2.0, least=0)
     settle_unproven: float = setting(10.0, least=0)
     rescan: float = setting(15.0, least=0.1)
+    wait_for_model: float = setting(300.0, least=0)
     watch: str = setting("auto", choices=("auto", "poll"))
     require_sidecar: bool = setting(False)
     run_resends: bool = setting(False)

@@ -45,15 +45,19 @@ class Elsewhere:
         known = [models.served, *models.aliases, *sorted(models.adapters)] if models else []
         return {"models": known, "translate_ollama": self._settings.now.models.translate_ollama}
 
-    def takes(self, path: Path) -> str | None:
-        """Return which daemon a file is to be left to: its requests name a model that we lack and that one has."""
-        others = self._others()
-        if not others or (name := _first_model(path)) is None or _accepts(models_of(self._settings.now), name):
+    def lacking(self, path: Path) -> str | None:
+        """Return the model that a file's first request names where it is none of ours; None where it is to be taken."""
+        models = models_of(self._settings.now)
+        if models is None or (name := _first_model(path)) is None or models.accepts(name) is None:
             return None
-        for other in others:
+        return name
+
+    def serving(self, name: str) -> str | None:
+        """Return which daemon has the model that requests call so."""
+        for other in self._others():
             first, *others_names = other.get("models") or [""]
             translates = other.get("translate_ollama", False)
-            if _accepts(Models(first, dict.fromkeys(others_names, first), translates), name):
+            if Models(first, dict.fromkeys(others_names, first), translates).accepts(name) is None:
                 return called(other)
         return None
 
@@ -65,7 +69,8 @@ class Elsewhere:
             return None
         with suppress(OSError, ValueError, TypeError, KeyError):
             if not work.accepted.exists():
-                return self.takes(next(work.dropped.iterdir()))
+                name = self.lacking(next(work.dropped.iterdir()))
+                return self.serving(name) if name is not None else None
             models = {model or History(work).model for model in ingest.load(work).models}
             if not models or models & {"", *names.lanes(self._settings.now.engine)}:
                 return None
@@ -85,10 +90,6 @@ class Elsewhere:
         for one in published.daemons(self._spool):
             if one["alive"] and one.get("id") != identity():
                 yield one
-
-
-def _accepts(models: Models | None, name: str) -> bool:
-    return models is None or models.accepts(name) is None
 
 
 def _first_model(path: Path) -> str | None:

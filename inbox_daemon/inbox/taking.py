@@ -24,7 +24,7 @@ from inbox_daemon.machine import disk
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.settings import Settings
 from inbox_daemon.spool import claim, control, files, published
-from inbox_daemon.text import shown
+from inbox_daemon.text import shown, span
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Taking:
         self._strays: dict[str, float] = {}  # control files for no batch, and when they were seen first
         self._arrived: deque[Candidate] = deque()  # settled, and not claimed for want of a seat
         self._refused = False  # the disk refused one of these; the next scan tries again
+        self._unserved = False  # some of those that wait ask for a model that no daemon here has yet
         self._adopt_at = 0.0
         self._left_behind = False  # batches that nobody holds, for want of a seat; they come before new files
 
@@ -79,7 +80,7 @@ class Taking:
     def is_done(self) -> bool:
         """Whether nothing is on its way in, or waits for what may change by itself."""
         coming = self._arriving.arriving or self._arrived or self._controls
-        return not (coming or self._left_behind or self._batches.suspended or self._refused)
+        return not (coming or self._left_behind or self._batches.suspended or self._refused or self._unserved)
 
     def look(self, now: float) -> None:
         """Take what there is room for. `now` is monotonic seconds, here and below."""
@@ -93,7 +94,8 @@ class Taking:
             return
         if arrivals is not None:
             self._setbacks.over("inbox")
-            self._arrived, self.waiting, self._refused = deque(arrivals.settled), arrivals.waiting, False
+            self._arrived, self.waiting = deque(arrivals.settled), arrivals.waiting
+            self._refused = self._unserved = False
             self._orphans, self.needed = arrivals.orphans, 0
             self._controls = deque(arrivals.controls)
             self._clear(arrivals.leftovers)
@@ -102,7 +104,7 @@ class Taking:
         self._obey(now)
         deadline = time.monotonic() + _SLICE
         while self._may_take:
-            self._take(self._arrived.popleft().path)
+            self._take(self._arrived.popleft())
             if time.monotonic() >= deadline:
                 break
 
@@ -194,9 +196,10 @@ class Taking:
 
     # -- files
 
-    def _take(self, path: Path) -> None:
+    def _take(self, one: Candidate) -> None:
+        path = one.path
         try:
-            if not self._arriving.unchanged(path) or not self._is_for_us(path) or not self._has_room_for(path):
+            if not self._arriving.unchanged(path) or not self._is_for_us(one) or not self._has_room_for(path):
                 return
             if held := claim.claim(self._spool, path):
                 self._batches.begin(held)
@@ -219,12 +222,24 @@ class Taking:
         self._refused = True
         self._arriving.complain(path.name, why)
 
-    def _is_for_us(self, path: Path) -> bool:
-        """Leave a file in the inbox whose requests ask for a model that another daemon of this spool has."""
-        if daemon := self._elsewhere.takes(path):
-            self.waiting[shown(path.name)] = f"left to {daemon}, which has the model that it asks for"
+    def _is_for_us(self, one: Candidate) -> bool:
+        """Leave a file in the inbox whose requests ask for a model that another daemon of this spool has; for a while,
+        also one that asks for a model that none has: whoever is to serve it may be about to start.
+        """
+        if (model := self._elsewhere.lacking(one.path)) is None:
+            return True
+        if daemon := self._elsewhere.serving(model):
+            self.waiting[shown(one.path.name)] = f"left to {daemon}, which has the model that it asks for"
             return False
-        return True
+        patience = self._settings.now.inbox.wait_for_model
+        if one.waited >= patience:
+            return True  # each request gets the reason, and is in retry.jsonl
+        self._unserved = True
+        why = f"no daemon here serves {shown(model)!r}, which it asks for; it comes back"
+        why += f" with retry.jsonl where none does within {span(patience)} (inbox.wait_for_model)"
+        self.waiting[shown(one.path.name)] = why
+        self._arriving.complain(one.path.name, f"waits: {why}")
+        return False
 
     def _has_room_for(self, path: Path) -> bool:
         """Leave a file in the inbox while its copy would fill the disk; it is looked at again with the next scan."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from running import Daemon, batch_of, custom_ids, eventually, jsonl, lines, proven, request
+from running import Daemon, batch_of, custom_ids, error_of, eventually, jsonl, lines, proven, request
+
+from inbox_daemon.layout import Spool
+from inbox_daemon.spool import published
 
 Start = Callable[..., Daemon]
 pytestmark = pytest.mark.slow
@@ -94,7 +98,9 @@ def of_model(model: str, count: int) -> bytes:
 
 
 def test_two_daemons_with_different_models_on_one_spool_each_take_their_own(start_daemon: Start) -> None:
-    one = start_daemon(environment=serving("org/a"))
+    one = start_daemon(environment=serving("org/a") | {"INBOX_DAEMON_INBOX__WAIT_FOR_MODEL": "60"})
+    one.drop("early.jsonl", of_model("org/b", 20))
+    eventually(lambda: "'early.jsonl' waits: no daemon here serves 'org/b'" in one.text(), 10, "it is said")
     two = start_daemon(environment=serving("org/b"))
     time_of_both = lambda: len(list((one.spool / "daemons").glob("*.json"))) == 2  # noqa: E731
     eventually(time_of_both, 10)
@@ -107,6 +113,25 @@ def test_two_daemons_with_different_models_on_one_spool_each_take_their_own(star
             assert status["request_counts"] == {"total": 20, "completed": 20, "failed": 0}
             assert models(one, f"{name}{n}") == {f"org/{name}"}
     assert "a0: claimed" in one.text() and "b0: claimed" in two.text()
+    assert one.finished("early")["request_counts"] == {"total": 20, "completed": 20, "failed": 0}
+    assert "early: claimed" in two.text() and "early: claimed" not in one.text()
+
+
+def test_a_file_whose_model_nobody_serves_comes_back_after_a_while_ready_to_be_sent_again(
+    start_daemon: Start, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "spool" / "inbox"
+    inbox.mkdir(parents=True)
+    (inbox / "b.jsonl").write_bytes(of_model("org/b", 20))
+    patience = {"INBOX_DAEMON_INBOX__WAIT_FOR_MODEL": "3"}
+    daemon = start_daemon(environment=serving("org/a") | patience, arguments=["--drain"])
+    why = lambda: published.waiting(Spool(daemon.spool)).get("b.jsonl", "")  # noqa: E731
+    eventually(lambda: "no daemon here serves 'org/b'" in why(), 10, "the views say for what it waits")
+    assert "request_counts" not in daemon.status("b")
+    assert daemon.ended(30) == 3
+    assert daemon.finished("b")["request_counts"] == {"total": 20, "completed": 0, "failed": 20}
+    assert (daemon.outbox("b") / "retry.jsonl").read_bytes() == of_model("org/b", 20)
+    assert {error_of(line).code for line in lines(daemon.outbox("b") / "errors.jsonl")} == {"model_mismatch"}
 
 
 def test_a_batch_left_by_a_killed_daemon_goes_back_to_one_that_has_its_model(start_daemon: Start) -> None:
