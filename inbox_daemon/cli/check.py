@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inbox_daemon.cli import given, show
+from inbox_daemon.cli.alike import Kinds
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
@@ -44,7 +45,8 @@ class Faults:
 
     Attributes:
         fatal: why the file as a whole is no batch, or None.
-        found: (line number, fault).
+        found: (line number, fault), the first ones of them.
+        kinds: all of them.
         warnings: what is no fault and not what was meant either, a sentence each.
     """
 
@@ -52,6 +54,7 @@ class Faults:
     count: int = 0
     fatal: str | None = None
     found: list[tuple[int, Fault]] = field(default_factory=list)
+    kinds: Kinds = field(default_factory=Kinds)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -92,9 +95,11 @@ def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int) -> None
 
 def _note(lines: Iterable[Found | None], faults: Faults, limit: int) -> None:
     for found in lines:
-        if found and len(faults.found) < limit:
+        if found:
             _, number, fault = found
-            faults.found.append((number, fault))
+            faults.kinds.note(number, fault)
+            if len(faults.found) < limit:
+                faults.found.append((number, fault))
 
 
 def go(asked: argparse.Namespace) -> int:
@@ -112,11 +117,9 @@ def go(asked: argparse.Namespace) -> int:
 
 
 def report(path: Path, faults: Faults) -> None:
-    """Say what was found, a line each."""
-    for number, fault in faults.found:
-        show.say(f"{path}:{number}: {fault.code}: {fault.message}")
-    if faults.count > len(faults.found):
-        show.say(f"{path}: … and {faults.count - len(faults.found):,} more")
+    """Say what was found; faults that are equal are counted."""
+    for sentence in faults.kinds.sentences(path):
+        show.say(sentence)
     if faults.fatal:
         show.say(f"{path}: {faults.fatal}")
     for sentence in faults.warnings:
@@ -142,5 +145,6 @@ def _object(path: Path, faults: Faults) -> dict[str, Any]:
         "faulty": faults.count,
         "fatal": faults.fatal,
         "faults": listed,
+        "kinds": faults.kinds.objects(),
         "warnings": faults.warnings,
     }

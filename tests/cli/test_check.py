@@ -1,0 +1,58 @@
+"""`inbox-daemon check` as its users see it: what is said of a file, and how often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+from running import batch_of, jsonl, request
+
+from inbox_daemon import cli
+
+
+def checked(capsys: pytest.CaptureFixture[str], path: Path, *flags: str) -> tuple[int, list[str]]:
+    status = cli.main(["check", str(path), *flags])
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_equal_faults_are_said_once_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "b.jsonl"
+    bad = [request("twice") for _ in range(1000)]
+    wrong = [request(f"url-{at}") | {"url": url} for at, url in enumerate(["/v1/images", "/v1/images", "/v2"])]
+    path.write_bytes(
+        jsonl([request("good"), wrong[0], *bad, *wrong[1:], *[request(f"s{at}", stream=True) for at in range(4)]])
+    )
+    status, said = checked(capsys, path)
+    assert status == 1
+    begins = [line.removeprefix(str(path))[:40] for line in said]
+    assert begins[:2] == [':2: invalid_url: url "/v1/images" is not', ':1003: invalid_url: url "/v1/images" is ']
+    assert (
+        said[2]
+        == f'{path}:4: duplicate_custom_id: custom_id "twice" was already used in line 3; every request needs its own'
+    )
+    assert said[3] == f"{path}: … and 998 lines more with this fault, first 5, 6, 7"
+    assert begins[4].startswith(':1004: invalid_url: url "/v2"')
+    assert begins[5].startswith(":1005: stream_not_supported: ")
+    assert said[6] == f"{path}: … and 3 lines more with this fault, first 1006, 1007, 1008"
+    _, [line] = checked(capsys, path, "--json")
+    told = orjson.loads(line)
+    assert (told["faulty"], len(told["faults"])) == (1006, 1006)
+    counted = [(kind["code"], kind["count"], kind["lines"][:2]) for kind in told["kinds"]]
+    assert counted == [
+        ("invalid_url", 2, [2, 1003]),
+        ("duplicate_custom_id", 999, [4, 5]),
+        ("invalid_url", 1, [1004]),
+        ("stream_not_supported", 4, [1005, 1006]),
+    ]
+
+
+def test_a_file_with_another_wrong_word_in_every_line_is_not_listed_line_by_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "b.jsonl"
+    words = [f"{chr(97 + at // 26)}{chr(97 + at % 26)}" for at in range(500)]
+    path.write_bytes(batch_of(1) + jsonl([request(f"id-{word}") | {"url": word} for word in words]))
+    status, said = checked(capsys, path)
+    assert status == 1 and len(said) < 110, len(said)
+    assert f"{path}: … and 399 lines more with this fault, first 103, 104, 105" in said
