@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inbox_daemon.engine.worker.outputs import in_settings
+from inbox_daemon.engine.worker.outputs import field, in_settings
 
 TOOLS = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
 
@@ -18,3 +18,10 @@ def test_flags_of_vllms_command_line_are_called_as_the_settings_call_them() -> N
 @pytest.mark.parametrize("sentence", ["a -- dash", "1--2", "x --y", "the text `a--b-c` is no flag", ""])
 def test_what_is_no_flag_stays_as_it_is(sentence: str) -> None:
     assert in_settings(sentence) == sentence
+
+
+def test_a_parameter_of_vllms_is_named_as_the_field_of_the_line_and_one_that_no_line_has_is_not() -> None:
+    body = {"temperature": 99, "tool_choice": {}, "messages": []}
+    named = ["temperature", "tool_choice.function.name", "messages[0]", "input_tokens", None]
+    expected = ["body.temperature", "body.tool_choice.function.name", "body.messages[0]", None, None]
+    assert [field(name, body) for name in named] == expected

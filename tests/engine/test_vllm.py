@@ -156,6 +156,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (request("options", stream_options={"include_usage": True}), "invalid_request", "Stream options"),
     (request("nothing", messages=None), "invalid_request", "body: vLLM cannot read it"),
 ]
+AT_FAULT = ["max_tokens", "temperature", "messages", "response_format", "stream_options"]  # where it is one field
 
 
 def test_what_only_vllm_can_refuse_is_an_error_with_its_reason_and_its_line(daemon: Daemon) -> None:
@@ -174,6 +175,8 @@ def test_what_only_vllm_can_refuse_is_an_error_with_its_reason_and_its_line(daem
         said = error_of(error)
         assert (said.line, said.code, said.status) == (number, code, 400)
         assert words in said.message
+    fields = [said.param for said in map(error_of, errors) if said.param]
+    assert fields == [f"body.{name}" for name in AT_FAULT]
     assert not (folder / "retry.jsonl").exists()
     assert status["engine_deaths"] == 0
     assert process(daemon, "inbox_daemon.engine.worker") == worker

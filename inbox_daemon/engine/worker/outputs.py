@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -38,14 +39,14 @@ def aborted(body: Any) -> bool:
     return any(getattr(choice, "finish_reason", None) == "abort" for choice in getattr(body, "choices", None) or ())
 
 
-def why(output: Any) -> tuple[int | None, str, str]:
-    """Return (HTTP status, code, sentence) of an output that is no answer; no status where vLLM gave none.
+def why(output: Any) -> tuple[int | None, str, str, str | None]:
+    """Return (HTTP status, code, sentence, param) of an output that is no answer; no status where vLLM gave none.
 
     Args:
         output: the batch runner's; None is that of an answer which was cut short.
     """
     if output is None or output.error is None:
-        return None, "engine_error", "the engine aborted the request"
+        return None, "engine_error", "the engine aborted the request", None
     error = output.error
     status = output.response.status_code if output.response else 500
     info = getattr(error, "error", error)
@@ -55,7 +56,16 @@ def why(output: Any) -> tuple[int | None, str, str]:
     sentence = in_settings(sentence)
     with contextlib.suppress(TypeError, ValueError):
         status = int(getattr(info, "code", status))
-    return status, "engine_error" if status >= 500 else "invalid_request", sentence
+    return status, "engine_error" if status >= 500 else "invalid_request", sentence, getattr(info, "param", None)
+
+
+def field(param: object, body: Mapping[str, Any]) -> str | None:
+    """Return what vLLM calls a parameter as the lines of errors name a field; None for what the request does not have.
+
+    Some of vLLM's parameters are its own, `input_tokens` for one.
+    """
+    name = param if isinstance(param, str) else ""
+    return f"body.{name}" if re.split(r"[.\[]", name)[0] in body else None
 
 
 def in_settings(sentence: str) -> str:
@@ -67,12 +77,22 @@ def in_settings(sentence: str) -> str:
     return f"{said} (settings of [engine.args])" if said != sentence else sentence
 
 
+def first_field(error: ValidationError) -> str | None:
+    """Return the field of the body in which the first of these problems is, whether it is there or is lacking."""
+    where = _problems(error)[0]["loc"]
+    return ".".join(map(str, where[:2])) if where[:1] == ("body",) else None
+
+
 def first_problem(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    problems = _problems(error)
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{where}: {first['msg']}{more}"
+
+
+def _problems(error: ValidationError) -> Any:
+    return error.errors(include_url=False, include_input=False, include_context=False)
 
 
 def is_of_content(error: object) -> bool:

@@ -181,11 +181,13 @@ class VllmHost:
         try:
             line = serving.read(parsed)
         except ValidationError as error:
-            return self._refused(request, parsed, 400, "invalid_request", outputs.first_problem(error))
+            problem, param = outputs.first_problem(error), outputs.first_field(error)
+            return self._refused(request, parsed, 400, "invalid_request", problem, param)
         except Exception as error:  # vLLM's own validators raise what they like, and pydantic lets it through
             known = type(error).__module__.startswith("vllm")
             sentence = str(error) if known else f"body: vLLM cannot read it ({type(error).__name__}: {error})"
-            return self._refused(request, parsed, 400, "invalid_request", sentence)
+            param = outputs.field(getattr(error, "parameter", None), parsed["body"])
+            return self._refused(request, parsed, 400, "invalid_request", sentence, param)
         with self._watch.request() as asked:
             response = await serving.respond(handler, line.body)
             if self._watch.has_no_numbers(asked):
@@ -195,7 +197,7 @@ class VllmHost:
             return self._without_numbers(request, parsed)
         if answer is not None and not outputs.aborted(answer):
             return outputs.answered(request, parsed["custom_id"], answer)
-        status, code, sentence = outputs.why(output)
+        status, code, sentence, param = outputs.why(output)
         if status is None or status >= 500 or parsed["url"].startswith("/v1/audio/"):  # 400, whatever has happened
             # An engine that is dying blames its requests first. Wait until it would be known to be dead.
             await asyncio.sleep(_SURE_AFTER)
@@ -203,7 +205,8 @@ class VllmHost:
                 return None
             if reason := await self._fault_of_request(asked, response, status, sentence):
                 status, code, sentence = 400, "invalid_request", reason
-        return self._refused(request, parsed, status, code, grammars.with_hint(sentence))
+        param = outputs.field(param, parsed["body"])
+        return self._refused(request, parsed, status, code, grammars.with_hint(sentence), param)
 
     async def _fault_of_request(self, asked: Asked, response: Any, status: int | None, sentence: str) -> str | None:
         """Say what is wrong with a request for which vLLM blames the engine; None where it is the engine's fault."""
@@ -224,8 +227,10 @@ class VllmHost:
     def stats(self) -> EngineStats:
         return self._counters.stats()
 
-    def _refused(self, request: Request, parsed: Any, status: int | None, code: str, sentence: str) -> Outcome:
-        fault = Fault(code, sentence, custom_id=parsed["custom_id"])
+    def _refused(
+        self, request: Request, parsed: Any, status: int | None, code: str, sentence: str, param: str | None = None
+    ) -> Outcome:
+        fault = Fault(code, sentence, param, parsed["custom_id"])
         return Outcome(request.ticket, error_line(request.id, fault, request.number, status), is_error=True)
 
 
