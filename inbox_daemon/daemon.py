@@ -122,7 +122,7 @@ class Daemon:
         self._leaving.look(now)
         self._clearing.look(now, self._taking.needed)
         self._busy |= self._leaving.removing or self._clearing.busy
-        if self._oversight.look(now, self._engine_is_wanted):
+        if self._oversight.look(now, self._engine_is_wanted, self._taking.stuck):
             self._notify.beat(now)
         self._tell(now)
 

@@ -4,6 +4,7 @@ SPOOL/inbox/                 users drop NAME.jsonl[.gz|.zst], NAME.cancel, .paus
 SPOOL/outbox/NAME/           users read
 SPOOL/work/ID/               one claimed batch; its flock is the lease
 SPOOL/work/gone-ID/          a finished one on its way out
+SPOOL/work/.standing/        what the outbox says of files that stand in the inbox
 SPOOL/daemons/HOST-PID-MARK.json      what each daemon says of itself, for views
 SPOOL/alerts.jsonl           every alert, once when it was raised and once when it cleared
 """
@@ -55,6 +56,11 @@ class Spool:
     @property
     def work(self) -> Path:
         return self.root / "work"
+
+    @property
+    def standing(self) -> Path:
+        """A record of each notice in the outbox of a file that is not taken."""
+        return self.work / ".standing"
 
     @property
     def daemons(self) -> Path:
@@ -219,16 +225,6 @@ def is_ours(filename: str) -> bool:
 
 def is_our_part(filename: str) -> bool:
     return bool(_OUR_PART.fullmatch(filename))
-
-
-def stacks_file(temporary: Path, pid: int) -> Path:
-    """Where a process of the engine shows its stacks, in the folder that the engine has for such things."""
-    return temporary / f"stacks-{pid}.txt"
-
-
-def at_work_file(temporary: Path) -> Path:
-    """What is there once the engine's processes have requests, in the folder that the engine has for such things."""
-    return temporary / "at-work"
 
 
 def part_name(number: int) -> str:

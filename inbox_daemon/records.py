@@ -200,6 +200,7 @@ class AlertName(StrEnum):
     BATCH_PARKED = "BatchParked"
     BATCH_LATE = "BatchLate"
     FILES_FAILING = "FilesFailing"
+    UPLOAD_STUCK = "UploadStuck"
     GPU_XID = "GpuXid"
     GPU_LOST = "GpuLost"
     GPU_SILENT = "GpuSilent"

@@ -51,6 +51,17 @@ def resent_at_work(start: Path) -> Scene:
     return made
 
 
+def stood(start: Path) -> Scene:
+    """Leave a notice in the outbox of the file, which was half there; now all of it is."""
+    made = scene(start)
+    inbox = start / "spool" / "inbox" / made.dropped
+    inbox.write_bytes(made.original.read_bytes()[:-5])
+    assert run(start / "spool", made.settings).status == 1
+    assert b"not_taken" in (start / "spool" / "outbox" / "b" / "status.json").read_bytes()
+    shutil.copyfile(made.original, inbox)
+    return made
+
+
 def stopped(start: Path) -> Scene:
     """Nothing has happened yet; in the run to come, SIGTERM arrives when some lines wait in the open part."""
     made = scene(start)

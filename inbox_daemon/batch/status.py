@@ -17,6 +17,7 @@ from inbox_daemon.records import BatchStatus, Outcome
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.publish import Merged
 from inbox_daemon.spool.shapes import SCHEMA
+from inbox_daemon.text import shown
 
 
 @dataclass(slots=True)
@@ -137,6 +138,24 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "eta_seconds": round(facts.eta) if running and facts.eta is not None else None,
         "engine_deaths": history.count("engine_died"),
         "engines": list(facts.engines),
+    }
+
+
+def not_taken(name: str, file: str, why: str, now: float) -> dict[str, Any]:
+    """Return the `status.json` of a file that stands in the inbox: no batch yet, so it has no id. `now` as above."""
+    return {
+        "schema": SCHEMA,
+        "id": "",
+        "object": "batch",
+        "name": name,
+        "endpoint": "",
+        "input_file_id": shown(file),
+        "status": BatchStatus.VALIDATING.value,
+        "created_at": int(now),
+        "request_counts": {"total": 0, "completed": 0, "failed": 0},
+        "errors": None,
+        "updated_at": round(now, 1),
+        "not_taken": why,
     }
 
 

@@ -58,7 +58,7 @@ def add(verb: argparse.ArgumentParser) -> None:
 def go(given: argparse.Namespace) -> int:
     spool = published.there(Spool(Path(settings(given).spool)))
     folder = spool.batch(given.name)
-    if not published.is_folder(folder.dir):
+    if not published.is_folder(folder.dir) or published.is_notice(folder):
         why = views.because(spool, given.name) if published.is_to_come(spool, given.name) else None
         told = (
             f"{given.name}: not taken yet{why}"

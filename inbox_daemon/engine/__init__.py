@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from inbox_daemon.records import EngineInfo, EngineStats, Outcome, Request
@@ -30,7 +31,7 @@ class Evidence:
 
     Attributes:
         pid: of the process that all others of the engine come from; None where it has none.
-        folder: where its processes show their stacks (`layout.stacks_file`).
+        folder: where its processes show their stacks (`stacks_file`).
         log: the last lines that it wrote, oldest first.
     """
 
@@ -101,3 +102,13 @@ class Engine(Protocol):
 
 
 __all__ = ["Engine", "Evidence", "Place"]
+
+
+def stacks_file(temporary: Path, pid: int) -> Path:
+    """Where a process of the engine shows its stacks, in the folder that the engine has for such things."""
+    return temporary / f"stacks-{pid}.txt"
+
+
+def at_work_file(temporary: Path) -> Path:
+    """What is there once the engine's processes have requests, in the folder that the engine has for such things."""
+    return temporary / "at-work"

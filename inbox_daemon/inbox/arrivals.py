@@ -6,7 +6,6 @@ files. Reads the inbox, changes nothing in it.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
@@ -15,21 +14,20 @@ from pathlib import Path
 from typing import cast
 
 from inbox_daemon.errors import Rejected
+from inbox_daemon.inbox.complaints import Complaints
 from inbox_daemon.inbox.leftovers import WHY, Leftover, judge
 from inbox_daemon.inbox.seats import Candidate, in_order
+from inbox_daemon.inbox.standing import stands
 from inbox_daemon.inbox.watch import POLL, Watch
 from inbox_daemon.layout import SIDECARS, batch_name, control_of, is_batch_file, is_sidecar, is_unfinished
 from inbox_daemon.settings import Settings
 from inbox_daemon.spool import complete, control, source
 from inbox_daemon.text import shown
 
-log = logging.getLogger(__name__)
-
 _READ_AT_ONCE = 32  # compressed files; each is an open file and a decompressor
 _SOON = 0.2  # seconds until a file that is settling is looked at again
 _SLICE = 0.05  # seconds of one scan in one pass of the loop
 _READ = 0.005  # seconds of reading one file in one scan
-_SAID = 20  # files whose reason not to be taken the log has from one scan; it counts the others
 
 
 @dataclass(slots=True)
@@ -53,6 +51,7 @@ class Arrivals:
         waiting: why each of the other files is not taken, by file name.
         orphans: the same of sidecars without their file.
         leftovers: copies of `submit` that came to nothing.
+        stuck: why those are not taken that should have been long ago, by file name as it is.
     """
 
     settled: list[Candidate] = field(default_factory=list)
@@ -60,12 +59,16 @@ class Arrivals:
     waiting: dict[str, str] = field(default_factory=dict)
     orphans: dict[str, str] = field(default_factory=dict)
     leftovers: list[Path] = field(default_factory=list)
+    stuck: dict[str, str] = field(default_factory=dict)
 
 
 class Arriving:
     """The inbox, watched.
 
     Looks when told that something happened, when a file may have settled, and every `rescan` seconds regardless.
+
+    Attributes:
+        complaints: what the log has of files that are not taken.
     """
 
     def __init__(self, inbox: Path, settings: Settings, wake: Callable[[], None]) -> None:
@@ -81,8 +84,7 @@ class Arriving:
         self._scan_took = 0.0  # seconds of the loop's time
         self._seen: dict[str, _Seen] = {}
         self._being_read = 0
-        self._complained: set[tuple[str, str]] = set()
-        self._new = 0  # of those, since the last scan
+        self.complaints = Complaints()
         self._watch = Watch(inbox, settings.now.inbox.watch == "poll", self._hint)
 
     def _hint(self) -> None:
@@ -156,7 +158,11 @@ class Arriving:
             elif control:
                 arrivals.controls.append((path, *control))
             elif is_batch_file(entry.name):
-                busy |= self._consider(path, names, now, arrivals)
+                goes_on = self._consider(path, names, now, arrivals)
+                busy |= goes_on
+                seen = self._seen.get(entry.name)
+                if seen and not seen.settled and not goes_on and stands(now - seen.since, self._settings.now.inbox):
+                    arrivals.stuck[entry.name] = arrivals.waiting[shown(entry.name)]
             elif is_sidecar(entry.name):
                 if path.stem not in names:
                     arrivals.orphans[shown(path.name)] = "waiting for its file; remove it where that was taken before"
@@ -169,10 +175,7 @@ class Arriving:
                 self._waits(path, "not taken: the inbox takes .jsonl, .jsonl.gz and .jsonl.zst", arrivals)
             yield
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
-        self._complained = {pair for pair in self._complained if pair[0] in names}
-        if self._new > _SAID:
-            log.warning("inbox: %d more files are not taken; inbox-daemon status says why", self._new - _SAID)
-        self._new = 0
+        self.complaints.scanned(names)
         arrivals.settled[:] = in_order(self._as_users_say(arrivals))
         self._settling = busy or any(why.startswith("still") for why in arrivals.waiting.values())
         arrivals.controls.sort(key=lambda control: complete.arrived_at(control[0]))
@@ -277,16 +280,7 @@ class Arriving:
 
     def _waits(self, path: Path, why: str, arrivals: Arrivals) -> None:
         arrivals.waiting[shown(path.name)] = why
-        self.complain(path.name, why)
-
-    def complain(self, name: str, why: str) -> None:
-        """Log why a file is not taken, once for each reason."""
-        if (name, why) not in self._complained:
-            self._complained.add((name, why))
-            self._new += 1
-            if self._new > _SAID:
-                return
-            log.warning("inbox: '%s' %s", shown(name), why)
+        self.complaints.say(path.name, why)
 
 
 def _identity(path: Path, sidecars: Sequence[Path]) -> tuple[int, ...]:

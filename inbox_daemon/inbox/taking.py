@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,11 +19,12 @@ from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.inbox.arrivals import Arriving
 from inbox_daemon.inbox.elsewhere import Elsewhere
 from inbox_daemon.inbox.seats import Candidate, is_free
+from inbox_daemon.inbox.standing import Standing, stands
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.settings import Settings
-from inbox_daemon.spool import claim, control, files, published
+from inbox_daemon.spool import claim, control, files, notices, published
 from inbox_daemon.text import shown, span
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Taking:
         self._spool, self._settings, self._arriving = spool, settings, arriving
         self._batches, self._setbacks = batches, setbacks
         self._elsewhere = Elsewhere(spool, settings)
+        self._standing = Standing(spool, arriving.complaints)
         self.waiting: dict[str, str] = {}
         self.needed = 0
         self._orphans: dict[str, str] = {}  # sidecars without a file: seen, and nothing that waits for us
@@ -70,6 +72,11 @@ class Taking:
         named = queued | reasons
         unnamed = len(self._arrived) + len(self.waiting) + len(self._orphans) - len(queued) - len(reasons)
         return {"waiting": named, "waiting_unnamed": unnamed} | self._elsewhere.ours()
+
+    @property
+    def stuck(self) -> Mapping[str, str]:
+        """Why files stand in the inbox about which somebody has to do something, by file name as it is."""
+        return self._standing.stuck
 
     @property
     def has_more_to_do(self) -> bool:
@@ -96,6 +103,7 @@ class Taking:
             self._setbacks.over("inbox")
             self._arrived, self.waiting = deque(arrivals.settled), arrivals.waiting
             self._refused = self._unserved = False
+            self._standing.scanned(arrivals.stuck)
             self._orphans, self.needed = arrivals.orphans, 0
             self._controls = deque(arrivals.controls)
             self._clear(arrivals.leftovers)
@@ -107,6 +115,7 @@ class Taking:
             self._take(self._arrived.popleft())
             if time.monotonic() >= deadline:
                 break
+        self._standing.tell()
 
     def a_seat_is_free(self, now: float) -> None:
         """A batch is over: whatever has been waiting for a seat longest has it."""
@@ -199,13 +208,20 @@ class Taking:
     def _take(self, one: Candidate) -> None:
         path = one.path
         try:
-            if not self._arriving.unchanged(path) or not self._is_for_us(one) or not self._has_room_for(path):
+            if not self._arriving.unchanged(path) or not self._is_for_us(one) or not self._has_room_for(one):
                 return
+            notices.take_back(self._spool, path.name)  # or its batch would get the next free name
             if held := claim.claim(self._spool, path):
                 self._batches.begin(held)
                 self._arriving.claimed()
         except (OSError, SpoolError) as error:
-            self._waits(path, f"cannot be claimed: {told(error)}")
+            why = f"cannot be claimed: {told(error)}"
+            self._waits(path, why)
+            self._stands(one, why)
+
+    def _stands(self, one: Candidate, why: str) -> None:
+        if stands(one.waited, self._settings.now.inbox):
+            self._standing.stuck[one.path.name] = why
 
     def _clear(self, leftovers: Sequence[Path]) -> None:
         """Remove what `submit` left whose terminal was closed, or which was killed."""
@@ -214,13 +230,13 @@ class Taking:
                 files.remove(path)
                 log.warning("inbox: %s removed: a copy that submit did not finish", shown(path.name))
             except OSError as error:
-                self._arriving.complain(path.name, f"cannot be removed: {told(error)}")
+                self._arriving.complaints.say(path.name, f"cannot be removed: {told(error)}")
 
     def _waits(self, path: Path, why: str) -> None:
         """Leave a file in the inbox that the disk refuses to give us; the next scan tries again."""
         self.waiting[shown(path.name)] = why
         self._refused = True
-        self._arriving.complain(path.name, why)
+        self._arriving.complaints.say(path.name, why)
 
     def _is_for_us(self, one: Candidate) -> bool:
         """Leave a file in the inbox whose requests ask for a model that another daemon of this spool has; for a while,
@@ -238,13 +254,14 @@ class Taking:
         why = f"no daemon here serves {shown(model)!r}, which it asks for; it comes back"
         why += f" with retry.jsonl where none does within {span(patience)} (inbox.wait_for_model)"
         self.waiting[shown(one.path.name)] = why
-        self._arriving.complain(one.path.name, f"waits: {why}")
+        self._arriving.complaints.say(one.path.name, f"waits: {why}")
+        self._standing.awaits(one.path.name, why)
         return False
 
-    def _has_room_for(self, path: Path) -> bool:
+    def _has_room_for(self, one: Candidate) -> bool:
         """Leave a file in the inbox while its copy would fill the disk; it is looked at again with the next scan."""
         try:
-            size = path.lstat().st_size
+            size = one.path.lstat().st_size
         except FileNotFoundError:
             return False
         config = self._settings.now
@@ -253,6 +270,7 @@ class Taking:
         needed = size + config.results.keep_free
         if lacking := disk.lacking(self._spool.work, needed):
             self.needed = max(self.needed, needed)
-            self.waiting[path.name] = f"waiting for disk space: {1 + lacking // 1_000_000} MB more needed"
-            self._arriving.complain(path.name, "waits for disk space")
+            self.waiting[shown(one.path.name)] = f"waiting for disk space: {1 + lacking // 1_000_000} MB more needed"
+            self._arriving.complaints.say(one.path.name, "waits for disk space")
+            self._stands(one, f"waiting for disk space: {needed // 1_000_000:,} MB must be free")
         return not lacking

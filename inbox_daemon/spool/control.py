@@ -17,12 +17,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
-import orjson
-
-from inbox_daemon.errors import Rejected
+from inbox_daemon.errors import Rejected, SpoolError
 from inbox_daemon.layout import Spool, Work, control_files
 from inbox_daemon.records import BatchStatus
-from inbox_daemon.spool import files, source
+from inbox_daemon.spool import files, published, source
 from inbox_daemon.text import dumps, shown
 
 log = logging.getLogger(__name__)
@@ -109,9 +107,9 @@ def is_held(work: Work) -> bool:
 def lives(spool: Spool, name: str) -> bool:
     """Say whether there is a batch of this name that has not ended, whosever."""
     try:
-        status = orjson.loads(spool.batch(name).status.read_bytes())["status"]
-        return not BatchStatus(status).final
-    except (OSError, ValueError, KeyError):
+        said = published.status(spool, name)
+        return said is not None and not BatchStatus(said["status"]).final
+    except (OSError, SpoolError, ValueError, KeyError):
         return False
 
 

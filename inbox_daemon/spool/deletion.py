@@ -41,7 +41,7 @@ def over(spool: Spool, name: str) -> Over | None:
     with published.permitted(spool.outbox):
         if folder.dir.is_symlink() or (folder.dir.exists() and not folder.dir.is_dir()):
             raise SpoolError(f"{folder.dir}: no folder of the daemon's; remove it as you made it")
-    if not published.is_folder(folder.dir):
+    if not published.is_folder(folder.dir) or published.is_notice(folder):
         return None
     receipt, status = remains.ended(spool, name), published.status(spool, name)
     if status is not None and status.get("name") == name and not views.has_ended(status) and receipt is None:

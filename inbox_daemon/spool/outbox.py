@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -59,19 +60,31 @@ def open_door(spool: Spool, work: Work, origin: Origin, first_status: Callable[[
         published = spool.batch(orjson.loads(work.name.read_bytes())["name"])
         if not work.door.exists() and not is_anothers(published, work):
             return ensure(published)
-    files.ensure_dir(work.door)
-    wanted = batch_name(origin.source)
+
+    def note(name: str) -> dict[str, object]:
+        files.write_whole(work.name, dumps({"name": name, **asdict(origin)}))
+        return first_status(name)
+
+    return ensure(take_name(spool, batch_name(origin.source), work.door, note))
+
+
+def take_name(spool: Spool, wanted: str, door: Path, note: Callable[[str], dict[str, object]]) -> Published:
+    """Rename the folder `door`, with a status in it, to the next free name in the outbox, and return it there.
+
+    Args:
+        note: called with the name before it is taken; returns the status that is to lie there.
+    """
+    files.ensure_dir(door)
     while True:
         published = spool.batch(names.free(wanted, lambda name: spool.batch(name).dir.exists()))
-        files.write_whole(work.name, dumps({"name": published.dir.name, **asdict(origin)}))
-        write_status(Published(work.door), first_status(published.dir.name))
+        write_status(Published(door), note(published.dir.name))
         try:
-            files.move(work.door, published.dir)
+            files.move(door, published.dir)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise  # else somebody has taken it this very moment
         else:
-            return ensure(published)
+            return published
 
 
 def ensure(published: Published) -> Published:

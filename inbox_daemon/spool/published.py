@@ -86,7 +86,7 @@ def status(spool: Spool, name: str) -> BatchObject | None:
     """Return the batch's `status.json`, or None where there is none. Raises SpoolError where it may not be read."""
     path = spool.batch(name).status
     with permitted(path):
-        return cast(BatchObject | None, _content(path))
+        return _a_batchs(_content(path))
 
 
 def called_after(spool: Spool, file: str) -> Iterator[BatchObject]:
@@ -100,8 +100,8 @@ def called_after(spool: Spool, file: str) -> Iterator[BatchObject]:
             if name == wanted or (name.startswith(f"{wanted}.") and name[len(wanted) + 1 :].isdecimal()):
                 numbers.append(int(name[len(wanted) + 1 :] or 1))
     for number in sorted(numbers, reverse=True):
-        if (found := _read(spool.batch(numbered(wanted, number)).status)) is not None:
-            yield cast(BatchObject, found)
+        if (found := _status(spool.batch(numbered(wanted, number)))) is not None:
+            yield found
 
 
 def made_of(spool: Spool, file: str, mark: str) -> BatchObject | None:
@@ -136,7 +136,7 @@ def in_order(spool: Spool) -> list[Place]:
     """Return the place of every batch, oldest first. Raises SpoolError where the outbox may not be read."""
     found: list[Place] = []
     for entry in _entries(spool.outbox):
-        if (said := _read(Published(Path(entry.path)).status)) is not None:
+        if (said := _status(Published(Path(entry.path)))) is not None:
             ended = bool(said.get("completed_at") or said.get("failed_at") or said.get("cancelled_at"))
             found.append(Place(said.get("created_at", 0), str(said.get("id", "")), entry.name, ended))
     found.sort()
@@ -161,7 +161,7 @@ class Statuses:
         for entry in _entries(self._spool.outbox):
             folder = (entry.name, entry.inode())
             if (status := self._ended.get(folder)) is None:
-                status = cast(BatchObject | None, _read(Published(Path(entry.path)).status))
+                status = _status(Published(Path(entry.path)))
             if status is not None:
                 found.append(status)
                 if status.get("status") in _FINAL:
@@ -233,6 +233,24 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in found if not entry.name.startswith(".")]
     except OSError:
         return []
+
+
+def is_notice(folder: Published) -> bool:
+    """Say whether a folder in the outbox is no batch's, but says why a file stands in the inbox."""
+    return _names_what_stands(_read(folder.status))
+
+
+def _status(folder: Published) -> BatchObject | None:
+    return _a_batchs(_read(folder.status))
+
+
+def _a_batchs(said: dict[str, Any] | None) -> BatchObject | None:
+    """Leave out notices: views have from the daemons themselves why a file is not taken."""
+    return None if _names_what_stands(said) else cast(BatchObject | None, said)
+
+
+def _names_what_stands(said: dict[str, Any] | None) -> bool:
+    return said is not None and "not_taken" in said
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -101,6 +101,7 @@ class BatchObject(TypedDict):
         waiting_for_memory: its requests do not fit beside those of the batches in work (inbox.max_memory_bytes).
         cannot_load: why its daemon has ended: no engine can be loaded, and what is to be done about it.
         waiting_for_disk_bytes: what must become free before more of it runs.
+        not_taken: why its file stands in the inbox and is not taken; it is no batch then, and has no id.
         daemon: which one has it in work; null where none runs, and once it has ended. One that was killed could not say
             so: then `updated_at`, Unix seconds, gets old.
         engines: those of that daemon.
@@ -131,6 +132,7 @@ class BatchObject(TypedDict):
     paused: NotRequired[bool]
     warnings: NotRequired[list[str] | None]
     parked: NotRequired[str | None]
+    not_taken: NotRequired[str]
     waiting_for_model: NotRequired[str | None]
     waiting_for_memory: NotRequired[bool]
     cannot_load: NotRequired[str | None]

@@ -34,6 +34,7 @@ RULES: Mapping[AlertName, Rule] = {
     AlertName.BATCH_PARKED: Rule(_CRITICAL, clear=0),
     AlertName.BATCH_LATE: Rule(_WARNING, hold=60),
     AlertName.FILES_FAILING: Rule(_CRITICAL, clear=0),  # it holds once they have failed for long enough
+    AlertName.UPLOAD_STUCK: Rule(_WARNING, clear=5),  # it holds once inbox.settle has passed 30 times
     AlertName.GPU_XID: Rule(_CRITICAL, clear=0),
     AlertName.GPU_LOST: Rule(_CRITICAL),
     AlertName.GPU_SILENT: Rule(_CRITICAL),

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from inbox_daemon.config import AlertSettings
 from inbox_daemon.records import AlertName, EngineState, GpuDevice, Gpus, GpuState, Host
 from inbox_daemon.setbacks import Setback
-from inbox_daemon.text import span
+from inbox_daemon.text import shown, span
 
 _HYSTERESIS = 0.02  # of a share: how far below its limit one must come for an alert to clear
 _IN_USE = 0.1  # of a GPU's memory: somebody computes on it
 _XID_FOR = 600.0  # seconds for which an Xid error is news
 _FAILED_FOR, _FAILED_TIMES = 120.0, 3  # seconds and times; less may be a mount that came late
+_STUCK = 20  # files in the inbox that are an alert each; the views have all of them
 _SLOWED = {"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
 
 
@@ -65,6 +66,7 @@ class Moment:
         durable: outcomes that reached the disk since the daemon's start.
         reserved: share of GPU memory that vLLM was told to take, if known.
         setbacks: what fails again and again.
+        stuck: files that stand in the inbox, and why.
     """
 
     engines: tuple[EngineMoment, ...] = ()
@@ -75,6 +77,7 @@ class Moment:
     host: Host = Host()  # noqa: RUF009
     batches: tuple[BatchFacts, ...] = ()
     setbacks: tuple[Setback, ...] = ()
+    stuck: tuple[tuple[str, str], ...] = ()
     wall: float = 0.0
 
 
@@ -104,6 +107,9 @@ def conditions(moment: Moment, settings: AlertSettings) -> Iterator[Condition]:
             what = "its files" if setback.batch else f"{setback.what}:"
             text = f"{what} failed {setback.times} times in {span(setback.lasted)}, the last time: {setback.why}"
             yield Condition(AlertName.FILES_FAILING, text, setback.batch, subject=setback.what)
+    for file, why in moment.stuck[:_STUCK]:
+        text = f"{shown(file)} stands in the inbox and is not taken: {why}"
+        yield Condition(AlertName.UPLOAD_STUCK, text, subject=file)
 
 
 def _host(host: Host, full: float) -> Iterator[Condition]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -73,11 +74,12 @@ class Oversight:
         self._alerts.holds = self._holds()
         self._announcer.use(self._settings.now.alerts.command)
 
-    def look(self, now: float, wanted: bool) -> bool:
+    def look(self, now: float, wanted: bool, stuck: Mapping[str, str]) -> bool:
         """Judge this moment and act on it; say whether the watchdog may be fed.
 
         Args:
             wanted: whether there is work for an engine.
+            stuck: why files stand in the inbox about which somebody has to do something, by file name.
         """
         wall = time.time()
         self.engines = [self._engine_now(traffic, wall) for traffic in self._dispatcher]
@@ -87,7 +89,7 @@ class Oversight:
             self._host_at = now
             with suppress(OSError):  # a disk that does not answer stops the batches, and they say so
                 self._host = host.look(self._spool.root)
-        verdict = self._health.judge(self._moment(wanted, now, wall), now)
+        verdict = self._health.judge(self._moment(wanted, stuck, now, wall), now)
         self._announcer.say(self._alerts.observe(verdict.conditions, now, wall), wall)
         self._announcer.look(now)
         for traffic, engine in zip(self._dispatcher, self.engines, strict=True):
@@ -127,7 +129,7 @@ class Oversight:
         )
         return view.engine_view(facts)
 
-    def _moment(self, wanted: bool, now: float, wall: float) -> Moment:
+    def _moment(self, wanted: bool, stuck: Mapping[str, str], now: float, wall: float) -> Moment:
         infos = [info for traffic in self._dispatcher if (info := traffic.slot.info) and info.gpus]
         reserved = infos[0].settings.get("gpu_memory_utilization") if infos else None
         return Moment(
@@ -139,6 +141,7 @@ class Oversight:
             host=self._host,
             batches=tuple(_facts(life) for life in self._batches),
             setbacks=self._setbacks.known(now),
+            stuck=tuple(stuck.items()),
             wall=wall,
         )
 

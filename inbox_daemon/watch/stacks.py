@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from inbox_daemon.engine import stacks_file
 from inbox_daemon.engine.worker.lifeline import SHOW_STACKS
-from inbox_daemon.layout import stacks_file
 from inbox_daemon.machine.parent import tie_to_parent
 
 _OF_STATUS = ("Name", "State", "PPid", "Threads", "VmRSS", "SigPnd", "ShdPnd", "SigBlk")

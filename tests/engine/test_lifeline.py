@@ -14,8 +14,8 @@ import psutil
 import pytest
 from running import eventually
 
+from inbox_daemon.engine import stacks_file
 from inbox_daemon.engine.worker.lifeline import SHOW_STACKS
-from inbox_daemon.layout import stacks_file
 
 # A worker; its EngineCore, started as vLLM starts it, plugins loaded once a process; and a process of EngineCore's own.
 WORKER = r"""

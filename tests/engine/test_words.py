@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from inbox_daemon.engine import at_work_file
 from inbox_daemon.engine.worker import words
-from inbox_daemon.layout import at_work_file
 from inbox_daemon.privacy import HIDDEN, MARK, at_work
 
 SECRET = "Zaphod's second head"

@@ -10,7 +10,7 @@ import pytest
 from running import batch_of
 
 from inbox_daemon.config import Config, InboxSettings
-from inbox_daemon.inbox import arrivals, leftovers
+from inbox_daemon.inbox import complaints, leftovers
 from inbox_daemon.inbox.arrivals import Arrivals, Arriving
 from inbox_daemon.inbox.leftovers import Leftover, judge
 from inbox_daemon.settings import Settings
@@ -79,5 +79,5 @@ def test_of_hundreds_of_files_that_are_no_batches_the_log_names_some_and_counts_
     with caplog.at_level(logging.WARNING):
         found = look(tmp_path)
     assert len(found.waiting) == 100
-    assert len(caplog.records) == arrivals._SAID + 1
-    assert f"{100 - arrivals._SAID} more files are not taken" in caplog.text
+    assert len(caplog.records) == complaints._SAID + 1
+    assert f"{100 - complaints._SAID} more files are not taken" in caplog.text

@@ -24,6 +24,7 @@ from scenes import (
     resent,
     resent_at_work,
     resumed,
+    stood,
     stopped,
     unharmed,
 )
@@ -71,6 +72,7 @@ def second_strikes(firsts: Sequence[tuple[Strike, Finding]], most: int) -> list[
         (stopped, 40),
         (resent, 40),
         (resent_at_work, 40),
+        (stood, 20),
     ],
 )
 def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_promise(
@@ -116,6 +118,30 @@ def test_the_last_word_on_a_batch_is_on_the_disk_before_its_work_goes(
     told = max(at for at, one in enumerate(operations) if one.startswith("rename") and one.endswith("b/status.json"))
     gone = next(at for at, one in enumerate(operations) if one.startswith("rename work/ID -> work/gone-ID"))
     assert "fsync outbox/b" in operations[told:gone]
+
+
+# -- before the beginning
+
+
+def test_killed_at_any_operation_while_the_outbox_is_told_of_half_a_file_it_is_taken_once_it_is_whole(
+    pool: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    scene = dropped(tmp_path / "start")
+    half = scene.start / "spool" / "inbox" / scene.dropped
+    half.write_bytes(scene.original.read_bytes()[:-5])
+    operations = unharmed(pool, scene, tmp_path / "unharmed")
+    told = [n for n, what in enumerate(operations, 1) if ".standing" in what or "outbox/b" in what]
+    assert len(told) > 8, operations
+    spools = [tmp_path / str(at) / "spool" for at in told]
+    for spool in spools:
+        spool.parent.mkdir()
+        copy(scene.start / "spool", spool)
+    struck = [pool.submit(run, spool, scene.settings, Strike(at)) for spool, at in zip(spools, told, strict=True)]
+    assert all(one.result().killed for one in struck)
+    for spool in spools:
+        (spool / "inbox" / scene.dropped).write_bytes(scene.original.read_bytes())
+    problems = [pool.submit(end_well, spool, scene).result()[1] for spool in spools]
+    assert [found for found in problems if found] == []
 
 
 # -- after the end

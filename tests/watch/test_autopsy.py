@@ -13,7 +13,7 @@ import psutil
 import pytest
 from running import eventually
 
-from inbox_daemon.layout import stacks_file
+from inbox_daemon.engine import stacks_file
 
 # A worker with a child of its own, as vLLM has; `secret` stands for what must not be shown.
 WORKER = """

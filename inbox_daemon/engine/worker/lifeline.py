@@ -16,8 +16,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from inbox_daemon.engine import stacks_file
 from inbox_daemon.engine.worker.words import watch_over_loggers
-from inbox_daemon.layout import stacks_file
 from inbox_daemon.machine.parent import tie_to_parent
 
 MARK = "INBOX_DAEMON_WORKER"  # set in the worker's environment, inherited by what vLLM starts there

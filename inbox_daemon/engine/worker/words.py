@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, TracebackType
 
-from inbox_daemon.layout import at_work_file
+from inbox_daemon.engine import at_work_file
 from inbox_daemon.privacy import HIDDEN, MARK, QUOTES, known_phrase
 
 _CALLERS = 16  # frames looked through for the sentence; vLLM's loggers have wrappers
