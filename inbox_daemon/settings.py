@@ -5,10 +5,11 @@ SIGHUP replaces what it holds. Whoever needs a setting asks `now` for it at the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 
-from inbox_daemon.config import Config
+from inbox_daemon.config import Config, models
+from inbox_daemon.config.models import Model
 
 # What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.
 RELOADABLE = ("inbox", "results", "batches", "daemon", "models", "alerts")
@@ -17,9 +18,21 @@ AT_START = ("inbox.watch", "daemon.gpu_every")  # not these of them
 
 @dataclass(slots=True)
 class Settings:
-    """A holder of the settings in force. Attributes: now: replaced whole, never changed."""
+    """A holder of the settings in force.
+
+    Attributes:
+        now: replaced whole, never changed.
+        models: every model that they configure (`config.models`).
+        lanes: what of a batch some engine of this daemon may answer: `Model.lanes`.
+    """
 
     now: Config
+    models: tuple[Model, ...] = field(init=False)
+    lanes: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.models = models.configured(self.now)
+        self.lanes = self.models[0].lanes
 
     def take(self, fresh: Config) -> tuple[list[str], list[str]]:
         """Take over what may change in a running daemon; return what has, and what only the next start will change."""
@@ -30,4 +43,5 @@ class Settings:
             section, key = name.split(".")
             taken[section] = replace(taken[section], **{key: attrgetter(name)(self.now)})
         self.now = replace(self.now, **taken)
+        self.__post_init__()
         return sorted(taken), sorted((changed - taken.keys()) | waits)

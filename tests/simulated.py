@@ -33,6 +33,7 @@ from forked import Forked
 from inbox_daemon import config, daemon, journal
 from inbox_daemon.batch.queue import Lane, Queue
 from inbox_daemon.config import Config, EngineSettings
+from inbox_daemon.config.models import Model
 from inbox_daemon.dispatch.suspects import Suspects
 from inbox_daemon.engine import Evidence, Place
 from inbox_daemon.engine.null import NullEngine
@@ -47,7 +48,7 @@ from inbox_daemon.watch.health import Pulse
 
 # -- where the daemon's own ways are touched: how it is made, how it sleeps, what of it is not a matter of files
 
-MakeEngine = Callable[[int, Place | None], "FatedEngine"]
+MakeEngine = Callable[[Model, int, Place | None], "FatedEngine"]
 
 
 def make_daemon(read: Config, make_engine: MakeEngine, notifier: Notifier) -> daemon.Daemon:
@@ -514,10 +515,10 @@ class _Child:
     def _read(self) -> Config:
         return config.load(self._place.settings, {}, {"spool": str(self._place.spool)})
 
-    def _make_engine(self, number: int, place: Place | None) -> FatedEngine:
+    def _make_engine(self, model: Model, number: int, place: Place | None) -> FatedEngine:
         name = f"{self._life}.{len(self._engines) + 1}"
         fate = Fate.drawn(Random(f"fate {self._seed} {name}"), self._clock)
-        made = FatedEngine(name, self._config.engine, place, fate, self._clock, self._tell)
+        made = FatedEngine(name, model.engine, place, fate, self._clock, self._tell)
         self._engines.append(made)
         return made
 

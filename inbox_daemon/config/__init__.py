@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from inbox_daemon.config import names
+from inbox_daemon.config import models
 from inbox_daemon.config.arguments import DECIDED_ELSEWHERE
 from inbox_daemon.config.sections import (
     MOST_PRIORITY,
@@ -30,12 +30,14 @@ from inbox_daemon.config.sections import (
     InboxSettings,
     MetricsSettings,
     ModelSettings,
+    ModelTable,
     NullSettings,
     RequestSettings,
     ResultSettings,
     seconds,
 )
 from inbox_daemon.errors import ConfigError, NotNow, may_pass
+from inbox_daemon.text import toml_key
 
 DEFAULT_PATH = Path("/etc/inbox-daemon/config.toml")
 ENV_PREFIX = "INBOX_DAEMON_"
@@ -104,10 +106,7 @@ def _of_variable(variable: str, text: str) -> tuple[str, Any]:
 def build(tree: Mapping[str, Any], source: str) -> Config:
     """Return the checked settings of a parsed TOML tree. Raises ConfigError."""
     built = typing.cast(Config, _section(Config, tree, "", source))
-    for name, value in built.engine.args.items():
-        if instead := DECIDED_ELSEWHERE.get(name.replace("-", "_")):
-            raise ConfigError(f"{source}: engine.args.{name} = {value!r} is not taken there: {instead}")
-    names.check(built, source)
+    models.check(built, source)
     return built
 
 
@@ -143,9 +142,22 @@ def _section(cls: type[Any], tree: Any, prefix: str, source: str) -> Any:
         kind = hints[key]
         if dataclasses.is_dataclass(kind):
             values[key] = _section(typing.cast(type, kind), value, f"{prefix}{key}.", source)
+        elif key == "model" and cls is Config:
+            values[key] = _tables(value, source)
         else:
             values[key] = _checked(fields[key], kind, value, f"{prefix}{key}", source)
     return cls(**values)
+
+
+def _tables(tree: Any, source: str) -> Mapping[str, ModelTable]:
+    """Return what `[model."NAME"]` says of each model."""
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f'{source}: model = {tree!r} must be tables: [model."NAME"], one for each model')
+    for name, table in tree.items():
+        if not name or not isinstance(table, Mapping):
+            raise ConfigError(f'{source}: model.{name} = {table!r} must be a table: [model."NAME"]')
+    tables = {name: _section(ModelTable, table, f"model.{toml_key(name)}.", source) for name, table in tree.items()}
+    return types.MappingProxyType(tables)
 
 
 def _checked(spec: dataclasses.Field[Any], kind: Any, value: Any, dotted: str, source: str) -> Any:
@@ -154,8 +166,9 @@ def _checked(spec: dataclasses.Field[Any], kind: Any, value: Any, dotted: str, s
         value = float(value)
     origin = typing.get_origin(kind)
     if origin is tuple:
-        each = re.compile(spec.metadata["each"] or r"(?s).+")
-        if not isinstance(value, list | tuple) or not all(isinstance(v, str) and each.fullmatch(v) for v in value):
+        each, of = re.compile(spec.metadata["each"] or r"(?s).+"), typing.get_args(kind)[0]
+        right = (lambda v: type(v) is int and v >= 0) if of is int else lambda v: type(v) is str and each.fullmatch(v)
+        if not isinstance(value, list | tuple) or not all(map(right, value)):
             raise ConfigError(f"{wrong}{spec.metadata['looks']}")
         return tuple(value)
     if origin is not None:
@@ -224,6 +237,7 @@ __all__ = [
     "InboxSettings",
     "MetricsSettings",
     "ModelSettings",
+    "ModelTable",
     "NullSettings",
     "Read",
     "RequestSettings",

@@ -1,4 +1,4 @@
-"""Under which names the engine answers, by its arguments: its served names, and its adapters (LoRA). Pure.
+"""Under which names one engine answers, by its arguments: its served names, and its adapters (LoRA). Pure.
 
 An adapter is a model of its own to whoever asks for it, and a part of another one to whoever loads it: requests for it
 have a lane of their own, which only an engine with that adapter takes from.
@@ -12,8 +12,7 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.config.sections import Config, EngineSettings
-from inbox_daemon.errors import ConfigError
+from inbox_daemon.config.sections import EngineSettings
 
 ANY_NAME = "*"  # as an alias: what no other name is
 
@@ -33,33 +32,6 @@ def modules(arguments: Mapping[str, Any]) -> list[Any]:
     """Return `lora_modules` as a list, each as it is written: "name=path", or a table, or that as JSON."""
     given = arguments.get("lora_modules") or []
     return given if isinstance(given, list) else [given]
-
-
-def lanes(engine: EngineSettings) -> frozenset[str]:
-    """Return the models whose requests an engine with these settings may answer: its own, and its adapters."""
-    return frozenset((engine.model, *adapters(engine)))
-
-
-def check(config: Config, source: str) -> None:
-    """Raise ConfigError where a name means two things, or an adapter could not be asked for.
-
-    Args:
-        source: where the settings are from, for the message.
-    """
-    engine, aliases = config.engine, config.models.aliases
-    own, extra = {*names(engine), engine.model}, adapters(engine)
-    if len(extra) < len(modules(engine.arguments)):
-        forms = 'each is "name=/folder", or {name = "…", path = "/folder"}'
-        raise ConfigError(f"{source}: engine.args.lora_modules is not right: {forms}")
-    if engine.arguments.get("enable_lora") and not extra:
-        instead = 'name the adapters, lora_modules = ["name=/folder"], or leave it out'
-        raise ConfigError(f"{source}: engine.args.enable_lora has no effect without adapters: {instead}")
-    if twice := sorted({name for name in extra if extra.count(name) > 1 or name in own}):
-        what = "the model's name too" if twice[0] in own else "there twice"
-        raise ConfigError(f"{source}: engine.args.lora_modules: {twice[0]!r} is {what}; give each a name of its own")
-    if hidden := sorted(set(aliases) & set(extra)):
-        instead = "requests that name it are for the adapter; remove the alias"
-        raise ConfigError(f"{source}: models.aliases: {hidden[0]!r} is an adapter's name in lora_modules; {instead}")
 
 
 def folder_of(module: Any) -> str:

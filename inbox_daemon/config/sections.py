@@ -54,10 +54,21 @@ class InboxSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """`[models]`: which model names a request may use for the model that is served."""
+    """`[models]`: which names a request may use for the models that are served."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     translate_ollama: bool = setting(False)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTable:
+    """`[model."NAME"]`: one of several models; what it leaves open `[engine]` and `[engine.args]` say."""
+
+    path: str = setting("")
+    aliases: tuple[str, ...] = setting((), looks='a list of names, such as ["qwen", "gpt-4o-mini"]')
+    gpus: tuple[int, ...] = setting((), least=0, looks="a list of GPUs' numbers, such as [0, 1]")
+    args: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +180,7 @@ class Config:
     spool: str = setting("/var/spool/inbox-daemon")
     inbox: InboxSettings = field(default_factory=InboxSettings)
     models: ModelSettings = field(default_factory=ModelSettings)
+    model: Mapping[str, ModelTable] = field(default_factory=dict)
     requests: RequestSettings = field(default_factory=RequestSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     results: ResultSettings = field(default_factory=ResultSettings)

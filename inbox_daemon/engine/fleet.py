@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
-from inbox_daemon.config import names
+from inbox_daemon.config.models import Model
 from inbox_daemon.engine import Engine, Place
 from inbox_daemon.engine.slot import Slot
 from inbox_daemon.settings import Settings
 
-Make = Callable[[int, Place | None], Engine]  # of an engine's number and its place; None: it is the first
+Make = Callable[[Model, int, Place | None], Engine]  # of an engine's number and its place; None: it is the first
 
 
 class Fleet:
@@ -55,12 +55,14 @@ class Fleet:
                 slot.name = f"engine {slot.number}"
 
     def _slot(self, number: int) -> Slot:
-        engine = self._settings.now.engine
-        return Slot(number, engine.model, names.lanes(engine), partial(self._started, number))
+        model = self._settings.models[0]
+        return Slot(number, model.name, model.lanes, partial(self._started, number))
 
     def _started(self, number: int, start: int) -> Engine:
         places = self._places
-        return self._make(start, Place(number, len(places), places[number - 1]) if places else None)
+        return self._make(
+            self._settings.models[0], start, Place(number, len(places), places[number - 1]) if places else None
+        )
 
     @property
     def proven(self) -> bool:

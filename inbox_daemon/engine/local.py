@@ -53,18 +53,25 @@ class LocalEngine:
             (`policy.for_vllm`).
         number: of this engine since the daemon's start, for the log.
         place: where it lives; None: it is the first, and finds out how many there are to be.
+        gpus: numbers of those that it may use, where it has no place; (): all.
 
     Raises:
         OSError: the host has no room for a worker.
     """
 
     def __init__(
-        self, workers: Workers, settings: EngineSettings, rules: Mapping[str, Any], number: int, place: Place | None
+        self,
+        workers: Workers,
+        settings: EngineSettings,
+        rules: Mapping[str, Any],
+        number: int,
+        place: Place | None,
+        gpus: Sequence[int] = (),
     ) -> None:
         self._workers, self._settings, self._number, self._place = workers, settings, number, place
         self._worker = workers.take()
         if place is None:
-            workers.prepare(likely(visible(), settings.arguments) - 1)  # they import side by side
+            workers.prepare(likely(len(gpus) or visible(), settings.arguments) - 1)  # they import side by side
         self._log = of_engine(log, number)
         self._name = f"vllm, engine {place.number}" if place and place.of > 1 else "vllm"
         self._started, self._ready_at = time.monotonic(), 0.0
@@ -86,7 +93,7 @@ class LocalEngine:
             "args": settings.arguments,
             "rules": dict(rules),
             "first": place is None,
-            "environment": {} if place is None else _environment(place),
+            "environment": _environment(place or Place(1, 1, ",".join(map(str, gpus)))),
         }
         self._push([wire.message(wire.Kind.LOAD, options)])
 

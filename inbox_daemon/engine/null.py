@@ -35,11 +35,12 @@ class NullEngine:
         self._rate = settings.null.rate
         in_flight = max(1, (settings.in_flight or _IN_FLIGHT) // (place.of if place else settings.null.engines))
         self.places: Sequence[str] = () if place else ("",) * settings.null.engines
-        self.info: EngineInfo | None = EngineInfo("null", __version__, settings.model, in_flight, in_flight)
+        self._model = next(iter(names.names(settings)), settings.model)
+        self.info: EngineInfo | None = EngineInfo("null", __version__, self._model, in_flight, in_flight)
         self.stats = EngineStats()
         self.phase = ""
         self.unsent = False
-        self._model, self._adapters = settings.model, frozenset(names.adapters(settings))
+        self._adapters = frozenset(names.adapters(settings))
         self._waiting: list[tuple[int, int, Request]] = []  # a heap: by turn, then as they came
         self._recalled: list[int] = []
         self._sent = itertools.count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inbox_daemon.config import Config
+from inbox_daemon.config.models import Model
 from inbox_daemon.engine import Engine, Place
 from inbox_daemon.engine.local import LocalEngine
 from inbox_daemon.engine.null import NullEngine
@@ -10,13 +11,13 @@ from inbox_daemon.engine.workers import Workers
 from inbox_daemon.request import policy
 
 
-def engine_of(read: Config, workers: Workers, number: int, place: Place | None = None) -> Engine:
-    """Start the engine that these settings name. Raises OSError where the host has no room for it.
+def engine_of(read: Config, workers: Workers, model: Model, number: int, place: Place | None = None) -> Engine:
+    """Start an engine of a model. Raises OSError where the host has no room for it.
 
     Args:
         number: tells it from others of this process, in the log.
         place: where it lives; None: it is the first, and finds out how many there are to be.
     """
-    if read.engine.kind == "null":
-        return NullEngine(read.engine, place)
-    return LocalEngine(workers, read.engine, policy.for_vllm(read.requests), number, place)
+    if model.engine.kind == "null":
+        return NullEngine(model.engine, place)
+    return LocalEngine(workers, model.engine, policy.for_vllm(read.requests), number, place, model.gpus)

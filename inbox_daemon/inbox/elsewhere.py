@@ -15,7 +15,6 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.config import names
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Spool, Work
 from inbox_daemon.request.catalog import Models
@@ -42,7 +41,7 @@ class Elsewhere:
     def ours(self) -> dict[str, Any]:
         """Return what the others are to know of us: under which names requests may ask for a model here."""
         models = models_of(self._settings.now)
-        known = [models.served, *models.aliases, *sorted(models.adapters)] if models else []
+        known = [models.served, *models.others, *models.aliases, *sorted(models.adapters)] if models else []
         return {"models": known, "translate_ollama": self._settings.now.models.translate_ollama}
 
     def lacking(self, path: Path) -> str | None:
@@ -57,7 +56,8 @@ class Elsewhere:
         for other in self._others():
             first, *others_names = other.get("models") or [""]
             translates = other.get("translate_ollama", False)
-            if Models(first, dict.fromkeys(others_names, first), translates).accepts(name) is None:
+            aliases = dict.fromkeys(others_names, first)  # of whichever model of its own
+            if Models(first, aliases, translates, others=tuple(others_names)).accepts(name) is None:
                 return called(other)
         return None
 
@@ -72,7 +72,7 @@ class Elsewhere:
                 name = self.lacking(next(work.dropped.iterdir()))
                 return self.serving(name) if name is not None else None
             models = {model or History(work).model for model in ingest.load(work).models}
-            if not models or models & {"", *names.lanes(self._settings.now.engine)}:
+            if not models or models & self._settings.lanes:
                 return None
             for other in self._others():
                 if models & set(other.get("models", ())):

@@ -1,4 +1,4 @@
-"""Which model a request asks for, and whether the model that is served may answer it.
+"""Which model a request asks for, and whether a model that is served may answer it.
 
 Pure, but for reading its own packaged table. Owns `ollama_models.toml`: Ollama names and the Hugging Face names behind
 them. Never asks a network or the disk whether a model exists: a name in Hugging Face's form counts as one.
@@ -161,19 +161,21 @@ def _quoted(name: str) -> str:
 
 @dataclass(frozen=True)
 class Models:
-    """The one model that is served, and the names under which requests may ask for it.
+    """The models that are served, and the names under which requests may ask for them.
 
     Attributes:
-        served: the name the engine serves it by.
-        aliases: further names and the model that each stands for (`[models.aliases]`).
+        served: the name that the first of them is served by.
+        aliases: further names and the model that each stands for (`[models.aliases]`, and those of models' tables).
         translate_ollama: whether Ollama names are understood too (`[models] translate_ollama`).
-        adapters: the names of those that the model is served with (LoRA).
+        adapters: the names of those that a model is served with (LoRA).
+        others: the names that the other models are served by.
     """
 
     served: str
     aliases: Mapping[str, str]
     translate_ollama: bool
     adapters: frozenset[str] = frozenset()
+    others: tuple[str, ...] = ()
     _known: dict[str | None, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def accepts(self, name: str | None) -> str | None:
@@ -190,37 +192,49 @@ class Models:
             return sentence
 
     def _judge(self, name: str) -> str | None:
+        if self.answering(name) is not None:
+            return None
         asked = self._meant_by(name)
-        if asked == self.served or asked in self.adapters:
-            return None
-        entry = look_up(asked) or Entry(None)
-        if self.translate_ollama and entry.name == self.served:
-            return None
-        return self._refusal(name, asked, entry)
+        return self._refusal(name, asked, look_up(asked) or Entry(None))
 
-    def adapter(self, name: str) -> str | None:
-        """Return the adapter that a request naming `name` asks for; None: the model as it is."""
+    def answering(self, name: str) -> str | None:
+        """Return which of `served`, `others` and `adapters` answers a request that names `name`; None: none does."""
         asked = self._meant_by(name)
-        return asked if asked in self.adapters else None
+        if self._is_here(asked):
+            return asked
+        behind = self._behind(look_up(asked)) if self.translate_ollama else None
+        return behind if behind and self._is_here(behind) else None
+
+    def _behind(self, entry: Entry | None) -> str | None:
+        """Return under which name a model of Ollama's is served, or would be."""
+        return self.aliases.get(entry.name, entry.name) if entry and entry.name else None
 
     def _meant_by(self, name: str) -> str:
         """Return what a name stands for; one that is unknown stands for what the alias "*" says, if there is one."""
-        if name in self.adapters or name == self.served:
+        if self._is_here(name):
             return name
         return self.aliases.get(name) or self.aliases.get(ANY_NAME, name)
 
+    def _is_here(self, name: str) -> bool:
+        return name == self.served or name in self.others or name in self.adapters
+
     @property
     def _names(self) -> str:
+        models = [_quoted(name) for name in (self.served, *self.others)]
+        said = models[0] if len(models) == 1 else f"{', '.join(models[:-1])} and {models[-1]}"
         adapters = ", ".join(map(_quoted, sorted(self.adapters)))
-        return f"{_quoted(self.served)} with the adapters {adapters}" if adapters else _quoted(self.served)
+        return f"{said} with the adapters {adapters}" if adapters else said
 
     def _refusal(self, name: str, asked: str, entry: Entry) -> str:
         # An alias may stand for an Ollama name, which stands for something again.
         meant = dict.fromkeys(_quoted(other) for other in (asked, entry.name) if other and other != name)
         behind = f" (which stands for {', '.join(meant)})" if meant else ""
         steps = [f"rewrite the file with {TOOL} IN OUT {shlex.quote(self.served)}"]
-        if entry.name == self.served:
+        if (here := self._behind(entry)) and self._is_here(here):
             steps.append("set translate_ollama = true under [models] in the configuration")
         steps.append(f"add {_quoted(name)} = {_quoted(self.served)} to [models.aliases] in the configuration")
-        note = f"; note: {entry.note}" if entry.note else ""
-        return f"the request asks for {_quoted(name)}{behind}, but {self._names} is served; {', or '.join(steps)}{note}"
+        if self.others:
+            steps.append(f"give that model a table of its own there, [model.{_quoted(name)}]")
+        note, are = f"; note: {entry.note}" if entry.note else "", "are" if self.others else "is"
+        said = f"the request asks for {_quoted(name)}{behind}, but {self._names} {are} served"
+        return f"{said}; {', or '.join(steps)}{note}"

@@ -15,7 +15,8 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.config import Config, InboxSettings, names
+from inbox_daemon.config import Config, InboxSettings
+from inbox_daemon.config.models import configured
 from inbox_daemon.errors import Rejected
 from inbox_daemon.records import Fault
 from inbox_daemon.request import order, policy
@@ -51,23 +52,29 @@ class Rules:
 def rules_of(config: Config) -> Rules:
     """Return the rules that these settings make. Without a model's name to hold them against, all names pass."""
     models = models_of(config)
-    model_fault = models.accepts if models else lambda name: None
     refusal = partial(policy.refusal, config.requests)
+    lanes = {model.served[0]: model.name for model in configured(config) if model.served}
 
     def resolve(name: str | None) -> str:
-        adapter = models.adapter(name) if models and name is not None else None
-        return "" if name is None else adapter or config.engine.model
+        if name is None or models is None:
+            return ""
+        answering = models.answering(name) or ""
+        return lanes.get(answering, answering)  # an adapter's lane has its name
 
+    model_fault = models.accepts if models else lambda name: None
     return Rules(config.inbox, config.results.keep_free, model_fault, resolve, refusal)
 
 
 def models_of(config: Config) -> Models | None:
     """Return the names under which requests may ask for what is served; None where no model has one."""
-    engine, models = config.engine, config.models
-    if not (served := names.names(engine)):
+    models = [model for model in configured(config) if model.served]
+    if not models:
         return None
-    itself = dict.fromkeys([engine.model, *served[1:]], served[0])
-    return Models(served[0], dict(models.aliases) | itself, models.translate_ollama, frozenset(names.adapters(engine)))
+    served = [model.served[0] for model in models]
+    itself = {name: model.served[0] for model in models for name in (model.name, *model.served[1:], *model.aliases)}
+    adapters = frozenset(adapter for model in models for adapter in model.adapters)
+    aliases = {name: itself.get(meant, meant) for name, meant in config.models.aliases.items()} | itself
+    return Models(served[0], aliases, config.models.translate_ollama, adapters, tuple(served[1:]))
 
 
 @dataclass(slots=True)

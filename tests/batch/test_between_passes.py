@@ -34,7 +34,7 @@ REMOVE = claim.Held.remove
 
 
 def made(read: config.Config) -> Make:
-    return lambda start, place: NullEngine(read.engine, place)
+    return lambda model, start, place: NullEngine(model.engine, place)
 
 
 class Passes:

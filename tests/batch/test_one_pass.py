@@ -46,7 +46,9 @@ class Passes:
         results = {"sync_after": 0.0}
         about = {"spool": str(spool), "engine": {"kind": "null", **engine}, "inbox": inbox, "results": results}
         read = config.build(about, "test")
-        self.daemon = daemon.Daemon(read, lambda start, place: Told(read.engine, place), Notifier({}), drain=False)
+        self.daemon = daemon.Daemon(
+            read, lambda model, start, place: Told(model.engine, place), Notifier({}), drain=False
+        )
         self.syncs = syncs
         self.lives = self.daemon._batches
         for number in range(BATCHES):

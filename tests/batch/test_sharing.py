@@ -159,7 +159,7 @@ def test_an_answer_that_is_that_of_thousands_is_passed_on_in_steps(
     (inbox / "b.jsonl").write_bytes(jsonl([request(f"r{n:04}", "say the same", **SAME) for n in range(3000)]))
     engine = {"kind": "null", "in_flight": 4}
     read = config.build({"spool": str(tmp_path), "engine": engine, "inbox": {"settle": 0.0, "watch": "poll"}}, "test")
-    made = lambda start, place: NullEngine(read.engine, place)  # noqa: E731
+    made = lambda model, start, place: NullEngine(model.engine, place)  # noqa: E731
     one = daemon.Daemon(read, made, Notifier({}), drain=True)
     now = time.monotonic()
     while not (tmp_path / "outbox" / "b" / "receipt.json").exists():

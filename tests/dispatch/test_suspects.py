@@ -20,6 +20,7 @@ from running import IN_MEMORY, error_of, jsonl, lines, request
 from inbox_daemon import config
 from inbox_daemon.batch.queue import _WITHHELD, Queue
 from inbox_daemon.config import EngineSettings
+from inbox_daemon.config.models import Model
 from inbox_daemon.daemon import Daemon
 from inbox_daemon.dispatch.suspects import Suspects, blames_no_request
 from inbox_daemon.dispatch.traffic import Traffic
@@ -195,7 +196,7 @@ class Hunt:
         self.loads: dict[int, float] = {1: 3, 2: 3}
         self.accidents: random.Random | None = None
 
-        def made(start: int, place: Place | None) -> Fragile:
+        def made(model: Model, start: int, place: Place | None) -> Fragile:
             return Fragile(read.engine, place, self.loads[place.number if place else 1], self._has_an_accident)
 
         self.daemon = Daemon(read, made, Notifier({}), drain=False)

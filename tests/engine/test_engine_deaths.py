@@ -26,6 +26,7 @@ from stepping import POISON, Mortal
 
 from inbox_daemon import config, daemon
 from inbox_daemon.config import Config, EngineSettings, NullSettings
+from inbox_daemon.config.models import Model
 from inbox_daemon.engine import Engine, Place
 from inbox_daemon.engine.fleet import Fleet
 from inbox_daemon.engine.null import NullEngine
@@ -273,7 +274,7 @@ def test_an_engine_starts_while_another_one_backs_off_and_all_are_one_count() ->
     settings = EngineSettings(kind="null", null=NullSettings(engines=3))
     made: list[tuple[int, Place | None]] = []
 
-    def make(number: int, place: Place | None) -> NullEngine:
+    def make(model: Model, number: int, place: Place | None) -> NullEngine:
         made.append((number, place))
         if place and place.number == 2 and len(made) < 4:
             raise OSError(errno.EAGAIN, "no process")
@@ -324,7 +325,7 @@ class Passes:
         inbox = {"settle": 0.0, "settle_unproven": 0.0, "rescan": 0.1, "watch": "poll", "run_resends": True}
         read = config.build({"spool": str(spool), "engine": engine, "inbox": inbox}, "test")
         self.spool, self.orders, self.now = spool, dict[int, str](), time.monotonic()
-        made = lambda number, place: Mortal(read.engine, self.orders, events, place)  # noqa: E731
+        made = lambda model, number, place: Mortal(model.engine, self.orders, events, place)  # noqa: E731
         self.daemon = daemon.Daemon(read, made, Notifier({}), drain=False)
 
     def until(self, holds: Callable[[], object], passes: int = 200) -> None:

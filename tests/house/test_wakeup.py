@@ -13,6 +13,7 @@ from contextlib import closing
 import pytest
 
 from inbox_daemon.config import Config, EngineSettings, NullSettings
+from inbox_daemon.config.models import Model
 from inbox_daemon.engine import Place
 from inbox_daemon.engine.fleet import Fleet
 from inbox_daemon.engine.null import NullEngine
@@ -79,7 +80,7 @@ class Several:
         settings = EngineSettings(kind="null", null=NullSettings(engines=ENGINES))
         self.engines: dict[int, Speaking] = {}
 
-        def made(start: int, place: Place | None) -> Speaking:
+        def made(model: Model, start: int, place: Place | None) -> Speaking:
             number = place.number if place else 1
             self.engines[number] = Speaking(settings, place)
             return self.engines[number]
@@ -167,7 +168,9 @@ def test_an_engine_that_took_a_dead_ones_descriptor_between_two_looks_is_heard(s
 
 def test_engines_without_a_descriptor_or_no_engines_have_none_to_wait_on() -> None:
     settings = EngineSettings(kind="null", null=NullSettings(engines=ENGINES))
-    with closing(Fleet(lambda start, place: NullEngine(settings, place), Settings(Config(engine=settings)))) as fleet:
+    with closing(
+        Fleet(lambda model, start, place: NullEngine(settings, place), Settings(Config(engine=settings)))
+    ) as fleet:
         assert fleet.fileno() is None
         fleet.ensure(True, time.monotonic())
         assert fleet.fileno() is None

@@ -195,7 +195,7 @@ def test_the_alias_for_any_name_stands_for_every_name_that_is_not_known() -> Non
     assert models.accepts("whatever") is None and models.accepts("gpt-4o-mini") is None
     assert models.accepts(SERVED) is None and models.accepts("screening") is None
     assert models.accepts("small") is not None  # it has a meaning of its own
-    assert [models.adapter(name) for name in ("whatever", SERVED, "screening")] == [None, None, "screening"]
+    assert [models.answering(name) for name in ("whatever", SERVED, "screening")] == [SERVED, SERVED, "screening"]
 
 
 def test_every_served_name_is_accepted_and_an_adapters_requests_are_for_the_adapter() -> None:

@@ -26,6 +26,7 @@ from inbox_daemon.cli.settings import settings
 from inbox_daemon.cli.tune import measure
 from inbox_daemon.cli.tune.climb import Trial, axes, climb, winner
 from inbox_daemon.config import Config
+from inbox_daemon.config.models import configured
 from inbox_daemon.engine.open import engine_of
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.records import Request
@@ -93,6 +94,7 @@ class Tuning:
         self.trials: list[Trial] = []
         self.out_of_time = False
         self._read, self._requests, self._deadline, self._quiet = read, requests, deadline, quiet
+        self._model = configured(read)[0]
 
     def run(self, quantizations: list[str]) -> None:
         """Raises KeyboardInterrupt; what was measured until then is in `trials`."""
@@ -113,11 +115,11 @@ class Tuning:
 
     def _through(self, changed: Mapping[str, Any]) -> Trial:
         self._say(f"{_words(changed)}: …")
-        args = dict(self._read.engine.args) | dict(changed)
-        read = replace(self._read, engine=replace(self._read.engine, args=args))
+        engine = replace(self._model.engine, args=self._model.engine.arguments | dict(changed))
+        model = replace(self._model, engine=engine)
         best = winner(self.trials)
         seconds = best.seconds if best else 0.0
-        make = partial(engine_of, read, Workers(spares=False), 1)
+        make = partial(engine_of, self._read, Workers(spares=False), model, 1)
         return measure.through(make, changed, self._requests, seconds, self._deadline)
 
     def _longest(self) -> float:
@@ -130,7 +132,7 @@ class Tuning:
     def told(self, best: Trial | None) -> dict[str, Any]:
         """What --json says."""
         return {
-            "model": self._read.engine.model,
+            "model": self._model.name,
             "requests": len(self._requests),
             "out_of_time": self.out_of_time,
             "trials": [asdict(trial) | {"ratio": _ratio(trial, self.trials[0])} for trial in self.trials],
@@ -139,11 +141,13 @@ class Tuning:
 
 
 def fragment(read: Config, best: Trial, default: Trial, sample: str) -> str:
-    """Return `[engine.args]` whole: the user's own arguments and the fastest ones."""
+    """Return `[engine.args]` whole: the user's own arguments and the fastest ones; or those of the model's table."""
     today = datetime.now(UTC).date()
     about = f"inbox-daemon tune, {today}: {_ratio(best, default):.2f} times the speed of the settings before, {sample}"
-    args = dict(read.engine.args) | dict(best.changed)
-    lines = [f"# {about}", "[engine.args]", *(f"{toml_key(name)} = {toml(value)}" for name, value in args.items())]
+    model = configured(read)[0]
+    own = read.model[model.name].args if model.table else read.engine.args
+    args = dict(own) | dict(best.changed)
+    lines = [f"# {about}", model.said_of_args, *(f"{toml_key(name)} = {toml(value)}" for name, value in args.items())]
     return "\n".join(lines) + "\n"
 
 
