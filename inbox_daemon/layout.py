@@ -28,7 +28,7 @@ SIDECARS = (".sha256", ".done", AGAIN)
 # Names that uploaders use for what is not there yet, and editors for what nobody dropped.
 _UNFINISHED = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
 
-_NAME_LIMIT = 180  # bytes; leaves room below NAME_MAX (255) for suffixes of ours
+NAME_LIMIT = 180  # bytes; leaves room below NAME_MAX (255) for suffixes of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +198,9 @@ class Published:
     def errors(self) -> Path:
         return self.dir / "errors.jsonl"
 
-    @property
-    def retry(self) -> Path:
-        return self.dir / "retry.jsonl"
+    def retry(self, slug: str = "") -> Path:
+        """What may be sent again: where the file's name said by `slug` which model answers, its name says so too."""
+        return self.dir / (f"retry@{slug}.jsonl" if slug else "retry.jsonl")
 
     @property
     def receipt(self) -> Path:
@@ -213,7 +213,7 @@ class Published:
 
 # What the daemon writes into outbox/NAME, beside the file that it hands back; and below it into parts/.
 _OURS = re.compile(
-    r"\.?(status\.json|results\.jsonl|errors\.jsonl|retry\.jsonl|autopsy-\d+\.txt)(\.new)?|\.receipt\.json\.new"
+    r"\.?(status\.json|results\.jsonl|errors\.jsonl|retry(@[\w.-]+)?\.jsonl|autopsy-\d+\.txt)(\.new)?|\.receipt\.json\.new"
 )
 _OUR_PART = re.compile(r"part-\d{6,}\.jsonl")
 
@@ -221,6 +221,10 @@ _OUR_PART = re.compile(r"part-\d{6,}\.jsonl")
 def is_ours(filename: str) -> bool:
     """Say whether a file in a batch's folder, the receipt apart, is one that only the daemon writes."""
     return bool(_OURS.fullmatch(filename))
+
+
+def is_retry(filename: str) -> bool:
+    return filename.startswith("retry") and is_ours(filename)
 
 
 def is_our_part(filename: str) -> bool:
@@ -281,7 +285,7 @@ def batch_name(filename: str) -> str:
     batch gives that batch's name again.
     """
     stem = unicodedata.normalize("NFC", shown(filename.removesuffix(suffix_of(filename))))
-    stem = _fit_for_a_folder(stem.replace("/", "_").strip().encode()[:_NAME_LIMIT].decode(errors="ignore"))
+    stem = _fit_for_a_folder(stem.replace("/", "_").strip().encode()[:NAME_LIMIT].decode(errors="ignore"))
     return stem or "batch"
 
 

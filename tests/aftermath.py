@@ -130,7 +130,7 @@ def broken_now(spool: Path, scene: Scene) -> list[str]:
         problems.append("the dropped file is gone, and there is neither a batch nor a receipt")
     for folder in outbox:
         there = Published(folder)
-        for path in [*folder.glob("parts/*"), there.results, there.errors, there.retry]:
+        for path in [*folder.glob("parts/*"), there.results, there.errors, there.retry()]:
             problems += torn(path)
         try:
             counts = orjson.loads(there.status.read_bytes())["request_counts"]

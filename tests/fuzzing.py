@@ -321,7 +321,7 @@ def answer_and_publish(work: Work, folder: Published, config: Config) -> None:
     outcomes.sync()
     errors = len(source.index) - len(answers)
     numbers = {"input": {"requests": len(source.index)}, "answers": len(answers), "errors": errors}
-    steps = merge(work, outcomes, source)
+    steps = merge(work, outcomes, source, "")
     try:
         while True:
             next(steps)

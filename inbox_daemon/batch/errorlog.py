@@ -44,7 +44,7 @@ class ErrorLog:
 
     def say_faults(self, accepted: Accepted, source: Input, now: float) -> None:
         """Say which lines were found faulty at ingest, and what of the others vLLM will ignore."""
-        for sentence in accepted.ignored:
+        for sentence in accepted.warnings:
             self._face.log.warning("%s: %s", self._face.name, sentence)
         for fault in accepted.shown:
             if self._takes():

@@ -206,7 +206,7 @@ class Life:
         face.log.info("%s: finalizing: answers and errors are put into the input's order", self.name)
         face.tell_soon()  # where it takes longer than this pass of the loop
         final = state.final()  # what control files say from here on comes too late
-        merged = yield from busily(merge(self.work, books.outcomes, running.source))
+        merged = yield from busily(merge(self.work, books.outcomes, running.source, state.named))
         decide(self.work, *face.last_words(books, final, merged))
         self._close_files()
         running.errors.sum_up(now(), final=True)

@@ -56,6 +56,11 @@ class State:
         """Whether it waits for a word of somebody: to go on, or for a daemon that has its model."""
         return not self.cancelled and (self.paused or self.parked is not None or self.waits_for is not None)
 
+    @property
+    def named(self) -> str:
+        """By which slug the file's name says which model answers; "": it does not."""
+        return self.accepted.named if self.accepted else ""
+
     def read(self) -> None:
         """Take from the batch's folder what control files have made of it."""
         self.cancelled = self.work.cancel.exists()

@@ -13,6 +13,7 @@ from typing import Any
 from inbox_daemon import __version__
 from inbox_daemon.batch.pace import Speed
 from inbox_daemon.batch.state import State
+from inbox_daemon.layout import is_retry
 from inbox_daemon.records import BatchStatus, Outcome
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.publish import Merged
@@ -122,7 +123,7 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "request_counts": {"total": total, "completed": tally.completed, "failed": tally.failed},
         "errors": {"object": "list", "data": problems} if problems else None,
         "usage": tally.usage(),
-        "warnings": (accepted.ignored if accepted else None) or None,
+        "warnings": (accepted.warnings if accepted else None) or None,
         "updated_at": round(now, 1),
         "daemon": None if final else facts.daemon,
         "in_flight": facts.in_flight,
@@ -172,7 +173,7 @@ def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, An
     accepted, history = facts.state.accepted, facts.history
     started = history.stamp("started")
     engines = [e["engine"] for e in history.events if e["event"] == "engine" and e.get("engine")]
-    files = {name: asdict(part) for name, part in merged.items() if part.lines or name != "retry.jsonl"}
+    files = {name: asdict(part) for name, part in merged.items() if part.lines or not is_retry(name)}
     return {
         "schema": SCHEMA,
         "id": facts.id,
@@ -184,6 +185,7 @@ def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, An
             "sha256": accepted.sha256 if accepted else None,
             "content_sha256": accepted.content_sha256 if accepted else None,
             "requests": accepted.requests if accepted else 0,
+            "model_from": "name" if accepted and accepted.named else "lines",
         },
         "answers": facts.tally.completed,
         "errors": facts.tally.failed,

@@ -58,8 +58,12 @@ class Faults:
     warnings: list[str] = field(default_factory=list)
 
 
-def faults_of(path: Path, read: Config, limit: int = 10_000) -> Faults:
-    """Check a file; at most `limit` faults are kept, all are counted. Raises OSError where there is no such file."""
+def faults_of(path: Path, read: Config, limit: int = 10_000, name: str = "") -> Faults:
+    """Check a file; at most `limit` faults are kept, all are counted. Raises OSError where there is no such file.
+
+    Args:
+        name: under which it is to be dropped where that says a model, so that no line need name one.
+    """
     faults = Faults()
     path.stat()
     try:
@@ -67,7 +71,7 @@ def faults_of(path: Path, read: Config, limit: int = 10_000) -> Faults:
     except Rejected as rejected:
         return Faults(fatal=str(rejected))
     try:
-        _read(path, fd, read, faults, limit)
+        _read(path, fd, read, faults, limit, name)
     except Rejected as rejected:
         faults.fatal = str(rejected)
     finally:
@@ -77,20 +81,22 @@ def faults_of(path: Path, read: Config, limit: int = 10_000) -> Faults:
     return faults
 
 
-def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int) -> None:
+def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int, name: str) -> None:
     unordered = replace(read.inbox, group_prefixes=False, share_answers=False)  # nothing is going to be run
     rules = rules_of(replace(read, inbox=unordered))
+    if name:
+        rules = replace(rules, model_fault=lambda model: None, slugs={})
     plain = path.name.endswith(".jsonl")
     with tempfile.TemporaryFile() as copy:  # repeated ids are settled by reading a line again, by its offset
         lines = fd if plain else copy.fileno()
-        reading = Reading(rules, partial(ingest.read_line, lines), shown(path.name))
+        reading = Reading(rules, partial(ingest.read_line, lines), shown(name or path.name))
         for block in source.blocks(fd, path, rules.inbox.max_file_bytes):
             if not plain:
                 files.write_all(lines, block, Path(tempfile.gettempdir()))
             _note(reading.feed(block), faults, limit)
         _note(reading.finish(), faults, limit)
     faults.requests, faults.count = len(reading.index), reading.faults
-    faults.warnings = reading.ignored.sentences()
+    faults.warnings = reading.warnings()
 
 
 def _note(lines: Iterable[Found | None], faults: Faults, limit: int) -> None:

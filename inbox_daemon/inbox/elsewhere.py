@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Spool, Work
 from inbox_daemon.request.catalog import Models
+from inbox_daemon.request.named import said_by, slugs
 from inbox_daemon.request.reading import models_of
 from inbox_daemon.settings import Settings
 from inbox_daemon.spool import ingest, published, source
@@ -28,6 +29,17 @@ from inbox_daemon.spool.shapes import DaemonView
 from inbox_daemon.spool.views import called
 
 _ASK_EVERY = 1.0  # seconds; each of them speaks once a second
+
+
+class Asked(NamedTuple):
+    """A model, as a file asks for it.
+
+    Attributes:
+        by_name: it is a slug that the file's own name says (`request.named`), and none that a request names.
+    """
+
+    model: str
+    by_name: bool = False
 
 
 class Elsewhere:
@@ -44,20 +56,24 @@ class Elsewhere:
         known = [models.served, *models.others, *models.aliases, *sorted(models.adapters)] if models else []
         return {"models": known, "translate_ollama": self._settings.now.models.translate_ollama}
 
-    def lacking(self, path: Path) -> str | None:
-        """Return the model that a file's first request names where it is none of ours; None where it is to be taken."""
-        models = models_of(self._settings.now)
-        if models is None or (name := _first_model(path)) is None or models.accepts(name) is None:
-            return None
-        return name
+    def lacking(self, path: Path) -> Asked | None:
+        """Return which model a file asks for where it is none of ours; None where it is to be taken.
 
-    def serving(self, name: str) -> str | None:
-        """Return which daemon has the model that requests call so."""
+        What its name says comes before what its first request names, where somebody has a model that is called so.
+        """
+        if (models := models_of(self._settings.now)) is None or said_by(path.name, slugs(models.meant)):
+            return None
         for other in self._others():
-            first, *others_names = other.get("models") or [""]
-            translates = other.get("translate_ollama", False)
-            aliases = dict.fromkeys(others_names, first)  # of whichever model of its own
-            if Models(first, aliases, translates, others=tuple(others_names)).accepts(name) is None:
+            if slug := said_by(path.name, slugs(_models_of(other).meant)):
+                return Asked(slug, by_name=True)
+        name = _first_model(path)
+        return Asked(name) if name is not None and models.accepts(name) else None
+
+    def serving(self, asked: Asked) -> str | None:
+        """Return which daemon has a model that is asked for."""
+        for other in self._others():
+            models = _models_of(other)
+            if asked.model in slugs(models.meant) if asked.by_name else models.accepts(asked.model) is None:
                 return called(other)
         return None
 
@@ -69,8 +85,8 @@ class Elsewhere:
             return None
         with suppress(OSError, ValueError, TypeError, KeyError):
             if not work.accepted.exists():
-                name = self.lacking(next(work.dropped.iterdir()))
-                return self.serving(name) if name is not None else None
+                asked = self.lacking(next(work.dropped.iterdir()))
+                return self.serving(asked) if asked else None
             models = {model or History(work).model for model in ingest.load(work).models}
             if not models or models & self._settings.lanes:
                 return None
@@ -90,6 +106,12 @@ class Elsewhere:
         for one in published.daemons(self._spool):
             if one["alive"] and one.get("id") != identity():
                 yield one
+
+
+def _models_of(other: DaemonView) -> Models:
+    first, *others = other.get("models") or [""]
+    aliases = dict.fromkeys(others, first)  # of whichever model of its own
+    return Models(first, aliases, other.get("translate_ollama", False), others=tuple(others))
 
 
 def _first_model(path: Path) -> str | None:

@@ -242,16 +242,16 @@ class Taking:
         """Leave a file in the inbox whose requests ask for a model that another daemon of this spool has; for a while,
         also one that asks for a model that none has: whoever is to serve it may be about to start.
         """
-        if (model := self._elsewhere.lacking(one.path)) is None:
+        if (asked := self._elsewhere.lacking(one.path)) is None:
             return True
-        if daemon := self._elsewhere.serving(model):
+        if daemon := self._elsewhere.serving(asked):
             self.waiting[shown(one.path.name)] = f"left to {daemon}, which has the model that it asks for"
             return False
         patience = self._settings.now.inbox.wait_for_model
         if one.waited >= patience:
             return True  # each request gets the reason, and is in retry.jsonl
         self._unserved = True
-        why = f"no daemon here serves {shown(model)!r}, which it asks for; it comes back"
+        why = f"no daemon here serves {shown(asked.model)!r}, which it asks for; it comes back"
         why += f" with retry.jsonl where none does within {span(patience)} (inbox.wait_for_model)"
         self.waiting[shown(one.path.name)] = why
         self._arriving.complaints.say(one.path.name, f"waits: {why}")

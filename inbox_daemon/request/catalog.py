@@ -205,6 +205,12 @@ class Models:
         behind = self._behind(look_up(asked)) if self.translate_ollama else None
         return behind if behind and self._is_here(behind) else None
 
+    @property
+    def meant(self) -> dict[str, str]:
+        """What answers, by each name that somebody has given it here."""
+        names = [self.served, *self.others, *self.adapters, *(name for name in self.aliases if name != ANY_NAME)]
+        return {name: answering for name in names if (answering := self.answering(name)) is not None}
+
     def _behind(self, entry: Entry | None) -> str | None:
         """Return under which name a model of Ollama's is served, or would be."""
         return self.aliases.get(entry.name, entry.name) if entry and entry.name else None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from inbox_daemon.config import Config, InboxSettings
 from inbox_daemon.config.models import configured
 from inbox_daemon.errors import Rejected
 from inbox_daemon.records import Fault
-from inbox_daemon.request import order, policy
+from inbox_daemon.request import named, order, policy
 from inbox_daemon.request.catalog import Models
 from inbox_daemon.request.fields import Ignored
 from inbox_daemon.request.index import Index
@@ -40,6 +40,7 @@ class Rules:
         model_fault: says why a request naming this model cannot run here, or None.
         resolve: says which model answers a request that names this one; "": the first that comes to work on it.
         refusal: says why a request to this url with this body may not run here, or None.
+        slugs: by what a file's name may say after its last "@", which model then answers all of it.
     """
 
     inbox: InboxSettings
@@ -47,6 +48,11 @@ class Rules:
     model_fault: Callable[[str | None], str | None]
     resolve: Callable[[str | None], str]
     refusal: Callable[[str, dict[str, Any]], Fault | None]
+    slugs: Mapping[str, str] = field(default_factory=dict)
+
+    def of_model(self, slug: str) -> Rules:
+        """Return the rules for a file whose name says by this slug which model answers, whatever its lines name."""
+        return replace(self, model_fault=lambda name: None, resolve=lambda name: self.slugs[slug])
 
 
 def rules_of(config: Config) -> Rules:
@@ -62,7 +68,8 @@ def rules_of(config: Config) -> Rules:
         return lanes.get(answering, answering)  # an adapter's lane has its name
 
     model_fault = models.accepts if models else lambda name: None
-    return Rules(config.inbox, config.results.keep_free, model_fault, resolve, refusal)
+    slugs = named.slugs({name: lanes.get(answers, answers) for name, answers in models.meant.items()}) if models else {}
+    return Rules(config.inbox, config.results.keep_free, model_fault, resolve, refusal, slugs)
 
 
 def models_of(config: Config) -> Models | None:
@@ -130,16 +137,23 @@ class Reading:
 
     Args:
         reread: gives back the line at an offset, which is over before another one; to settle what is repeated.
-        name: of the file, for messages.
+        name: of the file, for messages; it may say which model answers.
+
+    Attributes:
+        named: by which slug the file's name says which model answers; "": each line does.
+        urls: that requests ask for.
+        models: that are to answer, and their numbers in the index.
+        faults: how many there are.
     """
 
     def __init__(self, rules: Rules, reread: Callable[[int, int], bytes], name: str) -> None:
+        self.named = named.said_by(name, rules.slugs) or ""
         self.index = Index()
         self.urls: set[str] = set()
-        self.models: dict[str, int] = {}  # that are to answer, and their numbers in the index
+        self.models: dict[str, int] = {}
         self.faults = 0
-        self.ignored = Ignored()
-        self._rules = rules
+        self._ignored = Ignored()
+        self._rules = rules.of_model(self.named) if self.named else rules
         self._line = partial(_line_at, self.index, reread)
         self._id = lru_cache(_IDS_KNOWN)(partial(_id_at, self._line))
         self._name = name
@@ -159,6 +173,11 @@ class Reading:
     def finish(self) -> Iterator[Found | None]:
         """The same for a last line that no newline ends."""
         return self._checked(self._splitter.finish())
+
+    def warnings(self) -> list[str]:
+        """Return what is no fault and not what was meant either, a sentence each."""
+        doubt = named.doubt(self._name, self._rules.slugs)
+        return [*([doubt] if doubt else []), *self._ignored.sentences()]
 
     def _checked(self, lines: Iterator[tuple[int, int, bytes | None]]) -> Iterator[Found | None]:
         most = self._rules.inbox.max_lines
@@ -184,7 +203,7 @@ class Reading:
             fault = repeated(custom_id, self.index.numbers[earlier])
         if fault is None and line is not None and read.body is not None:
             if read.url:
-                self.ignored.note(read.url, read.body)
+                self._ignored.note(read.url, read.body)
             if which := self.models.setdefault(rules.resolve(read.body.get("model")), len(self.models)):
                 self.index.is_for(place, which)
             self._look_for_twin(place, line, read)

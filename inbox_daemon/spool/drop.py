@@ -39,19 +39,19 @@ def drop(spool: Spool, path: Path) -> Dropped:
 
     Raises OSError.
     """
-    [dropped] = drop_all(spool, [path])
+    [dropped] = drop_all(spool, [(path, path.name)])
     return dropped
 
 
-def drop_all(spool: Spool, paths: Sequence[Path]) -> Iterator[Dropped]:
-    """Drop several files, all or none: where one cannot be copied in, none of them shows.
+def drop_all(spool: Spool, some: Sequence[tuple[Path, str]]) -> Iterator[Dropped]:
+    """Drop several files, each under a file name, all or none: where one cannot be copied in, none of them shows.
 
     Yields each as it shows. Raises OSError.
     """
     with ExitStack() as hidden:
-        copies = [hidden.enter_context(_copied(spool, path)) for path in paths]
-        for path, copy in zip(paths, copies, strict=True):
-            yield _show(spool, copy, path.name)
+        copies = [hidden.enter_context(_copied(spool, path)) for path, _ in some]
+        for (_, file), copy in zip(some, copies, strict=True):
+            yield _show(spool, copy, file)
 
 
 @contextmanager

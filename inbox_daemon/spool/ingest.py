@@ -45,7 +45,8 @@ class Accepted:
         models: which alone may answer its requests, whoever runs them and whatever the settings say by then; the
             index knows which is for which. "" for those that name none: they are the model's that first works on the
             batch (`History.model`). [] in batches of an earlier version, and where all lines are faulty.
-        ignored: what vLLM ignores of its requests, a sentence for each field.
+        warnings: what vLLM ignores of its requests, a sentence for each field, and what else was not meant so.
+        named: by which slug the file's name says which model answers (`request.named`); "": each request names its own.
     """
 
     source: str
@@ -58,7 +59,8 @@ class Accepted:
     refused: bool
     shown: list[dict[str, Any]] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    named: str = ""
 
 
 class Input:
@@ -206,7 +208,8 @@ def _pass(
         refused=rules.inbox.strict and reading.faults > 0,
         shown=first,
         models=list(reading.models),
-        ignored=reading.ignored.sentences(),
+        warnings=reading.warnings(),
+        named=reading.named,
     )
 
 

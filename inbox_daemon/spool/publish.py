@@ -75,11 +75,15 @@ class _Target:
             self._writer.close()
 
 
-def merge(work: Work, outcomes: Outcomes, source: Input) -> Generator[None, None, dict[str, Merged]]:
-    """Write the outcomes into `final/`, in the input's order; return what there is, by name. Yields now and then."""
+def merge(work: Work, outcomes: Outcomes, source: Input, slug: str) -> Generator[None, None, dict[str, Merged]]:
+    """Write the outcomes into `final/`, in the input's order; return what there is, by name. Yields now and then.
+
+    Args:
+        slug: by which the file's name said which model answers; "" where it did not.
+    """
     files.ensure_dir(work.final)
     try:
-        return (yield from _merge(work, outcomes, source))
+        return (yield from _merge(work, outcomes, source, slug))
     except (OSError, SpoolError):
         with suppress(OSError):  # of all things that do not fit it is the largest, and may keep others from fitting
             discard(work)
@@ -152,9 +156,9 @@ def discard(work: Work) -> None:
             path.unlink()
 
 
-def _merge(work: Work, outcomes: Outcomes, source: Input) -> Generator[None, None, dict[str, Merged]]:
+def _merge(work: Work, outcomes: Outcomes, source: Input, slug: str) -> Generator[None, None, dict[str, Merged]]:
     there = Published(work.final)
-    results, errors, retry = (_Target(path) for path in (there.results, there.errors, there.retry))
+    results, errors, retry = (_Target(path) for path in (there.results, there.errors, there.retry(slug)))
     targets = (results, errors, retry)
     with ExitStack() as opened:
         for target in targets:

@@ -100,11 +100,13 @@ def _hash_of(work: Work) -> Generator[None, None, str]:
     return f"nothing to be read in {work.id}"
 
 
-def known(spool: Spool, path: Path) -> str | None:
-    """Return the name of the batch, or of what waits in the inbox to become one, that this file would be a copy of."""
-    name = batch_name(path.name)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+def known(spool: Spool, path: Path, file: str) -> str | None:
+    """Return the name of the batch, or of what waits in the inbox to become one, of which this would be a copy, dropped
+    under a file name.
+    """
+    name = batch_name(file)
+    with path.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     for other in others(spool, name):
         if other.get("input_sha256") == sha256:
             return other["name"]

@@ -323,7 +323,7 @@ def test_where_one_of_several_files_cannot_be_copied_in_none_is_dropped(tmp_path
     spool = empty_spool(tmp_path / "spool")
     good = file(tmp_path / "good.jsonl", batch_of(3))
     with pytest.raises(FileNotFoundError):
-        list(drop.drop_all(spool, [good, tmp_path / "nowhere.jsonl"]))
+        list(drop.drop_all(spool, [(good, good.name), (tmp_path / "nowhere.jsonl", "nowhere.jsonl")]))
     assert list(spool.inbox.iterdir()) == []
 
 

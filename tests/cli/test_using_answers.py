@@ -190,7 +190,7 @@ def retried(tmp_path_factory: pytest.TempPathFactory) -> Spool:
         eventually(lambda: daemon.done("first") >= 20)
         (daemon.inbox / "first.cancel").touch()
         daemon.finished("first")
-        again = Published(daemon.outbox("first")).retry.read_bytes().splitlines(keepends=True)
+        again = Published(daemon.outbox("first")).retry().read_bytes().splitlines(keepends=True)
         daemon.drop("second.jsonl", again[0].replace(b'"/v1/chat/completions"', b'"/nowhere"') + b"".join(again[1:]))
         daemon.finished("second")
         daemon.drop("third.jsonl", again[0])
