@@ -19,7 +19,7 @@ from inbox_daemon.batch.running import Running
 from inbox_daemon.batch.status import Tally
 from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.journal import Message, of_batch, tell
-from inbox_daemon.layout import Spool, Work
+from inbox_daemon.layout import Spool, Work, batch_name
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.settings import Settings
 from inbox_daemon.spool import outbox
@@ -71,7 +71,12 @@ class Batches:
         return (life, life.running) if life and life.running else None
 
     def named(self, name: str) -> Life | None:
-        return next((life for life in self._lives.values() if life.name == name), None)
+        """Return the batch of this name, or of this id."""
+        return next((life for life in self._lives.values() if name in (life.name, life.work.id)), None)
+
+    def about_to_be(self, name: str) -> bool:
+        """Say whether a batch that has no name yet would have this one."""
+        return any(not life.face.has_name and batch_name(life.face.file) == name for life in self._lives.values())
 
     def begin(self, held: Held) -> None:
         """Take a batch that has been claimed or adopted; from here on it has a number."""

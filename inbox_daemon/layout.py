@@ -1,6 +1,6 @@
 """Every file and folder name of the spool, and nothing else: no I/O, no decisions about batches.
 
-SPOOL/inbox/                 users drop NAME.jsonl[.gz|.zst], NAME.cancel, .pause, .resume, .priority
+SPOOL/inbox/                 users drop NAME.jsonl[.gz|.zst], NAME.cancel, .pause, .resume, .priority, or ID.cancel …
 SPOOL/outbox/NAME/           users read
 SPOOL/work/ID/               one claimed batch; its flock is the lease
 SPOOL/work/gone-ID/          a finished one on its way out
@@ -152,6 +152,16 @@ class Work:
         return self.dir / "priority"
 
     @property
+    def expected(self) -> Path:
+        """An empty file for each control file that goes with the claimed file and may lie in the inbox still."""
+        return self.dir / "expected"
+
+    @property
+    def beside(self) -> Path:
+        """The control files that came with the claimed file, by their own names, until they are obeyed."""
+        return self.dir / "beside"
+
+    @property
     def again(self) -> Path:
         """The sidecar by which its sender wants it to be run, though the same was sent before."""
         return self.dir / f"sidecar{AGAIN}"
@@ -266,14 +276,6 @@ def control_of(filename: str) -> tuple[str, str] | None:
         if filename.endswith(suffix) and len(filename) > len(suffix):
             return batch_name(filename.removesuffix(suffix)), suffix[1:]
     return None
-
-
-def control_files(name: str, source: str) -> list[tuple[str, str]]:
-    """Return (file, verb) of the control files by which users may mean this batch, made of a file called `source`."""
-    stem = source.removesuffix(suffix_of(source))
-    names = dict.fromkeys((name, stem, unicodedata.normalize("NFD", name)))  # the last as it comes from a Mac
-    files = [f"{n}{s}{verb}" for n in names for s in ("", *SUFFIXES) for verb in CONTROLS]
-    return [(file, control[1]) for file in files if (control := control_of(file)) and control[0] == name]
 
 
 def batch_name(filename: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 from crashing import workers
 from hypothesis import HealthCheck, settings
 from mounts import Mounts
+from passes import Passes
 from running import ROOT, Daemon
 
 # A busy machine makes no example wrong.
@@ -33,6 +34,14 @@ def start_daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     yield start
     for daemon in started:
         daemon.kill()
+
+
+@pytest.fixture
+def passes(tmp_path: Path) -> Iterator[Passes]:
+    """A daemon in this process."""
+    driven = Passes(tmp_path / "spool")
+    yield driven
+    driven.daemon._shut_down()
 
 
 @pytest.fixture(scope="module")

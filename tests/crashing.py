@@ -26,7 +26,7 @@ import inbox_daemon.cli.run  # noqa: F401  a child that is struck imports nothin
 from inbox_daemon import batches, cli, daemon
 from inbox_daemon.batch import face, running, twins
 from inbox_daemon.ended import clearing, leaving
-from inbox_daemon.inbox import taking
+from inbox_daemon.inbox import obeying, taking
 from inbox_daemon.spool import daemons, history, ingest, remains
 
 SYNCS = frozenset({"fsync", "fdatasync"})
@@ -183,7 +183,7 @@ def _live(
         batches._SUSPEND = taking._ADOPT_EVERY = _AGAIN_AFTER
         # Nothing by the clock, so that two runs are alike: a pass takes as long as there is work, views follow changes.
         daemon._SLICE = taking._SLICE = face._STATUS_EVERY = daemons._SAY_EVERY = ingest._TURN = math.inf
-        twins._SLICE = running._CLOSE_SLICE = leaving._SLICE = clearing._SLICE = math.inf
+        obeying._SLICE = twins._SLICE = running._CLOSE_SLICE = leaving._SLICE = clearing._SLICE = math.inf
         clearing._FIRST_SCAN = clearing._SURE_AFTER = remains._EMPTY_FOR = 0
         history._SAVE_AFTER = 0.0
         if sabotage:

@@ -7,8 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from aftermath import Scene, copy, scene
+from aftermath import Scene, come_after, copy, scene
 from crashing import Strike, run
+from running import batch_of
 
 
 def dropped(start: Path) -> Scene:
@@ -75,6 +76,21 @@ def half_done(start: Path, verb: str, status: str) -> Scene:
     [work] = (start / "spool" / "work").iterdir()
     (work / "pause").touch()
     (start / "spool" / "inbox" / f"b.{verb}").touch()
+    return made
+
+
+def name_in_use(start: Path, ended: bool, *names: str) -> Scene:
+    """Leave the batch done, or half done, and drop a second file of its name and control files, one after the other."""
+    made = scene(start)
+    inbox = start / "spool" / "inbox"
+    ran = run(start / "spool", made.settings, None if ended else Strike(second_part(made), half=True))
+    assert ran.killed is not ended
+    last: Path | None = None
+    for name in names:
+        (inbox / name).write_bytes(batch_of(3, "second") if name == made.dropped else b"7")
+        if last:
+            come_after(last, inbox / name)
+        last = inbox / name
     return made
 
 

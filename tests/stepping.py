@@ -30,7 +30,7 @@ from inbox_daemon.config import EngineSettings
 from inbox_daemon.engine import Place
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import EngineDied, InboxDaemonError
-from inbox_daemon.inbox import taking
+from inbox_daemon.inbox import obeying, taking
 from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.records import Outcome, Request
 
@@ -125,12 +125,12 @@ class _Child:
             os.dup2(output, 2)
             sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
             signal.alarm(120)
-            waits = ((batches, "_SUSPEND"), (taking, "_ADOPT_EVERY"), (needs, "_LOOK_EVERY"), (taking, "_PATIENCE"))
+            waits = ((batches, "_SUSPEND"), (taking, "_ADOPT_EVERY"), (needs, "_LOOK_EVERY"), (obeying, "_PATIENCE"))
             for module, name in waits:
                 assert hasattr(module, name), name
                 setattr(module, name, 0.0)
             # What a pass does is not a matter of time.
-            daemon._SLICE = taking._SLICE = twins._SLICE = running._CLOSE_SLICE = math.inf
+            daemon._SLICE = taking._SLICE = obeying._SLICE = twins._SLICE = running._CLOSE_SLICE = math.inf
             self._wire = Tripwire(self._spool, self._trace, None, lambda number: None, durable=False)
             events = os.open(self._events, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             self._wire.arm()

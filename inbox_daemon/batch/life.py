@@ -26,7 +26,7 @@ from inbox_daemon.records import BatchStatus
 from inbox_daemon.request.reading import rules_of
 from inbox_daemon.settings import Settings
 from inbox_daemon.slices import busily
-from inbox_daemon.spool import control, files, ingest, resent
+from inbox_daemon.spool import control, files, ingest, meant, resent
 from inbox_daemon.spool.claim import Held
 from inbox_daemon.spool.publish import decide, discard, is_decided, is_published, merge, publish
 from inbox_daemon.spool.source import BLOCK
@@ -105,7 +105,7 @@ class Life:
         named = self.work.name.exists()  # so it is known to be no copy
         asked = None if named or self._settings.now.inbox.run_resends else resent.first(self._spool, self.work)
         if asked and (first := (yield from busily(asked))):
-            resent.count(self._spool, first)
+            resent.count(self._spool, self.work, first)
             self.face.say_sent_again(first["name"])
         else:
             yield from self._run_whole()
@@ -127,13 +127,13 @@ class Life:
 
     def _enter(self) -> Iterator[bool]:
         face, state = self.face, self.state
-        if said := face.history.first("rejected"):
-            raise Rejected(said["code"], said["reason"])
         if self.work.accepted.exists():
             self._resumed = True
             state.accepted = ingest.load(self.work)
         face.folder()
         self.read_control()
+        if said := face.history.first("rejected"):
+            raise Rejected(said["code"], said["reason"])
         self._obey_what_waits()
         if state.accepted is None:
             face.log.info("%s: claimed", self.name, extra=tell(Message.BATCH_CLAIMED))
@@ -239,12 +239,12 @@ class Life:
             self.queue.held |= self.state.held
 
     def _obey_what_waits(self) -> None:
-        """Carry out what came before the batch had its name: none of it runs first.
+        """Carry out what came with its file and before it had its name: none of it runs first.
 
         Asks the disk, not the last scan: after a crash there is none yet.
         """
-        for path, verb in control.waiting_for(self._spool, self.name, self.face.file):
-            control.obey(path, self.name, verb, self)
+        for path, verb in meant.to_obey(self._spool, self.work, self.name, self.face.file):
+            control.obey(path, verb, self)
 
     def control(self, verb: str) -> None:
         """Take note that a control file has been carried out."""

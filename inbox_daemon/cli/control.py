@@ -1,4 +1,7 @@
-"""`inbox-daemon cancel | pause | resume | priority NAME`: drops a control file and waits for it."""
+"""`inbox-daemon cancel | pause | resume | priority NAME`: drops a control file and waits for it.
+
+A batch in work is named by its id, so that no file of its name that waits, or comes this moment, can be meant.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +32,19 @@ def go(given: argparse.Namespace) -> int:
     spool = Spool(Path(settings(given).spool))
     name = batch_name(given.name)
     told = published.status(spool, name)
-    if told is None and not published.is_to_come(spool, name):
-        show.say(f"inbox-daemon: no batch called {name} in {spool.root}", show.errors)
-        return NOT_FOUND
-    if told is not None and BatchStatus(told["status"]).final:
+    lives = told is not None and not BatchStatus(told["status"]).final
+    if not lives and not published.is_to_come(spool, name):
+        if told is None:
+            show.say(f"inbox-daemon: no batch called {name} in {spool.root}", show.errors)
+            return NOT_FOUND
         show.say(f"inbox-daemon: {name} has ended already: {told['status']}", show.errors)
         return 1
     with published.permitted(spool.inbox, "write to"):
-        dropped = drop.drop_control(spool, name, given.verb, str(getattr(given, "number", "")))
+        means = told["id"] if told and lives else name
+        dropped = drop.drop_control(spool, means, given.verb, str(getattr(given, "number", "")))
     began = time.monotonic()
     while dropped.exists():
-        if _waits_on(spool, name, time.monotonic() - began):
+        if not lives and _waits_on(spool, name, time.monotonic() - began):
             if given.verb != "cancel":
                 show.say(f"{_in_the_inbox(spool, name)}; {given.verb} will be taken with it")
                 return 0
@@ -58,7 +63,7 @@ def go(given: argparse.Namespace) -> int:
 
 def _waits_on(spool: Spool, name: str, waited: float) -> bool:
     """Say whether the batch's own file lies in the inbox, and will not be taken at once."""
-    if published.status(spool, name) is not None or not published.in_inbox(spool, name):
+    if not published.in_inbox(spool, name):
         return False
     why = views.waits_for(spool, name) or views.no_daemon(spool)
     return waited > _SOON or bool(why and not why.startswith(_PASSES))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from inbox_daemon.errors import Rejected
+from inbox_daemon.inbox.came import Order
 from inbox_daemon.inbox.complaints import Complaints
 from inbox_daemon.inbox.leftovers import WHY, Leftover, judge
 from inbox_daemon.inbox.seats import Candidate, in_order
@@ -85,6 +86,7 @@ class Arriving:
         self._seen: dict[str, _Seen] = {}
         self._being_read = 0
         self.complaints = Complaints()
+        self.order = Order()
         self._watch = Watch(inbox, settings.now.inbox.watch == "poll", self._hint)
 
     def _hint(self) -> None:
@@ -149,10 +151,13 @@ class Arriving:
         with os.scandir(self._inbox) as found:
             entries = list(found)
         names = {entry.name for entry in entries}
+        self.order.scan(names)
         busy = False
         for entry in entries:
             path = Path(entry.path)
             control = control_of(entry.name)
+            if control or is_batch_file(entry.name):
+                self.order.of(path)
             if (control or is_batch_file(entry.name)) and not entry.is_file(follow_symlinks=False):
                 self._waits(path, "not taken: not a regular file", arrivals)
             elif control:
@@ -176,9 +181,9 @@ class Arriving:
             yield
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
         self.complaints.scanned(names)
-        arrivals.settled[:] = in_order(self._as_users_say(arrivals))
+        arrivals.controls.sort(key=lambda control: self.order.of(control[0]))
+        arrivals.settled[:] = in_order(self.order.as_users_say(arrivals.settled, arrivals.controls))
         self._settling = busy or any(why.startswith("still") for why in arrivals.waiting.values())
-        arrivals.controls.sort(key=lambda control: complete.arrived_at(control[0]))
         self._controls = bool(arrivals.controls)
         rescan = self._settings.now.inbox.rescan
         regular = min(POLL, rescan) if self._watch.polling or self._controls else rescan
@@ -241,14 +246,6 @@ class Arriving:
         name = batch_name(path.name)
         priority = control.priority_by_name(self._settings.now.inbox.priorities, name)
         return Candidate(path, name, priority, seen.identity[1], now - seen.since)
-
-    @staticmethod
-    def _as_users_say(arrivals: Arrivals) -> Iterator[Candidate]:
-        """Yield what has settled with the priorities that control files beside it give."""
-        said = {name: control.number_in(path) for path, name, verb in arrivals.controls if verb == "priority"}
-        for one in arrivals.settled:
-            number = said.get(one.name) if said else None
-            yield one if number is None else replace(one, priority=number)
 
     def _read_on(self, path: Path, seen: _Seen, arrivals: Arrivals, now: float) -> bool:
         assert seen.reading is not None

@@ -1,4 +1,4 @@
-"""What comes in: batches that nobody holds any more, files that have settled, control files.
+"""What comes in: batches that nobody holds any more, files that have settled; control files by way of `obeying`.
 
 Claims, and hands on what it holds. Never decides whether a file has settled (`arrivals`), and runs nothing.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,22 +18,22 @@ from inbox_daemon.batches import Batches
 from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.inbox.arrivals import Arriving
 from inbox_daemon.inbox.elsewhere import Elsewhere
+from inbox_daemon.inbox.obeying import Obeying
 from inbox_daemon.inbox.seats import Candidate, is_free
 from inbox_daemon.inbox.standing import Standing, stands
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.settings import Settings
-from inbox_daemon.spool import claim, control, files, notices, published
+from inbox_daemon.spool import claim, control, files, meant, notices
 from inbox_daemon.text import shown, span
 
 log = logging.getLogger(__name__)
 
 _FOR_A_SEAT = "waiting for a batch to end (inbox.max_claimed)"
 _NAMED = 500  # of the files that wait for a seat, and of all others; the views are written once a second
-_PATIENCE = 5.0  # seconds that a control file for no batch is kept: somebody may have claimed it, and not named it yet
 _ADOPT_EVERY = 5.0  # seconds
-_SLICE = 0.05  # seconds of obeying and claiming in one pass of the loop; each syncs
+_SLICE = 0.05  # seconds of claiming in one pass of the loop; each syncs
 
 
 class Taking:
@@ -57,8 +57,7 @@ class Taking:
         self.waiting: dict[str, str] = {}
         self.needed = 0
         self._orphans: dict[str, str] = {}  # sidecars without a file: seen, and nothing that waits for us
-        self._controls: deque[tuple[Path, str, str]] = deque()
-        self._strays: dict[str, float] = {}  # control files for no batch, and when they were seen first
+        self._obeying = Obeying(spool, arriving, batches, self._waits)
         self._arrived: deque[Candidate] = deque()  # settled, and not claimed for want of a seat
         self._refused = False  # the disk refused one of these; the next scan tries again
         self._unserved = False  # some of those that wait ask for a model that no daemon here has yet
@@ -81,12 +80,12 @@ class Taking:
     @property
     def has_more_to_do(self) -> bool:
         """Whether there is something that it can take at once."""
-        return bool(self._controls) or self._may_take
+        return self._obeying.has_more_to_do or self._may_take
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is on its way in, or waits for what may change by itself."""
-        coming = self._arriving.arriving or self._arrived or self._controls
+        coming = self._arriving.arriving or self._arrived or self._obeying.has_more_to_do
         return not (coming or self._left_behind or self._batches.suspended or self._refused or self._unserved)
 
     def look(self, now: float) -> None:
@@ -105,11 +104,9 @@ class Taking:
             self._refused = self._unserved = False
             self._standing.scanned(arrivals.stuck)
             self._orphans, self.needed = arrivals.orphans, 0
-            self._controls = deque(arrivals.controls)
+            self._obeying.scanned(arrivals.controls)
             self._clear(arrivals.leftovers)
-            there = {path.name for path, _, _ in arrivals.controls}
-            self._strays = {file: since for file, since in self._strays.items() if file in there}
-        self._obey(now)
+        self._obeying.obey(now)
         deadline = time.monotonic() + _SLICE
         while self._may_take:
             self._take(self._arrived.popleft())
@@ -174,35 +171,6 @@ class Taking:
                 self._batches.safely(life, partial(life.rest, time.monotonic()))
                 self._batches.let_go(life)
 
-    # -- control files
-
-    def _obey(self, now: float) -> None:
-        """Carry out control files for a slice of time, one at least."""
-        to_come = published.to_come(self._spool) if self._controls else set()  # by now
-        deadline = time.monotonic() + _SLICE
-        while self._controls:
-            self._control(*self._controls.popleft(), to_come, now)
-            if time.monotonic() >= deadline:
-                break
-
-    def _control(self, path: Path, name: str, verb: str, to_come: Set[str], now: float) -> None:
-        named = self._batches.named(name)
-        if named or name in to_come or control.lives(self._spool, name):
-            self._strays.pop(path.name, None)
-            if named:  # half of it may fail: the batch is let go, and reads from files what it is
-                self._batches.safely(named, partial(control.obey, path, name, verb, named))
-            return  # else its file is here, or another daemon has it
-        since = self._strays.setdefault(path.name, now)
-        if not all(life.face.has_name for life in self._batches):
-            self._arriving.claimed()  # it may be for one of these: look again soon
-            return
-        if self._batches.suspended or now - since < _PATIENCE:
-            return
-        try:
-            control.obey(path, name, verb, None)
-        except (OSError, SpoolError) as error:
-            self._waits(path, f"cannot be carried out: {told(error)}")
-
     # -- files
 
     def _take(self, one: Candidate) -> None:
@@ -211,8 +179,10 @@ class Taking:
             if not self._arriving.unchanged(path) or not self._is_for_us(one) or not self._has_room_for(one):
                 return
             notices.take_back(self._spool, path.name)  # or its batch would get the next free name
-            if held := claim.claim(self._spool, path):
+            controls = meant.to_take_along(self._spool, path, self._obeying.lives, self._arriving.order.of)
+            if held := claim.claim(self._spool, path, controls):
                 self._batches.begin(held)
+                self._arriving.order.taken(path)
                 self._arriving.claimed()
         except (OSError, SpoolError) as error:
             why = f"cannot be claimed: {told(error)}"

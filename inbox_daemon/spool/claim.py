@@ -10,13 +10,13 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.layout import Spool, Work
-from inbox_daemon.spool import complete, files
+from inbox_daemon.spool import complete, files, meant
 
 
 def prepare(spool: Spool) -> None:
@@ -90,8 +90,8 @@ class Held:
             self.release()
 
 
-def claim(spool: Spool, dropped: Path) -> Held | None:
-    """Take a file out of the inbox; None when somebody else took it first."""
+def claim(spool: Spool, dropped: Path, controls: Sequence[Path] = ()) -> Held | None:
+    """Take a file out of the inbox, and the control files that go with it; None when somebody else took it first."""
     work = Work(spool.work / f"batch_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(5)}")
     work.dir.mkdir(0o700)
     held = _lock(work)
@@ -99,6 +99,7 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
         return None
     try:
         work.dropped.mkdir(0o700)
+        meant.note(work, controls)
         try:
             files.move(dropped, work.dropped / dropped.name)
         except FileNotFoundError:
@@ -107,6 +108,7 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
         for sidecar in complete.sidecars_of(dropped):
             with suppress(FileNotFoundError):
                 files.move(sidecar, work.dir / f"sidecar{sidecar.suffix}")
+        meant.fetch(spool, work)
     except BaseException:
         held.release()  # whatever it holds by now, the next `adopt` finds
         raise
@@ -115,10 +117,14 @@ def claim(spool: Spool, dropped: Path) -> Held | None:
 
 def adopt(spool: Spool, ours: Collection[str]) -> Iterator[Held]:
     """Yield every batch that nobody holds: after a restart, and after the death of a daemon beside this one."""
-    for entry in sorted(os.scandir(spool.work), key=lambda e: e.name):
-        if entry.name in ours or entry.name.startswith((".", "gone-")):
-            continue
-        work = Work(Path(entry.path))
+    found = sorted(entry.name for entry in os.scandir(spool.work) if not entry.name.startswith((".", "gone-")))
+    nobodys = [Work(spool.work / name) for name in found if name not in ours]
+    for work in nobodys:  # before the inbox is looked at, which would take for another's what is this one's
+        if work.expected.is_dir() and (held := _lock(work)):
+            with suppress(OSError, SpoolError):  # its batch will say why
+                meant.fetch(spool, work) if _holds_anything(work) else held.remove()
+            held.release()
+    for work in nobodys:
         held = _lock(work)
         if held is None:
             continue

@@ -1,4 +1,5 @@
-"""Control files: NAME.cancel, NAME.pause, NAME.resume, NAME.priority, dropped into the inbox like work.
+"""Control files: NAME.cancel, NAME.pause, NAME.resume, NAME.priority, dropped into the inbox like work. Whom one means
+where several have the name: `meant`.
 
 Cancel, pause and priority move into the batch's folder, where they are the state; resume only takes away. A file for a
 batch that another daemon holds is left for that one.
@@ -13,17 +14,18 @@ import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
 from inbox_daemon.errors import Rejected, SpoolError
-from inbox_daemon.layout import Spool, Work, control_files
+from inbox_daemon.layout import Spool, Work
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, published, source
 from inbox_daemon.text import dumps, shown
 
 log = logging.getLogger(__name__)
+
+_ID = re.compile(r"batch_[0-9a-f]{22}")
 
 
 class Controlled(Protocol):
@@ -34,47 +36,25 @@ class Controlled(Protocol):
     def control(self, verb: str) -> None: ...
 
 
-def obey(path: Path, name: str, verb: str, batch: Controlled | None) -> None:
-    """Carry out one control file, or throw it away and say why.
-
-    Args:
-        batch: the batch called `name` that this daemon holds; None where nobody has one, nor a file for it.
-    """
-    if refusal := _obeyed(path, name, verb, batch):
-        log.warning("%s thrown away: %s", shown(path.name), refusal)
-
-
-def _obeyed(path: Path, name: str, verb: str, batch: Controlled | None) -> str | None:
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            return None
-    except FileNotFoundError:  # carried out already, when its batch got its name, or by another daemon
-        return None
-    if batch is not None:
-        with suppress(FileNotFoundError):
-            if verb == "priority" and not path.stat().st_size:
-                return None  # it is being written
-            if verb == "priority" and number_in(path) is None:
-                files.remove(path)
-                return "a whole number is what it must hold, such as 10"
+def obey(path: Path, verb: str, batch: Controlled) -> None:
+    """Carry out one control file that means a batch which this daemon holds, or throw it away and say why."""
+    with suppress(FileNotFoundError):  # carried out already, when its batch got its name, or by another daemon
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or (verb == "priority" and not found.st_size):  # which is being written
+            return
+        if verb == "priority" and number_in(path) is None:
+            throw_away(path, "a whole number is what it must hold, such as 10")
+        else:
             _carry_out(batch, path, verb)
             batch.control(verb)
-        return None
-    files.remove(path)
-    return f"no batch called {name} is waiting or running"
 
 
-def waiting_for(spool: Spool, name: str, source: str) -> list[tuple[Path, str]]:
-    """Return (path, verb) of the control files for this batch, in the order in which they came.
-
-    Looks for them by name and reads no folder: the inbox may hold files by the ten thousand.
-    """
-    found: list[tuple[int, Path, str]] = []
-    for file, verb in control_files(name, source):
-        path = spool.inbox / file
-        with suppress(OSError):  # not there, or a name that would be too long to be there
-            found.append((path.lstat().st_ctime_ns, path, verb))
-    return [(path, verb) for _, path, verb in sorted(found, key=itemgetter(0))]
+def throw_away(path: Path, why: str) -> None:
+    """Remove a control file that means no batch, and say why; nothing where it is gone."""
+    with suppress(FileNotFoundError):
+        path.lstat()
+        files.remove(path)
+        log.warning("%s thrown away: %s", shown(path.name), why)
 
 
 def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
@@ -105,9 +85,16 @@ def is_held(work: Work) -> bool:
 
 
 def lives(spool: Spool, name: str) -> bool:
-    """Say whether there is a batch of this name that has not ended, whosever."""
+    """Say whether there is a batch of this name, or this id, that has not ended, whosever.
+
+    Raises:
+        SpoolError: no batch can be called so.
+    """
+    folder = spool.batch(name).dir
+    if _ID.fullmatch(name) and (spool.work / name).is_dir():
+        return True
     try:
-        said = published.status(spool, name)
+        said = published.status(spool, folder.name)
         return said is not None and not BatchStatus(said["status"]).final
     except (OSError, SpoolError, ValueError, KeyError):
         return False

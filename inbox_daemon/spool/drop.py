@@ -112,7 +112,9 @@ def _say_complete(dropped: Path) -> None:
 
 
 def drop_control(spool: Spool, name: str, verb: str, content: str = "") -> Path:
-    """Drop NAME.cancel, .pause, .resume or .priority; return its path, which is gone once the daemon has taken it."""
+    """Drop NAME.cancel, .pause, .resume or .priority, or ID.cancel and so on; return its path, which is gone once the
+    daemon has taken it.
+    """
     path = spool.inbox / f"{spool.batch(name).dir.name}.{verb}"
     hidden = spool.inbox / f".{path.name}.{time.time_ns()}"
     with _made(hidden) as file:

@@ -65,6 +65,10 @@ def write_whole(path: Path, data: bytes) -> None:
     temporary.rename(path)
 
 
+def make_empty(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
+
+
 def unfinished(path: Path) -> Path:
     """Return where `write_whole` writes: what a crash has left there is of no use."""
     return path.with_name(f".{path.name}.new")

@@ -193,11 +193,11 @@ def files_to_come(spool: Spool, name: str) -> list[Path]:
     return [spool.inbox / file for file in files if file in ours or (is_sidecar(file) and Path(file).stem in ours)]
 
 
-def to_come(spool: Spool) -> set[str]:
-    """Return the names of the batches whose files lie in the inbox; none where it cannot be read."""
+def to_come(spool: Spool) -> dict[str, list[str]]:
+    """Return the batches whose files lie in the inbox, by name, and the files; none where it cannot be read."""
     with suppress(OSError):
         return _to_come(spool)
-    return set()
+    return {}
 
 
 def is_to_come(spool: Spool, name: str) -> bool:
@@ -213,8 +213,12 @@ def is_to_come(spool: Spool, name: str) -> bool:
         return False
 
 
-def _to_come(spool: Spool) -> set[str]:
-    return {batch_name(file) for file in os.listdir(spool.inbox) if is_batch_file(file)}  # noqa: PTH208
+def _to_come(spool: Spool) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for file in os.listdir(spool.inbox):  # noqa: PTH208
+        if is_batch_file(file):
+            found.setdefault(batch_name(file), []).append(file)
+    return found
 
 
 def waiting(spool: Spool) -> dict[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Spool, Work, batch_name, suffix_of
 from inbox_daemon.records import BatchStatus
-from inbox_daemon.spool import files, ingest, outbox, published, source
+from inbox_daemon.spool import files, ingest, meant, outbox, published, source
 from inbox_daemon.spool.shapes import BatchObject
 
 _NONE = (BatchStatus.FAILED, BatchStatus.CANCELLING, BatchStatus.CANCELLED)
@@ -52,8 +52,11 @@ def first(spool: Spool, work: Work) -> Generator[None, None, BatchObject | None]
         hashes[unread] = yield from _hash_of(Work(spool.work / unread))
 
 
-def count(spool: Spool, first: BatchObject) -> None:
-    """Count one more copy in its status. One that is killed here counts it twice."""
+def count(spool: Spool, copy: Work, first: BatchObject) -> None:
+    """Count one more copy in its status, and have it obey what came with the copy. One that is killed here counts it
+    twice.
+    """
+    meant.hand_on(spool, copy, first["id"])
     work = Work(spool.work / first["id"])
     try:
         with files.Writer(work.resent, fresh=False) as writer:

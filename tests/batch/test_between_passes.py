@@ -6,13 +6,13 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from passes import Passes, made
 from running import batch_of, custom_ids, error_of, jsonl, lines, request
 
 from inbox_daemon import batches, config, daemon
@@ -20,9 +20,8 @@ from inbox_daemon.batch import face, needs
 from inbox_daemon.batch.life import Life
 from inbox_daemon.cli import show
 from inbox_daemon.config import ResultSettings
-from inbox_daemon.engine.fleet import Make
 from inbox_daemon.engine.null import NullEngine
-from inbox_daemon.inbox import arrivals, taking
+from inbox_daemon.inbox import arrivals, obeying, taking
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.machine.notify import Notifier
@@ -31,61 +30,6 @@ from inbox_daemon.spool.history import History
 from inbox_daemon.watch import conditions
 
 REMOVE = claim.Held.remove
-
-
-def made(read: config.Config) -> Make:
-    return lambda model, start, place: NullEngine(model.engine, place)
-
-
-class Passes:
-    """A daemon in this process whose passes are driven one by one."""
-
-    def __init__(self, spool: Path) -> None:
-        inbox = {"settle": 0.0, "settle_unproven": 0.0, "watch": "poll"}
-        read = config.build({"spool": str(spool), "engine": {"kind": "null"}, "inbox": inbox}, "test")
-        self.inbox, self._outbox = spool / "inbox", spool / "outbox"
-        self.daemon = daemon.Daemon(read, made(read), Notifier({}), drain=False)
-
-    def until(self, holds: Callable[[], object], within: float = 30.0) -> None:
-        deadline = time.monotonic() + within
-        while not holds():
-            assert time.monotonic() < deadline, "it does not come to that"
-            self.daemon.step(time.monotonic())
-
-    def drop(self, name: str, content: bytes) -> None:
-        (self.inbox / ".arriving").write_bytes(content)
-        (self.inbox / ".arriving").rename(self.inbox / name)
-        self.daemon._arriving._hint()  # as the watch does
-
-    def look(self) -> None:
-        """One pass in which the inbox is looked at."""
-        self.daemon._arriving._hint()
-        self.daemon.step(time.monotonic())
-
-    def let_go(self) -> Life:
-        """Have the only batch lie there as a killed daemon leaves it; it is adopted again."""
-        [life] = self.daemon._batches
-        self.daemon._batches.let_go(life)
-        return life
-
-    def let_the_clock_tick(self, last: Path) -> None:
-        """Make whatever comes now younger than this file: files' stamps tick every 4 ms."""
-        clock = self.inbox / ".clock"
-        clock.touch()
-        while clock.lstat().st_ctime_ns == last.lstat().st_ctime_ns:
-            clock.touch()
-
-    def folder(self, name: str) -> Path:
-        return self._outbox / name
-
-    def status(self, name: str) -> dict[str, Any]:
-        try:
-            return dict(orjson.loads((self.folder(name) / "status.json").read_bytes()))
-        except FileNotFoundError:
-            return {}
-
-    def is_now(self, name: str, status: str) -> Callable[[], bool]:
-        return lambda: self.status(name).get("status") == status
 
 
 def counted(life: Life) -> int:
@@ -99,13 +43,6 @@ def may_be_full(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     monkeypatch.setattr(disk, "lacking", lambda folder, needed: 10**9 if full[0] and folder.name != "work" else 0)
     monkeypatch.setattr(needs, "_LOOK_EVERY", 0.0)
     return full
-
-
-@pytest.fixture
-def passes(tmp_path: Path) -> Iterator[Passes]:
-    driven = Passes(tmp_path / "spool")
-    yield driven
-    driven.daemon._shut_down()
 
 
 def test_a_batch_whose_name_is_taken_while_it_is_merged_gets_another_and_overwrites_nothing(
@@ -228,7 +165,7 @@ def test_control_files_wait_for_batches_that_are_claimed_and_have_no_name_yet(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However old they are: their files may have waited in the inbox for hours."""
-    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
+    monkeypatch.setattr(obeying, "_PATIENCE", 0.0)
     monkeypatch.setattr(daemon, "_SLICE", 0.0)  # no batch gets as far as a name
     for number in range(5):
         (passes.inbox / f"b{number}.pause").touch()
@@ -248,7 +185,7 @@ def test_a_control_file_for_a_batch_that_another_daemon_has_just_claimed_waits_f
     for _ in range(3):
         passes.look()
     assert cancel.exists()
-    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
+    monkeypatch.setattr(obeying, "_PATIENCE", 0.0)
     passes.daemon._arriving._hint()
     passes.until(lambda: not cancel.exists())
 
@@ -256,7 +193,7 @@ def test_a_control_file_for_a_batch_that_another_daemon_has_just_claimed_waits_f
 def test_a_control_file_for_no_batch_is_thrown_away(
     passes: Passes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
+    monkeypatch.setattr(obeying, "_PATIENCE", 0.0)
     passes.drop("nobody.cancel", b"")
     passes.until(lambda: not list(passes.inbox.iterdir()))
     assert "nobody.cancel thrown away: no batch called nobody is waiting or running" in caplog.text
@@ -361,7 +298,7 @@ def test_files_that_fail_again_and_again_are_an_alert_until_they_do_not(
 def test_control_files_for_nobody_are_looked_up_once_a_pass_however_many_there_are(
     passes: Passes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
+    monkeypatch.setattr(obeying, "_PATIENCE", 0.0)
     looks, count, listed = 0, 0, published.to_come
 
     def to_come(spool: Any) -> set[str]:
@@ -379,8 +316,8 @@ def test_control_files_for_nobody_are_looked_up_once_a_pass_however_many_there_a
 
 
 def test_of_many_control_files_some_are_obeyed_in_each_pass(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(taking, "_PATIENCE", 0.0)
-    monkeypatch.setattr(taking, "_SLICE", 1e-9)
+    monkeypatch.setattr(obeying, "_PATIENCE", 0.0)
+    monkeypatch.setattr(obeying, "_SLICE", 1e-9)
     for number in range(20):
         (passes.inbox / f"nobody-{number}.cancel").touch()
     left = [20]

@@ -234,7 +234,9 @@ def test_who_cancels_a_file_that_no_daemon_takes_is_told_so_and_its_sidecar_name
     assert said.endswith(f": rm {spool.inbox}/t.jsonl {spool.inbox}/t.jsonl.done")
 
 
-def test_a_pause_of_a_file_that_is_not_taken_stays_until_it_is(start_daemon: Start) -> None:
+def test_a_pause_of_a_file_that_is_not_taken_stays_until_it_is_and_a_verb_means_the_batch_in_work_before_it(
+    start_daemon: Start,
+) -> None:
     daemon = start_daemon()
     daemon.drop("t.jsonl", (whole_file := batch_of(300)) + b'{"custom_id":')
     eventually(lambda: published.waiting(Spool(daemon.spool)).get("t.jsonl", "").count("middle of a line"))
@@ -243,6 +245,13 @@ def test_a_pause_of_a_file_that_is_not_taken_stays_until_it_is(start_daemon: Sta
     daemon.drop("t.jsonl", whole_file)
     eventually(lambda: daemon.status("t").get("paused"))
     assert not list(daemon.inbox.iterdir())
+    daemon.drop("t.jsonl", batch_of(3) + b'{"custom_id":')
+    eventually(lambda: published.waiting(Spool(daemon.spool)).get("t.jsonl", "").count("middle of a line"))
+    assert run(daemon.spool, "cancel", "t") == (0, "t: cancel taken\n")
+    assert daemon.finished("t")["status"] == "cancelled"
+    status, said = run(daemon.spool, "pause", "t")  # the batch has ended
+    assert (status, "pause will be taken with it" in " ".join(said.split())) == (0, True)
+    assert sorted(path.name for path in daemon.inbox.iterdir()) == ["t.jsonl", "t.pause"]
 
 
 def test_a_file_that_waits_for_a_slot_says_so(start_daemon: Start) -> None:

@@ -496,6 +496,6 @@ def test_a_folder_to_verify_that_is_not_there_is_no_batch_that_runs(there: str, 
 def test_who_cancels_a_batch_of_no_daemon_hears_so_at_once_and_the_file_stays(spool: Spool, verb: Verb) -> None:
     publish(spool, said.batch())
     code, text = verb(spool, "cancel", "candidates")
-    left = spool.inbox / "candidates.cancel"
+    left = spool.inbox / f"{said.batch()['id']}.cancel"
     why = "no daemon runs on this spool: systemctl status inbox-daemon"
     assert (code, text, left.exists()) == (1, f"{left} is there, but {why}", True)

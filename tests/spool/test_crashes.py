@@ -7,6 +7,7 @@ there then must hold as it is; a restart must bring the batch to its end; one mo
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from crashing import Strike, run
 from scenes import (
     cancelled,
     dropped,
+    name_in_use,
     recalled,
     refused,
     rejected,
@@ -108,6 +110,34 @@ def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_prom
     assert problems == []
     escaped = sum(not finding.struck.killed for finding in findings)
     assert escaped <= (len(findings) // 10 if start is recalled else 0)  # when a cancel is seen is a matter of time
+
+
+Controlled = tuple[str, bool, int]  # status, paused, priority
+
+
+@pytest.mark.parametrize(
+    ("ended", "names", "of_first", "of_second"),
+    [
+        (True, "b.pause b.jsonl b.cancel", ("completed", False, 0), ("cancelled", True, 0)),
+        (False, "b.jsonl b.pause b.cancel", ("completed", False, 0), ("cancelled", True, 0)),
+        (False, "b.cancel b.jsonl", ("cancelled", False, 0), ("completed", False, 0)),
+        (False, "b.priority b.jsonl b.pause b.jsonl.resume", ("completed", False, 7), ("completed", False, 0)),
+        (False, "b.cancel b.jsonl b.priority", ("cancelled", False, 0), ("completed", False, 7)),
+    ],
+)
+def test_killed_at_any_operation_of_a_claim_a_control_file_means_the_batch_that_it_came_for(
+    pool: ProcessPoolExecutor, tmp_path: Path, ended: bool, names: str, of_first: Controlled, of_second: Controlled
+) -> None:
+    scene = name_in_use(tmp_path / "start", ended, *names.split())
+    operations = unharmed(pool, scene, tmp_path / "unharmed")
+    of_control = re.compile(r"inbox/b\.|/(expected|beside|pause|cancel|priority)\b")
+    last = max(at for at, what in enumerate(operations, 1) if of_control.search(what))
+    struck = list(each_struck(pool, scene.start / "spool", scene.settings, tmp_path, range(1, last + 2)))
+    for at, spool in [*struck[len(struck) // 2 :], (0, tmp_path / "unharmed")]:
+        told = [orjson.loads(Published(spool / "outbox" / name).status.read_bytes()) for name in ("b", "b.2")]
+        became = [(one["status"], one["paused"], one["priority"]) for one in told]
+        assert became == [of_first, of_second], f"killed before {operations[at - 1]}"
+        assert [*(spool / "inbox").iterdir(), *(spool / "work").iterdir()] == []
 
 
 @pytest.mark.parametrize("start", [dropped, refused, rejected, cancelled, recalled])

@@ -9,8 +9,9 @@ import pytest
 from running import ROOT
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Spool, batch_name, control_files, control_of, numbered
+from inbox_daemon.layout import Spool, batch_name, control_of, numbered
 from inbox_daemon.spool import control, drop, published
+from inbox_daemon.spool.meant import control_files
 
 PACKAGE = ROOT / "inbox_daemon"
 
