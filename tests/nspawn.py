@@ -63,6 +63,13 @@ class Machine:
         done = subprocess.run(container, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\nended with {done.returncode}:\n{done.stdout}{done.stderr}"
 
+    def show(self, folder: Path, place: str) -> None:
+        """Have a folder of the host at `place` inside, before `boot`, wherever it lies on the host."""
+        inside = f"{self._base}/root{place}"
+        enter = ["nsenter", "-t", str(self._holder), "-m", "--"]
+        subprocess.run([*enter, "mkdir", "-p", inside], check=True)
+        subprocess.run([*enter, "mount", "--bind", "-o", "ro", str(folder), inside], check=True)
+
     def boot(self, deadline: float = 90) -> None:
         """Start systemd, to basic.target: none of the host's own services come up.
 

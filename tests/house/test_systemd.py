@@ -7,10 +7,13 @@ import os
 import re
 import shlex
 import shutil
+import sys
+import sysconfig
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +32,7 @@ pytestmark = [
 
 CHECKOUT = "/opt/checkout"
 VENV = "/opt/venv"
+BESIDE = "/opt/site-packages"  # of the Python that runs the tests, with vLLM; the venv sees it where a test says so
 INSTALL = f"{CHECKOUT}/tools/install"
 SPOOL = "/var/spool/inbox-daemon"
 CONFIG = "/etc/inbox-daemon/config.toml"
@@ -149,6 +153,7 @@ def host() -> Iterator[Machine]:
     with machine() as container:
         target = container.root / CHECKOUT[1:]
         shutil.copytree(checkout, target, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        container.show(Path(sysconfig.get_path("purelib")), BESIDE)
         container.build(f"/usr/bin/python3 -m venv {VENV} && {VENV}/bin/pip install --quiet '{CHECKOUT}[systemd,man]'")
         container.boot()
         container.run("groupadd --force --system inbox-submit", check=True)
@@ -423,6 +428,29 @@ def test_wrong_settings_fail_once_and_say_where(fresh: Service) -> None:
         checked = fresh.host.run(f"inbox-daemon config check --quick --config {CONFIG}", user="inbox-daemon")
         assert checked.returncode == 78, settings
         assert sentence in checked.stdout + checked.stderr
+
+
+@pytest.fixture
+def with_vllm(fresh: Service) -> Iterator[Service]:
+    """A host whose venv has the vLLM of these tests; the venv is of the host's own Python: a service sees no other."""
+    ours, theirs = f"{sys.version_info.major}.{sys.version_info.minor}", fresh.host.run(f"ls {VENV}/lib").stdout.strip()
+    if theirs != f"python{ours}":
+        pytest.skip(f"vLLM is installed for Python {ours}; /usr/bin/python3 is {theirs}")
+    path = f"{VENV}/lib/{theirs}/site-packages/beside.pth"
+    fresh.host.run(f"echo {BESIDE} >{path}", check=True)
+    yield fresh
+    fresh.host.run(f"rm {path}", check=True)
+
+
+def test_engine_args_that_vllm_does_not_accept_fail_the_start_once_in_vllms_words(with_vllm: Service) -> None:
+    path = with_vllm.host.root / CONFIG[1:]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("[engine]\nmodel = 'org/name'\n[engine.args]\nmax_modle_len = 2048\n")
+    assert with_vllm.host.run(f"{INSTALL} --venv {VENV}").returncode != 0, "it starts what it has installed"
+    said = with_vllm.journal()
+    assert "does not accept [engine.args]: unrecognized arguments: --max-modle-len 2048" in said, said
+    assert with_vllm.show("ActiveState") == "failed"
+    assert (with_vllm.show("ExecMainStatus"), with_vllm.show("NRestarts")) == ("78", "0")
 
 
 def test_a_port_that_somebody_has_for_a_while_keeps_no_service_down(fresh: Service) -> None:
