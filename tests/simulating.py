@@ -883,10 +883,12 @@ class Simulation:
 
 
 def _status(folder: Path) -> dict[str, Any] | None:
+    """What is said of a batch; None where nothing is, or the folder says why a file is not taken."""
     try:
-        return dict(orjson.loads((folder / "status.json").read_bytes()))
+        status = dict(orjson.loads((folder / "status.json").read_bytes()))
     except FileNotFoundError:
         return None
+    return None if "not_taken" in status else status
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

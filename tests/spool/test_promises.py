@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 import orjson
 import pytest
+from aftermath import come_after
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -37,9 +38,11 @@ from stepping import POISON, REFUSED, Stepped
 from inbox_daemon.batch.queue import Lane
 from inbox_daemon.batch.state import State
 from inbox_daemon.dispatch.suspects import Suspects
+from inbox_daemon.inbox import came
 from inbox_daemon.layout import Published
 from inbox_daemon.records import Outcome
-from inbox_daemon.spool import proof
+from inbox_daemon.spool import meant, proof
+from inbox_daemon.spool.meant import Came
 from inbox_daemon.spool.outcomes import Outcomes
 
 SETTINGS = """
@@ -66,11 +69,12 @@ KINDS = ("good", "good", "good", "good", "faulty", "poison")
 
 @dataclass(slots=True)
 class Drop:
-    """What a user has dropped: custom ids by kind, and the bytes."""
+    """What a user has dropped: custom ids by kind, and the bytes; whether a cancel came with it."""
 
     number: int
     kinds: list[str]
     content: bytes = b""
+    cancelled: bool = False
 
     def __post_init__(self) -> None:
         lines = []
@@ -116,6 +120,7 @@ class Promises(RuleBasedStateMachine):
         self.was_low = False
         self.drops: list[Drop] = []
         self.told: dict[str, Told] = {}
+        self.cancels: set[str] = set()  # the names for which a cancel was dropped while no file of the name waited
         self.removed: set[str] = set()  # the inputs of finished batches whose folder the user has removed
         self.sent: Counter[str] = Counter()
         self.died: list[tuple[str, list[str]]] = []
@@ -149,9 +154,13 @@ class Promises(RuleBasedStateMachine):
         name=st.sampled_from(NAMES),
         kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=8),
         more=st.integers(0, 20),
+        verb=st.sampled_from(("", "", "", "cancel", "pause")),
     )
-    def drop_one(self, name: str, kinds: list[str], more: int) -> None:
+    def drop_one(self, name: str, kinds: list[str], more: int, verb: str) -> None:
+        """Perhaps with a control file, right after it."""
         self.drop(name, kinds, more)
+        if verb:
+            self.say(name, verb)
 
     def drop(self, name: str, kinds: list[str], more: int) -> None:
         path = self.spool / "inbox" / f"{name}.jsonl"
@@ -160,7 +169,21 @@ class Promises(RuleBasedStateMachine):
             self.drops.append(made)
             hidden = path.with_name(".uploading")
             hidden.write_bytes(made.content)
+            for before in self.spool.glob(f"inbox/{name}.*"):  # or they would have come together
+                come_after(before, hidden)
             hidden.rename(path)
+
+    def say(self, name: str, verb: str) -> None:
+        """Drop a control file, which goes with the file of that name where one waits."""
+        (self.spool / "inbox" / f"{name}.{verb}").touch()
+        if verb == "cancel":
+            try:
+                content = (self.spool / "inbox" / f"{name}.jsonl").read_bytes()
+            except FileNotFoundError:
+                self.cancels.add(name)
+            else:
+                [waits] = [drop for drop in self.drops if drop.content == content]
+                waits.cancelled = True
 
     @rule(which=st.integers(0, 9), verb=st.sampled_from(VERBS))
     def control(self, which: int, verb: str) -> None:
@@ -168,7 +191,7 @@ class Promises(RuleBasedStateMachine):
         folders = sorted(self.spool.glob("outbox/[!.]*"))
         going_on = [folder.name for folder in folders if not (folder / "receipt.json").exists()]
         name = going_on[which % len(going_on)] if going_on and which < 9 else "a"
-        (self.spool / "inbox" / f"{name}.{verb}").touch()
+        self.say(name, verb)
 
     @precondition(lambda self: self.daemon is not None and len(self.drops) < 5)
     @rule(name=st.sampled_from(NAMES))
@@ -177,7 +200,7 @@ class Promises(RuleBasedStateMachine):
         self.drop(name, ["good"], 60)
         self.order("step", 4)
         for at_work in list(self.at_work()):
-            (self.spool / "inbox" / f"{at_work}.cancel").touch()
+            self.say(at_work, "cancel")
         self.order("step", 2)
 
     def at_work(self) -> Iterator[str]:
@@ -266,10 +289,12 @@ class Promises(RuleBasedStateMachine):
             assert "by a fault of ours" not in said, said
 
     def status_of(self, folder: Path) -> dict[str, Any] | None:
+        """What is said of a batch; None where nothing is, or the folder says why a file is not taken."""
         try:
-            return dict(orjson.loads((folder / "status.json").read_bytes()))
+            status = dict(orjson.loads((folder / "status.json").read_bytes()))
         except FileNotFoundError:
             return None
+        return None if "not_taken" in status else status
 
     def look_at_engines(self) -> None:
         with self.events.open("rb") as file:
@@ -370,6 +395,8 @@ class Promises(RuleBasedStateMachine):
                 ended = {"disk_full": "failed", "batch_cancelled": "cancelled"}
                 assert status["status"] == ended[why] and (self.was_low or why == "batch_cancelled")
                 came_back += [path.read_bytes() for path in folder.glob(f"{folder.name[0]}.jsonl")]
+                if why == "batch_cancelled":
+                    self.was_cancelled_rightly(folder, came_back[-1])
             else:
                 finished[status["input_sha256"]] = (folder, status)
         for drop in self.drops:
@@ -403,9 +430,19 @@ class Promises(RuleBasedStateMachine):
                 assert (code, drop.kinds[number]) == ("invalid_json", "faulty")
             numbers.append(number)
         assert sorted(numbers) == list(range(len(drop.kinds))), f"{folder.name}: lines {sorted(numbers)}"
+        if status["status"] == "cancelled":
+            self.was_cancelled_rightly(folder, drop.content)
+        else:
+            assert not drop.cancelled, f"{folder.name}: a cancel came with its file"
         nothing_ran = set(drop.kinds) == {"faulty"}
         expected = "cancelled" if told.cancelled else "failed" if nothing_ran else "completed"
         assert status["status"] in {expected, "cancelled"}
+
+    def was_cancelled_rightly(self, folder: Path, content: bytes) -> None:
+        """A cancel came with its very file, or for its name when no file of the name waited."""
+        [drop] = [drop for drop in self.drops if drop.content == content]
+        asked = drop.cancelled or self.cancels & {folder.name, folder.name[0]}
+        assert asked, f"{folder.name} is cancelled, and that was meant for another file of the name"
 
     def was_alone(self, id: str) -> None:
         """Whoever is found guilty was in flight at two deaths that a request may have caused, at one of them alone."""
@@ -505,10 +542,24 @@ def blames_at_once() -> None:
     Suspects.death = lambda self, in_flight: next(iter(in_flight), None)  # type: ignore[method-assign]
 
 
+def has_the_batch_in_work_obey_whatever_has_its_name() -> None:
+    def goes_with(control: Came, waiting: Mapping[str, Came], lives: bool) -> Collection[str]:
+        return () if lives else list(waiting)
+
+    meant.goes_with = came.goes_with = goes_with
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "sabotage", [runs_what_is_held, forgets_that_it_is_parked, counts_before_it_writes, blames_at_once]
+    "sabotage",
+    [
+        runs_what_is_held,
+        forgets_that_it_is_parked,
+        counts_before_it_writes,
+        blames_at_once,
+        has_the_batch_in_work_obey_whatever_has_its_name,
+    ],
 )
 def test_a_daemon_that_breaks_a_promise_is_found_out(sabotage: Sabotage) -> None:
     with pytest.raises(AssertionError):
