@@ -102,6 +102,11 @@ class Work:
         return self.dir / "door"
 
     @property
+    def notice(self) -> Path:
+        """A notice of the file (`spool/notices`) that had the name in the outbox."""
+        return self.dir / "notice"
+
+    @property
     def input(self) -> Path:
         return self.dir / "input.jsonl"
 
@@ -231,10 +236,6 @@ _OUR_PART = re.compile(r"part-\d{6,}\.jsonl")
 def is_ours(filename: str) -> bool:
     """Say whether a file in a batch's folder, the receipt apart, is one that only the daemon writes."""
     return bool(_OURS.fullmatch(filename))
-
-
-def is_retry(filename: str) -> bool:
-    return filename.startswith("retry") and is_ours(filename)
 
 
 def is_our_part(filename: str) -> bool:

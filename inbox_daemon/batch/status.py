@@ -13,7 +13,6 @@ from typing import Any
 from inbox_daemon import __version__
 from inbox_daemon.batch.pace import Speed
 from inbox_daemon.batch.state import State
-from inbox_daemon.layout import is_retry
 from inbox_daemon.records import BatchStatus, Outcome
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.publish import Merged
@@ -173,7 +172,7 @@ def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, An
     accepted, history = facts.state.accepted, facts.history
     started = history.stamp("started")
     engines = [e["engine"] for e in history.events if e["event"] == "engine" and e.get("engine")]
-    files = {name: asdict(part) for name, part in merged.items() if part.lines or not is_retry(name)}
+    files = {name: asdict(part) for name, part in merged.items() if part.lines or not name.startswith("retry")}
     return {
         "schema": SCHEMA,
         "id": facts.id,

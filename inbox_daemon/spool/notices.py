@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from inbox_daemon.layout import Spool, batch_name
+from inbox_daemon.layout import Spool
 from inbox_daemon.spool import files, outbox, published, source
 
 _DOOR = ".door"  # among the records: a notice before it has its place in the outbox
@@ -56,7 +56,7 @@ def known(spool: Spool) -> list[Notice]:
 
 
 def put(spool: Spool, file: str, status: Callable[[str], dict[str, object]]) -> bool:
-    """Say something of a file in the inbox, under the name that its batch would get, or say it anew.
+    """Say something of a file in the inbox under the name that its batch would get, instead of what is said of it.
 
     Args:
         status: makes the status of the folder's name.
@@ -72,9 +72,6 @@ def put(spool: Spool, file: str, status: Callable[[str], dict[str, object]]) -> 
         if not alone:
             return False
         mark, noted = source.mark(spool.inbox / file), _read(spool.standing / _key(file))
-        if noted and noted.mark == mark and published.is_notice(spool.batch(noted.name)):
-            outbox.write_status(spool.batch(noted.name), status(noted.name))
-            return True
         if noted:
             _take_back(spool, noted)
 
@@ -84,7 +81,9 @@ def put(spool: Spool, file: str, status: Callable[[str], dict[str, object]]) -> 
             files.write_whole(notice.record(spool), orjson.dumps(said))
             return status(name)
 
-        outbox.take_name(spool, batch_name(file), spool.standing / _DOOR, note)
+        outbox.take_name(spool, file, spool.standing / _DOOR, note)
+        if not Notice(file, mark, "").is_of_what_is_there(spool):
+            _take_back(spool, _read(spool.standing / _key(file)))  # claimed this very moment
         return True
     return False
 
@@ -95,37 +94,31 @@ def take_back(spool: Spool, file: str) -> None:
         with _alone(spool) as alone:
             if alone:
                 _take_back(spool, noted)
+                with suppress(OSError):  # not the last one
+                    spool.standing.rmdir()
 
 
 def sweep(spool: Spool) -> None:
     """Remove the folder of the records where it has none, with what a killed daemon has left in it. Raises OSError."""
     with _alone(spool) as alone:
         if alone and not known(spool):
-            _clear(spool.standing / _DOOR)
+            outbox.clear(spool.standing / _DOOR)
             for left in spool.standing.glob(".*.new"):
                 files.remove(left)
             spool.standing.rmdir()
 
 
-def _take_back(spool: Spool, noted: Notice) -> None:
+def _take_back(spool: Spool, noted: Notice | None) -> None:
+    if noted is None:
+        return
     folder, door = spool.batch(noted.name), spool.standing / _DOOR
     if published.is_notice(folder):
-        if os.listdir(folder.dir) == [folder.status.name]:  # noqa: PTH208
-            _clear(door)
-            files.move(folder.dir, door)  # in one step: no folder is seen that says nothing
-            _clear(door)
+        if outbox.is_empty_but_for(folder.dir, folder.status):
+            outbox.take_out(folder, door)
+            outbox.clear(door)
         else:
             files.remove(folder.status)  # somebody has put something beside it
     files.remove(noted.record(spool))
-    with suppress(OSError):  # not the last one
-        spool.standing.rmdir()
-
-
-def _clear(door: Path) -> None:
-    with suppress(FileNotFoundError):
-        for left in door.iterdir():
-            files.remove(left)
-        door.rmdir()
 
 
 def _key(file: str) -> str:

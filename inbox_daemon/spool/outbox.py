@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,8 +22,9 @@ from inbox_daemon.layout import Published, Spool, Work, batch_name
 from inbox_daemon.machine import clock
 from inbox_daemon.machine.clock import Moment
 from inbox_daemon.spool import daemons, files, names, source, views
+from inbox_daemon.spool.published import notice_of
 from inbox_daemon.spool.shapes import BatchObject
-from inbox_daemon.text import dumps
+from inbox_daemon.text import dumps, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +67,61 @@ def open_door(spool: Spool, work: Work, origin: Origin, first_status: Callable[[
         files.write_whole(work.name, dumps({"name": name, **asdict(origin)}))
         return first_status(name)
 
-    return ensure(take_name(spool, batch_name(origin.source), work.door, note))
+    return ensure(take_name(spool, origin.source, work.door, note, work.notice))
 
 
-def take_name(spool: Spool, wanted: str, door: Path, note: Callable[[str], dict[str, object]]) -> Published:
-    """Rename the folder `door`, with a status in it, to the next free name in the outbox, and return it there.
+def take_name(
+    spool: Spool, file: str, door: Path, note: Callable[[str], dict[str, object]], gone: Path | None = None
+) -> Published:
+    """Rename the folder `door`, with a status in it, to the next name in the outbox that is free for a file's batch,
+    and return it there.
 
     Args:
         note: called with the name before it is taken; returns the status that is to lie there.
+        gone: where a notice of this very file (`notices`) goes, which then does not take the name away.
     """
+
+    def is_taken(name: str) -> bool:
+        return spool.batch(name).dir.exists() and not gives_way(spool.batch(name))
+
+    def gives_way(folder: Published) -> bool:
+        return gone is not None and notice_of(folder) == shown(file) and is_empty_but_for(folder.dir, folder.status)
+
     files.ensure_dir(door)
     while True:
-        published = spool.batch(names.free(wanted, lambda name: spool.batch(name).dir.exists()))
+        published = spool.batch(names.free(batch_name(file), is_taken))
         write_status(Published(door), note(published.dir.name))
         try:
+            if gone is not None and gives_way(published):
+                take_out(published, gone)
             files.move(door, published.dir)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise  # else somebody has taken it this very moment
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise  # else somebody has taken it, or taken the notice back, this very moment
         else:
             return published
+
+
+def take_out(notice: Published, to: Path) -> None:
+    """Move a notice out of the outbox, in one step: no folder is seen that says nothing. Raises OSError."""
+    clear(to)
+    files.move(notice.dir, to)
+    if notice_of(Published(to)) is None:  # a batch has taken the name this very moment
+        files.move(to, notice.dir)
+
+
+def is_empty_but_for(folder: Path, file: Path) -> bool:
+    with suppress(OSError):
+        return os.listdir(folder) == [file.name]  # noqa: PTH208
+    return False
+
+
+def clear(folder: Path) -> None:
+    """Remove a folder that holds files alone, if it is there. Raises OSError."""
+    with suppress(FileNotFoundError):
+        for left in folder.iterdir():
+            files.remove(left)
+        folder.rmdir()
 
 
 def ensure(published: Published) -> Published:

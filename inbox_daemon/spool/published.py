@@ -241,7 +241,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def is_notice(folder: Published) -> bool:
     """Say whether a folder in the outbox is no batch's, but says why a file stands in the inbox."""
-    return _names_what_stands(_read(folder.status))
+    return notice_of(folder) is not None
+
+
+def notice_of(folder: Published) -> str | None:
+    """Return of which file in the inbox a folder in the outbox says why it stands there; None: it is a batch's."""
+    said = _read(folder.status)
+    return str(said.get("input_file_id")) if said is not None and _is_notice(said) else None
 
 
 def _status(folder: Published) -> BatchObject | None:
@@ -250,11 +256,11 @@ def _status(folder: Published) -> BatchObject | None:
 
 def _a_batchs(said: dict[str, Any] | None) -> BatchObject | None:
     """Leave out notices: views have from the daemons themselves why a file is not taken."""
-    return None if _names_what_stands(said) else cast(BatchObject | None, said)
+    return None if said is None or _is_notice(said) else cast(BatchObject, said)
 
 
-def _names_what_stands(said: dict[str, Any] | None) -> bool:
-    return said is not None and "not_taken" in said
+def _is_notice(said: dict[str, Any]) -> bool:
+    return "not_taken" in said
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -127,7 +127,9 @@ def test_a_file_whose_model_nobody_serves_comes_back_after_a_while_ready_to_be_s
     daemon = start_daemon(environment=serving("org/a") | patience, arguments=["--drain"])
     why = lambda: published.waiting(Spool(daemon.spool)).get("b.jsonl", "")  # noqa: E731
     eventually(lambda: "no daemon here serves 'org/b'" in why(), 10, "the views say for what it waits")
-    assert "request_counts" not in daemon.status("b")
+    eventually(
+        lambda: "no daemon here serves 'org/b'" in daemon.status("b").get("not_taken", ""), 10, "the outbox does"
+    )
     assert daemon.ended(30) == 3
     assert daemon.finished("b")["request_counts"] == {"total": 20, "completed": 0, "failed": 20}
     assert (daemon.outbox("b") / "retry.jsonl").read_bytes() == of_model("org/b", 20)

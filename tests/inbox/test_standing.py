@@ -18,8 +18,8 @@ from inbox_daemon.batch import status
 from inbox_daemon.config import InboxSettings
 from inbox_daemon.inbox.complaints import Complaints
 from inbox_daemon.inbox.standing import Standing, stands
-from inbox_daemon.layout import Spool
-from inbox_daemon.spool import notices
+from inbox_daemon.layout import Spool, Work
+from inbox_daemon.spool import notices, outbox, published
 
 Start = Callable[..., Daemon]
 
@@ -96,6 +96,18 @@ def test_a_batch_of_the_name_is_left_alone(spool: Spool) -> None:
     assert said(spool) == {"a": None, "a.2": "it is cut"}
     notices.take_back(spool, "a.jsonl")
     assert said(spool) == {"a": None}
+
+
+def test_a_notice_put_while_its_file_is_claimed_gives_its_name_to_the_batch(spool: Spool) -> None:
+    assert put(spool)
+    work = Work(spool.work / "batch_019a00000000abcdef0123")
+    work.dropped.mkdir(parents=True)
+    (spool.inbox / "a.jsonl").rename(work.dropped / "a.jsonl")
+    first = lambda name: {"id": work.id, "name": name, "status": "validating"}  # noqa: E731
+    folder = outbox.open_door(spool, work, outbox.origin_of(work), first)
+    assert (folder.dir.name, published.is_notice(folder)) == ("a", False)
+    tell(Standing(spool, Complaints()), {})
+    assert said(spool) == {"a": None} and notices.known(spool) == []
 
 
 def test_of_two_daemons_one_is_at_the_notices_at_a_time_and_nobody_waits(spool: Spool) -> None:
