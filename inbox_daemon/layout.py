@@ -59,7 +59,6 @@ class Spool:
 
     @property
     def standing(self) -> Path:
-        """A record of each notice in the outbox of a file that is not taken."""
         return self.work / ".standing"
 
     @property
@@ -103,7 +102,6 @@ class Work:
 
     @property
     def notice(self) -> Path:
-        """A notice of the file (`spool/notices`) that had the name in the outbox."""
         return self.dir / "notice"
 
     @property
