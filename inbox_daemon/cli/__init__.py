@@ -59,6 +59,7 @@ _GROUPS = {
     "run the service": {
         "run": ("run", "the daemon itself; a service does this"),
         "config": ("configuration", "are the settings right, and which are in force"),
+        "models": ("models", "which models are configured; can each be had; fetch them"),
         "alert": ("alert", "send a test alert to alerts.command"),
         "selftest": ("selftest", "try kill -9, hangs and a full disk on this host, with your engine"),
         "tune": ("tune", "find the fastest engine settings for requests like a file's"),

@@ -1,7 +1,7 @@
 """`inbox-daemon completion SHELL`: what a shell has to read to complete verbs, flags, files and names of batches.
 
-Made by shtab from the parsers of all verbs. The names of batches are asked for while somebody types (`completion
-names`), so that those of the spool in the settings come, as they are now.
+Made by shtab from the parsers of all verbs. The names of batches and of models are asked for while somebody types
+(`completion names`, `completion models`), so that those of the spool and of the settings come, as they are now.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import re
 from pathlib import Path
 
 from inbox_daemon.cli.settings import settings
+from inbox_daemon.config.models import configured
 from inbox_daemon.layout import Spool
 
 _SHELLS = ("bash", "zsh", "fish")
-_NAMES = "names"
+_NAMES, _MODELS = "names", "models"
 _FILES = {"FILE", "NEW_FILE"}
 _FOLDERS = {"DIR", "FOLDER"}
 _BATCHES = {"BATCH", "RETRY", "OUTBOX/NAME"}
+_NAMED_MODEL = "MODEL"
 # A shell expands what it is given to choose from, and who drops a file chooses a name.
 _HARMLESS = re.compile(r"[\w@%+=:,.][\w@%+=:,.-]*")
 
@@ -33,13 +35,19 @@ for all users, tools/install puts these in place; for yourself:
 def add(verb: argparse.ArgumentParser) -> None:
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.epilog = _HOW
-    verb.add_argument("shell", choices=(*_SHELLS, _NAMES), help=f"{_NAMES}: of the batches in the outbox, one a line")
+    verb.add_argument(
+        "shell",
+        choices=(*_SHELLS, _NAMES, _MODELS),
+        help=f"{_NAMES}: of the batches in the outbox, one a line; {_MODELS}: configured ones",
+    )
     verb.set_defaults(go=go)
 
 
 def go(given: argparse.Namespace) -> int:
     if given.shell == _NAMES:
         print("\n".join(names(Spool(Path(settings(given).spool)))))
+    elif given.shell == _MODELS:
+        print("\n".join(model.name for model in configured(settings(given))))
     else:
         print(script(given.shell))
     return 0
@@ -57,6 +65,7 @@ def script(shell: str) -> str:
     from inbox_daemon.cli import parser
 
     batches = shtab.cmd(f"inbox-daemon completion {_NAMES} 2>/dev/null")
+    models = shtab.cmd(f"inbox-daemon completion {_MODELS} 2>/dev/null")
 
     def complete(command: argparse.ArgumentParser) -> None:
         for action in command._actions:
@@ -67,6 +76,8 @@ def script(shell: str) -> str:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
             elif action.metavar in _FOLDERS:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+            elif action.metavar == _NAMED_MODEL:
+                action.complete = models  # type: ignore[attr-defined]
             elif action.metavar in _BATCHES or (action.metavar == "NAME" and not action.option_strings):
                 action.complete = batches  # type: ignore[attr-defined]
 

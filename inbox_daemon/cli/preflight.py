@@ -16,7 +16,7 @@ import stat
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,6 +29,7 @@ import orjson
 from inbox_daemon.config import Config
 from inbox_daemon.config.models import Model, configured
 from inbox_daemon.errors import ConfigError, NotNow, may_pass
+from inbox_daemon.hub import contents
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.request import policy
@@ -37,7 +38,6 @@ from inbox_daemon.watch import metrics
 _VLLM_WITHIN = 180.0  # seconds for importing vLLM, on a cold disk too
 _ANSWERS_WITHIN = 2.0  # seconds for a metrics port that somebody has
 _NOTED = 31  # of vLLM's answers, of as many models
-_DESCRIBES_A_MODEL = ("config.json", "params.json")  # of Hugging Face, and of Mistral
 
 
 class Verdict(StrEnum):
@@ -79,19 +79,20 @@ def model(read: Config) -> Iterator[Finding]:
         if not named:
             how = "name the model to serve, with --model or [engine] model = … in the settings"
             yield Finding(Verdict.WRONG, f"engine.model is not set: {how}")
-        elif named.startswith(("/", "./", "../", "~")):
-            yield _model_at(named, one.said)
-        elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", named) and not os.path.exists(named):  # noqa: PTH110  raises nothing
+        elif contents.is_path(named):
+            yield folder_at(named, one.said)
+        elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", named):
             yield Finding(Verdict.WRONG, f"{one.said}: neither a folder nor a name such as Qwen/Qwen3-4B")
 
 
-def _model_at(named: str, said: str) -> Finding:
+def folder_at(named: str, said: str, described: Sequence[str] = contents.MODELS) -> Finding:
+    """Say whether a path holds a model, or what else is `described` by one of these files."""
     try:
         if stat.S_ISDIR(Path(named).stat().st_mode):
-            described = [path for path in Path(named).iterdir() if path.name in _DESCRIBES_A_MODEL]
-            if not described:
-                return Finding(Verdict.WRONG, f"{said}: there is no config.json in it; a model's folder has one")
-            described[0].read_bytes()
+            found = [path for path in Path(named).iterdir() if path.name in described]
+            if not found:
+                return Finding(Verdict.WRONG, f"{said}: there is no {described[0]} in it; a model's folder has one")
+            found[0].read_bytes()
     except FileNotFoundError:
         unseen = "; a service sees nothing below /home, /root and /tmp" if "INVOCATION_ID" in os.environ else ""
         return Finding(Verdict.WRONG, f"{said}: there is nothing of that name{unseen}")

@@ -1,23 +1,22 @@
 """What only the network and the driver can say of the settings: can the model be fetched, and what GPUs are there.
 
-Asks Hugging Face for one file's headers and NVML for one sample, each within a deadline. Downloads nothing.
+Has Hugging Face asked for what describes a model and NVML for one sample, each within a deadline. Fetches no weights.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from importlib import util
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-from inbox_daemon.cli.preflight import Finding, Verdict, arguments
+from inbox_daemon.cli.preflight import Finding, Verdict, arguments, folder_at
 from inbox_daemon.config import Config
 from inbox_daemon.config.models import Model, configured
+from inbox_daemon.hub import contents
+from inbox_daemon.hub.answers import Had, Seen
+from inbox_daemon.hub.asking import Asked, look, parts_of
 from inbox_daemon.machine import nvml
 from inbox_daemon.machine.gpu import ANSWERS_WITHIN, Sampler
 from inbox_daemon.records import GpuDevice, GpuState
-
-_HUB_WITHIN = 10.0  # seconds
 
 
 def thorough(read: Config) -> Iterator[Finding]:
@@ -30,40 +29,42 @@ def thorough(read: Config) -> Iterator[Finding]:
 
 
 def repository(read: Config) -> Iterator[Finding]:
-    """Of a model that is a name, whether this host has it or may fetch it."""
+    """Of each model and each adapter that is a name, whether this host has it or may fetch it."""
     for model in configured(read):
         yield from _repository_of(model)
 
 
 def _repository_of(model: Model) -> Iterator[Finding]:
-    name, said = model.engine.model, model.said
-    if model.engine.kind != "vllm" or not name or Path(name).exists() or name.startswith(("/", ".", "~")):
+    if model.engine.kind != "vllm" or not model.engine.model:
         return
-    if util.find_spec("huggingface_hub") is None:
-        yield Finding(Verdict.UNKNOWN, f"{said}: huggingface_hub is not installed, so nobody has asked for it")
-        return
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+    for asked in parts_of(model.engine.model, model.engine.arguments):
+        if not contents.is_path(asked.model):
+            said = model.said if asked.model == model.engine.model else f"{model.said_of_args} lora_modules"
+            _, finding = had(asked)
+            yield Finding(finding.verdict, f"{said}: {finding.sentence}")
 
-    revision = model.engine.arguments.get("revision")
-    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-        yield Finding(Verdict.RIGHT, f"{said}: its configuration is in this host's cache")
-        return
-    try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=_HUB_WITHIN)
-    except GatedRepoError:
-        how = f"accept its terms at https://huggingface.co/{name} and give the service a token (etc/docs/service.md)"
-        yield Finding(Verdict.WRONG, f"{said}: it is gated: {how}")
-    except RepositoryNotFoundError:
-        how = "is the name right? A private one needs a token (etc/docs/service.md)"
-        yield Finding(Verdict.WRONG, f"{said}: Hugging Face has no such model: {how}")
-    except EntryNotFoundError:
-        yield Finding(Verdict.UNKNOWN, f"{said}: it has no config.json; vLLM may know it by other files")
-    except Exception as error:  # its own kinds, and those of whatever it speaks HTTP by
-        why = " ".join(str(error).split())[:200]
-        yield Finding(Verdict.NOT_NOW, f"{said}: not in this host's cache, and Hugging Face cannot be reached: {why}")
-    else:
-        yield Finding(Verdict.RIGHT, f"{said}: Hugging Face has it")
+
+def had(asked: Asked, described: Sequence[str] = contents.MODELS) -> tuple[Seen, Finding]:
+    """Return what is known of a model or an adapter, and whether it can be had.
+
+    Args:
+        described: the files of which it must have one.
+    """
+    if contents.is_path(asked.model):
+        finding = folder_at(asked.model, asked.model, described)
+        if finding.verdict is not Verdict.RIGHT:
+            return Seen(Had.NOT_HERE), finding
+    seen = look([asked])[0]
+    sentence = seen.sentence(asked.model)
+    if seen.lasting:
+        return seen, Finding(Verdict.WRONG, sentence)
+    if not seen.good:
+        return seen, Finding(Verdict.UNKNOWN if seen.had is Had.NO_LIBRARY else Verdict.NOT_NOW, sentence)
+    if seen.why:
+        return seen, Finding(Verdict.WRONG, f"{sentence} and not whole: {seen.why} is lacking; fetch it again")
+    if not seen.files.keys() & set(described):
+        return seen, Finding(Verdict.UNKNOWN, f"{sentence}, without {described[0]}; vLLM may know it by other files")
+    return seen, Finding(Verdict.RIGHT, sentence)
 
 
 def gpus(read: Config) -> Iterator[Finding]:

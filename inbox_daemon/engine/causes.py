@@ -10,33 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_TOKEN = "give the token to the user that runs the daemon: HF_TOKEN, or as etc/docs/service.md says"
+from inbox_daemon.hub.answers import Had, sentence
+
 _LONGEST = 300
+
+
+def _hub(had: Had) -> str:
+    return sentence(had, "{model}")
+
 
 # What the log says, and what it means; {model}, and {said}, the first group of the pattern.
 _CAUSES = (
-    (
-        r"401 Client Error.*gated repo|gated repo.*401 Client Error",
-        "{model} needs a licence and a token: accept it at https://huggingface.co/{model}, then " + _TOKEN,
-    ),
-    (
-        r"403 Client Error.*gated repo|gated repo.*403 Client Error",
-        "the token's account has not been granted {model}: ask for it at https://huggingface.co/{model}",
-    ),
-    (
-        r"is not a valid model identifier|RepositoryNotFoundError|Repository Not Found",
-        "there is no {model} on Hugging Face, or it is private: look at the spelling of engine.model; "
-        "for a private one " + _TOKEN,
-    ),
-    (
-        r"RevisionNotFoundError|is not a valid git identifier",
-        "{model} has no such revision: look at [engine.args] revision",
-    ),
-    (
-        r"outgoing traffic has been disabled|OfflineModeIsEnabled",
-        "{model} is not in this host's cache, and HF_HUB_OFFLINE shuts the network off: fetch it on a host with a "
-        "network (hf download {model}) and copy the cache, or name a folder in engine.model",
-    ),
+    (r"401 Client Error.*gated repo|gated repo.*401 Client Error", _hub(Had.NO_TOKEN)),
+    (r"403 Client Error.*gated repo|gated repo.*403 Client Error", _hub(Had.NOT_GRANTED)),
+    (r"is not a valid model identifier|RepositoryNotFoundError|Repository Not Found", _hub(Had.NOT_FOUND)),
+    (r"RevisionNotFoundError|is not a valid git identifier", _hub(Had.NO_REVISION)),
+    (r"outgoing traffic has been disabled|OfflineModeIsEnabled", _hub(Had.SHUT_OFF)),
     (
         r"(model type `[^`]*` but Transformers does not recognize|[Aa]rchitectures? \[.*?\] (?:are|is|failed)[^.]*)",
         "this vLLM has no code for {model}: {said}; take a newer vLLM, or another model",
@@ -82,8 +71,8 @@ def lasting(log: Sequence[str], model: str) -> str | None:
         model: as engine.model names it.
     """
     text = "\n".join(_PREFIX.sub("", line) for line in log)
-    for pattern, sentence in _KNOWN:
+    for pattern, cause in _KNOWN:
         if found := pattern.search(text):
             said = " ".join((found[1] if pattern.groups else "").split())[:_LONGEST]
-            return sentence.format(model=model, said=said)
+            return cause.format(model=model, said=said)
     return None

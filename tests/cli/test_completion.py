@@ -47,7 +47,9 @@ def offered(tmp_path: Path, *words: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_verbs_flags_files_and_names_of_batches_are_completed(tmp_path: Path, outbox: Path) -> None:
+def test_verbs_flags_files_names_of_batches_and_models_are_completed(
+    tmp_path: Path, outbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("november", "november.2", "december"):
         (outbox / name).mkdir()
     (tmp_path / "batch.jsonl").touch()
@@ -55,6 +57,9 @@ def test_verbs_flags_files_and_names_of_batches_are_completed(tmp_path: Path, ou
     assert offered(tmp_path, "inbox-daemon", "status", "--js") == ["--json"]
     assert offered(tmp_path, "inbox-daemon", "submit", "ba") == ["batch.jsonl"]
     assert offered(tmp_path, "inbox-daemon", "pause", "nov") == ["november", "november.2"]
+    (tmp_path / "c.toml").write_text("[model.'org/one']\n[model.two]\n")
+    monkeypatch.setenv("INBOX_DAEMON_CONFIG", str(tmp_path / "c.toml"))
+    assert offered(tmp_path, "inbox-daemon", "models", "check", "o") == ["org/one"]
 
 
 def test_a_batch_whose_name_a_shell_would_run_is_not_offered(tmp_path: Path, outbox: Path) -> None:

@@ -7,17 +7,13 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
+import hubs
 import pytest
 
-from inbox_daemon import cli
-from inbox_daemon.cli import preflight
+from inbox_daemon import cli, config
+from inbox_daemon.cli import preflight, reach
 
 MODEL = "[engine]\nmodel = 'org/name'\n"
 
@@ -93,63 +89,27 @@ def test_what_is_right_is_said_to_be_and_a_port_in_use_is_none_of_the_settings_b
     assert not (tmp_path / "spool").exists(), "a check makes nothing"
 
 
-class _Hub(BaseHTTPRequestHandler):
-    """Answers as the Hub's HTTP does, by the last part of the model's name."""
-
-    def do_HEAD(self) -> None:
-        status, code = {"gated": (403, "GatedRepo"), "gone": (404, "RepoNotFound"), "odd": (404, "EntryNotFound")}.get(
-            self.path.split("/")[2], (200, "")
-        )
-        self.send_response(status)
-        self.send_header("Content-Length", "0")
-        if code:
-            self.send_header("X-Error-Code", code)
-        else:
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.send_header("ETag", '"1"')
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None: ...
-
-
-@contextmanager
-def hub() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Hub)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 @pytest.mark.slow
-def test_of_a_model_that_is_a_name_the_hub_is_asked_and_each_of_its_answers_has_a_next_step(tmp_path: Path) -> None:
-    ask = """
-import sys
-from inbox_daemon import config
-from inbox_daemon.cli import reach
-for name in sys.argv[1:]:
-    for found in reach.repository(config.build({"engine": {"model": name}}, "test")):
-        print(found.verdict, found.sentence)
-"""
-    names = ["org/there", "org/gated", "org/gone", "org/odd"]
+def test_of_a_model_that_is_a_name_the_hub_is_asked_and_each_of_its_answers_has_a_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    names, model = ["org/there", "org/gated", "org/gone", "org/odd"], {"config.json": b"{}", "model.safetensors": b"1"}
+    repositories = {"org/there": model, "org/gated": model, "org/odd": {"model.safetensors": b"1"}}
 
-    def said(endpoint: str) -> list[str]:
-        environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "PATH": "/usr/bin", "HF_HUB_OFFLINE": "0"}
-        command = [sys.executable, "-c", ask, *names]
-        asked = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return asked.stdout.splitlines()
+    def said() -> list[str]:
+        settings = [config.build({"engine": {"model": name}}, "test") for name in names]
+        return [f"{found.verdict} {found.sentence}" for read in settings for found in reach.repository(read)]
 
-    with hub() as endpoint:
-        there, gated, gone, odd = said(endpoint)
-    assert there == "ok engine.model = 'org/there': Hugging Face has it"
-    assert gated.startswith("wrong ") and "accept its terms at https://huggingface.co/org/gated" in gated
-    assert gone.startswith("wrong ") and "is the name right?" in gone
-    assert odd.startswith("unknown ")
-    assert all(line.startswith("not now ") and "cannot be reached" in line for line in said(endpoint))
+    with hubs.serving(repositories, frozenset({"org/gated"})) as hub:
+        for name, value in hub.environment(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        there, gated, gone, odd = said()
+    assert there == "ok engine.model = 'org/there': Hugging Face has org/there"
+    assert gated.startswith("wrong ") and "accept it at https://huggingface.co/org/gated" in gated
+    assert gone.startswith("wrong ") and "look at the spelling" in gone
+    assert odd.startswith("unknown ") and "without config.json" in odd
+    assert all(line.startswith("not now ") and "cannot be reached" in line for line in said())
 
 
 def test_show_is_toml_that_reads_back_with_each_values_origin(

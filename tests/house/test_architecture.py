@@ -18,6 +18,7 @@ ROOMS = (
     {"config", "journal", "commands"},
     {"settings"},
     {"machine"},
+    {"hub"},
     {"request"},
     {"spool"},
     {"engine"},
@@ -133,7 +134,17 @@ def test_only_the_worker_imports_vllm_and_none_imports_torch() -> None:
         root: {path.name for path in MODULES if root in {name.split(".")[0] for name in imports(path)}}
         for root in ("vllm", "torch")
     }
-    assert importers == {"vllm": {"arguments.py", "grammars.py", "serving.py", "vllm_host.py"}, "torch": set()}
+    ours = {"architectures.py", "arguments.py", "grammars.py", "serving.py", "vllm_host.py"}
+    assert importers == {"vllm": ours, "torch": set()}
+
+
+def test_two_modules_speak_with_the_hub() -> None:
+    importers = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if "huggingface_hub" in {name.split(".")[0] for name in imports(path)}
+    }
+    assert importers == {"engine/placement.py", "hub/child.py"}
 
 
 def test_views_import_only_the_reading_half_of_the_spool() -> None:

@@ -7,9 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from inbox_daemon.config import names
+from inbox_daemon.hub import answers, contents
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
 _AT_A_TIME = 8  # adapters in one step; each takes GPU memory
@@ -45,7 +44,6 @@ def problem(settings: Mapping[str, Any], on_gpu: bool) -> str | None:
 
 def _rank_of(module: Any) -> int:
     """Return an adapter's rank; 0 where it is no folder on this host, and vLLM will find out."""
-    with suppress(OSError, ValueError, AttributeError, TypeError):
-        config = orjson.loads((Path(names.folder_of(module)) / "adapter_config.json").read_bytes())
-        return max(int(config.get("r") or 0), *map(int, (config.get("rank_pattern") or {0: 0}).values()))
+    with suppress(ValueError, AttributeError, TypeError):
+        return answers.rank(contents.adapter(Path(names.folder_of(module))))
     return 0
