@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from inbox_daemon import __version__, config
+from inbox_daemon.cli.exits import FAILURE, INTERRUPTED
 from inbox_daemon.errors import ConfigError, InboxDaemonError, told
 
 _ABOUT = """\
@@ -68,8 +69,6 @@ _GROUPS = {
 }
 _VERBS = {name: verb for group in _GROUPS.values() for name, verb in group.items()}
 _HEADS = {next(iter(group)): head for head, group in _GROUPS.items()}  # by the first verb of each group
-
-FAILURE, USAGE, NOT_FOUND, INTERRUPTED = 1, 2, 4, 130
 
 
 class _InGroups(argparse.RawDescriptionHelpFormatter):

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 from inbox_daemon.cli import show
+from inbox_daemon.cli.exits import NOT_FOUND
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.layout import Spool, batch_name
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import drop, published, views
 
-NOT_FOUND = 4
 _PATIENCE = 30.0  # seconds for the daemon to take the file
 _SOON = 3.0  # seconds for it to take a batch's own file, where nothing is said of why it waits
 

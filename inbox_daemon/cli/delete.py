@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inbox_daemon.cli import listing, show
+from inbox_daemon.cli.exits import NOT_FOUND, USAGE
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import deletion, published
@@ -17,7 +18,6 @@ _ABOUT = """\
 Delete batches that have ended: their folders in the outbox, with answers, errors and receipt. Nothing brings them back.
 A batch that runs is refused: cancel it first. `results.keep` in the settings deletes by itself what is old.
 """
-USAGE, NOT_FOUND = 2, 4
 
 
 def add(verb: argparse.ArgumentParser) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import orjson
 
 from inbox_daemon.cli import show
+from inbox_daemon.cli.exits import NOT_FOUND
 from inbox_daemon.cli.settings import settings
-from inbox_daemon.cli.status import NOT_FOUND, exit_status
+from inbox_daemon.cli.status import exit_status
 from inbox_daemon.compare import answers
 from inbox_daemon.layout import Spool, part_name
 from inbox_daemon.request.output import failure

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from inbox_daemon.cli import show
+from inbox_daemon.cli.exits import NOT_FOUND
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.layout import Published, Spool, batch_name
 from inbox_daemon.spool import published, views
@@ -32,8 +33,6 @@ _REPAINT = 0.5
 _ERRORS_SHOWN = 5
 _RECEIPT_WITHIN = 2.0  # seconds after the last status
 _SHOWN = 30  # batches that have ended, in a list for people; --json has all
-
-NOT_FOUND = 4
 
 
 def add(verb: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inbox_daemon.cli import preflight, show
+from inbox_daemon.cli.exits import INTERRUPTED
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.cli.tune import measure
 from inbox_daemon.cli.tune.climb import Trial, axes, climb, winner
@@ -32,8 +33,6 @@ from inbox_daemon.engine.workers import Workers
 from inbox_daemon.records import Request
 from inbox_daemon.request.reading import rules_of
 from inbox_daemon.text import shown, toml, toml_key
-
-INTERRUPTED = 130
 
 
 def add(verb: argparse.ArgumentParser) -> None:
