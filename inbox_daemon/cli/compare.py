@@ -38,7 +38,7 @@ _LABELLED = "label", "decision", "truth", "expected", "answer"  # columns of a f
 def add(verb: argparse.ArgumentParser) -> None:
     verb.description = _ABOUT
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
-    verb.add_argument("batches", nargs="+", metavar="BATCH", help="two or more: names in the outbox, or their folders")
+    verb.add_argument("batches", nargs="+", metavar="BATCH", help="two or more: their folders, or names in the outbox")
     verb.add_argument("--labels", type=Path, metavar="FILE", help="true labels: .csv or .jsonl, custom_id and label")
     verb.add_argument(
         "--field", metavar="NAME", help="the label's place in an answer's JSON, if it is not found by itself"
@@ -61,7 +61,7 @@ def go(given: argparse.Namespace) -> int:
     number = given.number if given.number is not None else _common(field for _, field in found)
     joined, sides = columns.read(folders, label, number)
     truth = read_labels(given.labels) if given.labels else None
-    judge = folder_of(given.judge, spool) if given.judge else None
+    judge = folder_of(given.judge, lambda: spool) if given.judge else None
     said = (judge.dir.name, judging.read(columns.said(judge))) if judge else None
     result = comparison.compare(
         sides, joined, receipts, label=label, number=number, truth=truth, price=given.price, judge=said
@@ -83,7 +83,7 @@ def folders_of(names: Sequence[str], spool: Spool) -> tuple[list[Published], lis
     Raises:
         InboxDaemonError: there are not two, one stands there twice, or one has not ended.
     """
-    folders = [folder_of(name, spool) for name in names]
+    folders = [folder_of(name, lambda: spool) for name in names]
     called = [folder.dir.name for folder in folders]
     if len(folders) < 2:
         raise InboxDaemonError("name two batches at least")

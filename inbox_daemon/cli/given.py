@@ -6,13 +6,14 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from inbox_daemon.errors import InboxDaemonError
 from inbox_daemon.layout import SUFFIXES, Published, Spool, suffix_of
+from inbox_daemon.spool import published
 
 _STDIN = Path("-")
 _BLOCK = 1 << 20
@@ -25,13 +26,17 @@ class Given(NamedTuple):
     called: Path
 
 
-def folder_of(batch: str, spool: Spool) -> Published:
-    """Return the folder of a batch that is given by its name in the outbox, or by a path to its folder.
+def folder_of(batch: str, spool: Callable[[], Spool]) -> Published:
+    """Return the folder of a batch that is given by a path to its folder, or, where there is none, by its name.
+
+    Args:
+        spool: asked for where it is a name: what was copied from an outbox needs neither a spool nor settings.
 
     Raises:
         SpoolError: no batch can be called so.
     """
-    return Published(Path(batch)) if "/" in batch else spool.batch(batch)
+    path = Path(batch)
+    return Published(path) if "/" in batch or published.is_folder(path) else spool().batch(batch)
 
 
 def add(verb: argparse.ArgumentParser, name_help: str) -> None:

@@ -34,7 +34,7 @@ of the first file. A retry is a batch made of the one before's retry.jsonl, or o
 def add(verb: argparse.ArgumentParser) -> None:
     verb.description = _ABOUT
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
-    verb.add_argument("name", metavar="NAME", help="a batch that has ended")
+    verb.add_argument("name", metavar="NAME", help="a batch that has ended: its folder, or its name in the outbox")
     verb.add_argument("retries", nargs="+", metavar="RETRY", help="its retries, the first one first")
     verb.add_argument(
         "--output", type=Path, metavar="FOLDER", help="a new folder for both files; else answers to stdout"
@@ -74,8 +74,7 @@ class Later:
 
 
 def go(given: argparse.Namespace) -> int:
-    spool = published.there(Spool(Path(settings(given).spool)))
-    first, *retries = [_ended(spool, name) for name in (given.name, *given.retries)]
+    first, *retries = [_ended(given, name) for name in (given.name, *given.retries)]
     _prove_whole(first)
     later, unanswered = Later(), {orjson.loads(line)["custom_id"] for _, line in _lines(first.errors)} - {None}
     for retry in retries:
@@ -87,9 +86,9 @@ def go(given: argparse.Namespace) -> int:
     return 3 if errors else 0
 
 
-def _ended(spool: Spool, name: str) -> Published:
+def _ended(given: argparse.Namespace, name: str) -> Published:
     """Return the folder of a batch that has ended with its results. Raises SpoolError."""
-    folder = folder_of(name, spool)
+    folder = folder_of(name, lambda: published.there(Spool(Path(settings(given).spool))))
     for path in (folder.receipt, folder.results, folder.errors):
         if not published.exists(path):
             raise SpoolError(f"{path} is not there: the batch has not ended, or its files were taken away")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from inbox_daemon.cli import show
+from inbox_daemon.cli.given import folder_of
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.errors import InboxDaemonError
 from inbox_daemon.layout import Published, Spool
@@ -35,15 +36,8 @@ def add(verb: argparse.ArgumentParser) -> None:
 def go(given: argparse.Namespace) -> int:
     if given.input and len(given.batches) > 1:
         raise InboxDaemonError("--input is the file of one batch; verify the others by themselves")
-    held = [_holds(_folder(given, word), given) for word in given.batches]
+    held = [_holds(folder_of(batch, lambda: Spool(Path(settings(given).spool))), given) for batch in given.batches]
     return 0 if all(held) else 1
-
-
-def _folder(given: argparse.Namespace, word: str) -> Published:
-    path = Path(word)
-    if "/" in word or published.is_folder(path):
-        return Published(path)
-    return Spool(Path(settings(given).spool)).batch(word)
 
 
 def _holds(folder: Published, given: argparse.Namespace) -> bool:

@@ -19,6 +19,7 @@ from running import Daemon, batch_of, eventually
 
 from inbox_daemon import cli
 from inbox_daemon.cli import show
+from inbox_daemon.cli.given import folder_of
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.spool import complete, drop, files, proof, published
@@ -252,6 +253,16 @@ def test_a_pause_of_a_file_that_is_not_taken_stays_until_it_is_and_a_verb_means_
     status, said = run(daemon.spool, "pause", "t")  # the batch has ended
     assert (status, "pause will be taken with it" in " ".join(said.split())) == (0, True)
     assert sorted(path.name for path in daemon.inbox.iterdir()) == ["t.jsonl", "t.pause"]
+
+
+def test_a_batch_is_a_folder_wherever_it_lies_or_where_there_is_none_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "copied").mkdir()
+    spool = Spool(tmp_path / "spool")
+    asked = [folder_of(given, lambda: spool).dir for given in ("copied", "copied/", "elsewhere/b", "b")]
+    assert asked == [Path("copied"), Path("copied"), Path("elsewhere/b"), spool.outbox / "b"]
 
 
 def test_a_file_that_waits_for_a_slot_says_so(start_daemon: Start) -> None:
