@@ -1,32 +1,32 @@
-"""`inbox-daemon check`: every fault of a file at once, by the daemon's own rules, without an engine or a GPU."""
+"""`inbox-daemon check`: every fault of a file at once, before anything runs.
+
+Owns what is said of a file. Its form is looked at by the daemon's own rules (`form`); vLLM, where it is installed and
+has the model, is asked what else it would refuse (`asking`).
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from inbox_daemon.cli import given, show
 from inbox_daemon.cli.alike import Kinds
+from inbox_daemon.cli.asking import Asking, NotAsked
+from inbox_daemon.cli.form import Faults, Form, form_of
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.config import Config
-from inbox_daemon.errors import Rejected
-from inbox_daemon.records import Fault
-from inbox_daemon.request.reading import Found, Reading, rules_of
-from inbox_daemon.spool import files, ingest, source
-from inbox_daemon.text import dumps, shown
+from inbox_daemon.config.models import configured
+from inbox_daemon.text import dumps
 
 _ABOUT = """\
-Find every fault of a file at once, by the daemon's own rules, without an engine or a GPU.
+Find every fault of a file at once, before it is dropped.
 
-vLLM itself is not asked: whether a prompt is longer than the model takes, a schema compiles or a parser for tools is
-set, the run says, as an error of that request.
+The form of each line comes first, by the daemon's own rules. Then vLLM is asked what it would refuse: a prompt that is
+longer than the model takes, a schema that cannot be compiled, tools without a parser, a number out of range. That takes
+no GPU and no weights, but vLLM and the model's configuration and tokenizer on this host, and some seconds to start.
+Where they are not to be had, a sentence says so, and the exit status is that of the form alone.
 """
 
 
@@ -34,98 +34,79 @@ def add(verb: argparse.ArgumentParser) -> None:
     verb.description = _ABOUT
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     given.add(verb, "what messages call what comes on stdin; with a suffix where it comes compressed")
-    verb.add_argument("--model", metavar="NAME", help="the model that will serve it; unset, any model name passes")
+    verb.add_argument("--model", metavar="NAME", help="the model that will serve it, in place of engine.model")
+    verb.add_argument("--form", action="store_true", help="look at the form alone, without vLLM")
     verb.add_argument("--json", action="store_true", help="one object a file, for programs")
     verb.set_defaults(go=go)
 
 
-@dataclass(slots=True)
-class Faults:
-    """What is wrong with one file.
-
-    Attributes:
-        fatal: why the file as a whole is no batch, or None.
-        found: (line number, fault), the first ones of them.
-        kinds: all of them.
-        warnings: what is no fault and not what was meant either, a sentence each.
-    """
-
-    requests: int = 0
-    count: int = 0
-    fatal: str | None = None
-    found: list[tuple[int, Fault]] = field(default_factory=list)
-    kinds: Kinds = field(default_factory=Kinds)
-    warnings: list[str] = field(default_factory=list)
-
-
 def faults_of(path: Path, read: Config, limit: int = 10_000, name: str = "") -> Faults:
-    """Check a file; at most `limit` faults are kept, all are counted. Raises OSError where there is no such file.
+    """Return what is wrong with a file's form. At most `limit` faults are kept, all are counted.
 
     Args:
         name: under which it is to be dropped where that says a model, so that no line need name one.
+
+    Raises:
+        OSError: there is no such file.
     """
-    faults = Faults()
-    path.stat()
-    try:
-        fd = source.open_regular(path, follow=True)
-    except Rejected as rejected:
-        return Faults(fatal=str(rejected))
-    try:
-        _read(path, fd, read, faults, limit, name)
-    except Rejected as rejected:
-        faults.fatal = str(rejected)
-    finally:
-        os.close(fd)
-    if not faults.requests and not faults.fatal:
-        faults.fatal = f"{shown(path.name)}: holds no request: it is empty or has only blank lines"
-    return faults
-
-
-def _read(path: Path, fd: int, read: Config, faults: Faults, limit: int, name: str) -> None:
-    unordered = replace(read.inbox, group_prefixes=False, share_answers=False)  # nothing is going to be run
-    rules = rules_of(replace(read, inbox=unordered))
-    if name:
-        rules = replace(rules, model_fault=lambda model: None, slugs={})
-    plain = path.name.endswith(".jsonl")
-    with tempfile.TemporaryFile() as copy:  # repeated ids are settled by reading a line again, by its offset
-        lines = fd if plain else copy.fileno()
-        reading = Reading(rules, partial(ingest.read_line, lines), shown(name or path.name))
-        for block in source.blocks(fd, path, rules.inbox.max_file_bytes):
-            if not plain:
-                files.write_all(lines, block, Path(tempfile.gettempdir()))
-            _note(reading.feed(block), faults, limit)
-        _note(reading.finish(), faults, limit)
-    faults.requests, faults.count = len(reading.index), reading.faults
-    faults.warnings = reading.warnings()
-
-
-def _note(lines: Iterable[Found | None], faults: Faults, limit: int) -> None:
-    for found in lines:
-        if found:
-            _, number, fault = found
-            faults.kinds.note(number, fault)
-            if len(faults.found) < limit:
-                faults.found.append((number, fault))
+    with form_of(path, read, limit, name) as form:
+        return form.faults
 
 
 def go(asked: argparse.Namespace) -> int:
     read = settings(asked)
     clean = True
-    with given.read(asked.files, asked.name, otherwise="stdin") as some:
+    with given.read(asked.files, asked.name, otherwise="stdin") as some, Asking(read) as asking:
         for path, called in some:
-            faults = faults_of(path, read)
+            with form_of(path, read) as form:
+                if not asked.json:
+                    _say_kinds(called, form.faults.kinds)
+                refused = Kinds()
+                unknown = None if asked.form else _ask(read, asking, form, refused)
+            faults = form.faults
             clean &= not (faults.count or faults.fatal)
             if asked.json:
-                sys.stdout.buffer.write(dumps(_object(called, faults)) + b"\n")
-            else:
-                report(called, faults)
+                sys.stdout.buffer.write(dumps(_object(called, faults, asking, unknown)) + b"\n")
+                continue
+            _say_kinds(called, refused)
+            _say_rest(called, faults)
+            if unknown:
+                show.say(f"{called}: {unknown}")
     return 0 if clean else 1
 
 
+def _ask(read: Config, asking: Asking, form: Form, refused: Kinds) -> str | None:
+    """Note what vLLM would refuse, in `refused` and among all faults; say what of that remains unknown, and why."""
+    faults = form.faults
+    left = faults.requests - faults.count
+    if faults.fatal or not left:
+        return None
+    for model in configured(read):
+        if not form.models & model.lanes:
+            continue
+        try:
+            for number, fault in asking.refusals(model, form.requests(model.lanes), left):
+                faults.note(number, fault)
+                refused.note(number, fault)
+        except NotAsked as error:
+            return f"what vLLM would refuse is not known: {error}"
+    if form.fetching:
+        return f"what vLLM would refuse is not known of {form.fetching:,} requests: it would have to fetch their media"
+    return None
+
+
 def report(path: Path, faults: Faults) -> None:
-    """Say what was found; faults that are equal are counted."""
-    for sentence in faults.kinds.sentences(path):
+    """Say what was found of a file's form; faults that are equal are counted."""
+    _say_kinds(path, faults.kinds)
+    _say_rest(path, faults)
+
+
+def _say_kinds(path: Path, kinds: Kinds) -> None:
+    for sentence in kinds.sentences(path):
         show.say(sentence)
+
+
+def _say_rest(path: Path, faults: Faults) -> None:
     if faults.fatal:
         show.say(f"{path}: {faults.fatal}")
     for sentence in faults.warnings:
@@ -134,7 +115,7 @@ def report(path: Path, faults: Faults) -> None:
     show.say(f"{path}: {good:,} of {faults.requests:,} requests can run")
 
 
-def _object(path: Path, faults: Faults) -> dict[str, Any]:
+def _object(path: Path, faults: Faults, asking: Asking, unknown: str | None) -> dict[str, Any]:
     listed = [
         {
             "line": number,
@@ -153,4 +134,6 @@ def _object(path: Path, faults: Faults) -> dict[str, Any]:
         "faults": listed,
         "kinds": faults.kinds.objects(),
         "warnings": faults.warnings,
+        "vllm": [{"version": info.version, "model": info.model} for info in asking.infos.values()],
+        "unknown": unknown,
     }

@@ -67,22 +67,33 @@ def demand(read: Config, look: Callable[[Config], Iterator[Finding]]) -> None:
 # -- the model, and what vLLM is told of it
 
 
+def without_vllm() -> str:
+    """Say that vLLM is not installed, and what installs it; "" where it is."""
+    if util.find_spec("vllm") is not None:
+        return ""
+    return f"vLLM is not installed; install it into {sys.prefix} (tools/install, or pip install '.[gpu]')"
+
+
 def model(read: Config) -> Iterator[Finding]:
     """A model must be named, a path must hold one; whether a name is one on Hugging Face is not asked here."""
     if read.engine.kind != "vllm":
         return
-    if util.find_spec("vllm") is None:
-        how = f"install it into {sys.prefix} (tools/install, or pip install '.[gpu]')"
-        yield Finding(Verdict.WRONG, f"engine.kind = 'vllm': vLLM is not installed; {how}")
+    if lacking := without_vllm():
+        yield Finding(Verdict.WRONG, f"engine.kind = 'vllm': {lacking}")
     for one in configured(read):
-        named = one.engine.model
-        if not named:
-            how = "name the model to serve, with --model or [engine] model = … in the settings"
-            yield Finding(Verdict.WRONG, f"engine.model is not set: {how}")
-        elif contents.is_path(named):
-            yield folder_at(named, one.said)
-        elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", named):
-            yield Finding(Verdict.WRONG, f"{one.said}: neither a folder nor a name such as Qwen/Qwen3-4B")
+        yield from named(one)
+
+
+def named(one: Model) -> Iterator[Finding]:
+    """The same of one model."""
+    name = one.engine.model
+    if not name:
+        how = "name the model to serve, with --model or [engine] model = … in the settings"
+        yield Finding(Verdict.WRONG, f"engine.model is not set: {how}")
+    elif contents.is_path(name):
+        yield folder_at(name, one.said)
+    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        yield Finding(Verdict.WRONG, f"{one.said}: neither a folder nor a name such as Qwen/Qwen3-4B")
 
 
 def folder_at(named: str, said: str, described: Sequence[str] = contents.MODELS) -> Finding:

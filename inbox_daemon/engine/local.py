@@ -54,6 +54,8 @@ class LocalEngine:
         number: of this engine since the daemon's start, for the log.
         place: where it lives; None: it is the first, and finds out how many there are to be.
         gpus: numbers of those that it may use, where it has no place; (): all.
+        computes: False: it loads no model and answers nothing. What vLLM would refuse it refuses; of all other requests
+            the outcome is no error.
 
     Raises:
         OSError: the host has no room for a worker.
@@ -67,6 +69,8 @@ class LocalEngine:
         number: int,
         place: Place | None,
         gpus: Sequence[int] = (),
+        *,
+        computes: bool = True,
     ) -> None:
         self._workers, self._settings, self._number, self._place = workers, settings, number, place
         self._worker = workers.take()
@@ -92,6 +96,7 @@ class LocalEngine:
             "model": settings.model,
             "args": settings.arguments,
             "rules": dict(rules),
+            "computes": computes,
             "first": place is None,
             "environment": _environment(place or Place(1, 1, ",".join(map(str, gpus)))),
         }

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -31,14 +32,18 @@ class WorkerProcess:
         log: the descriptor of what it and its children print, not blocking; -1 once it has been let go of.
         folder: its TMPDIR.
 
+    Args:
+        also: what its environment has beside our own.
+
     Raises:
         OSError: the host has no room for it: processes, descriptors, or space below the daemon's own TMPDIR.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, also: Mapping[str, str] | None = None) -> None:
         environment = {
             k: v for k, v in os.environ.items() if k not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
         }
+        environment |= also or {}
         environment.setdefault("PYTHONUNBUFFERED", "1")
         # A killed engine leaves sockets and files behind. They go with a folder of its own; its path is short, because
         # a socket's may have 107 bytes. What torch compiled is to outlive it, where torch would have put it anyway.
@@ -96,10 +101,12 @@ class Workers:
 
     Args:
         spares: whether any are kept at hand.
+        environment: what theirs has beside our own.
     """
 
-    def __init__(self, spares: bool) -> None:
+    def __init__(self, spares: bool, environment: Mapping[str, str] | None = None) -> None:
         self._keeps_spares = spares
+        self._environment = environment
         self._spares: list[WorkerProcess] = []
 
     def take(self) -> WorkerProcess:
@@ -108,7 +115,7 @@ class Workers:
             if spare.process.poll() is None:
                 return spare
             self._end([spare])
-        return WorkerProcess()
+        return WorkerProcess(self._environment)
 
     def prepare(self, count: int) -> None:
         """Have so many at hand and no more, where any are to be."""
@@ -116,7 +123,7 @@ class Workers:
             count = max(0, count)
             try:
                 while len(self._spares) < count:
-                    self._spares.append(WorkerProcess())
+                    self._spares.append(WorkerProcess(self._environment))
             except OSError as error:  # an engine can do without, and may be doing well
                 self._keeps_spares = False
                 log.warning("no worker is kept at hand any more: %s", error)

@@ -76,6 +76,16 @@ def refusal(settings: RequestSettings, url: str, body: dict[str, Any]) -> Fault 
     return None
 
 
+def fetches(url: str, body: dict[str, Any]) -> bool:
+    """Say whether vLLM would have to fetch media for a request that may run here."""
+    return any(
+        isinstance(link, str) and link[:5].lower() != "data:"
+        for name in ENDPOINTS[url].carriers
+        if name == "file_url" or (body.get(name).__class__ in _NESTED and not _plain(body[name]))
+        for link in _links({name: body.get(name)})
+    )
+
+
 def for_vllm(settings: RequestSettings) -> dict[str, Any]:
     """Return the same rules as vLLM's own arguments, so that what passes here passes there and nothing else does."""
     # vLLM takes an empty list to mean every host; .invalid is the name that no host has (RFC 2606).

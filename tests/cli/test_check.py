@@ -56,3 +56,30 @@ def test_a_file_with_another_wrong_word_in_every_line_is_not_listed_line_by_line
     status, said = checked(capsys, path)
     assert status == 1 and len(said) < 110, len(said)
     assert f"{path}: … and 399 lines more with this fault, first 103, 104, 105" in said
+
+
+UNNAMED = "engine.model is not set: name the model to serve, with --model or [engine] model = … in the settings"
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        ((), f": {UNNAMED}"),
+        (("--model", "nobody/nothing"), ": nobody/nothing is not on this host: fetch it with"),
+        (("--model", "/nowhere"), ": there is nothing of that name"),
+    ],
+)
+def test_where_vllm_cannot_be_asked_it_says_so_and_why_and_the_form_decides(
+    flags: tuple[str, ...], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "b.jsonl"
+    path.write_bytes(batch_of(2))
+    status, said = checked(capsys, path, *flags)
+    assert (status, said[0]) == (0, f"{path}: 2 of 2 requests can run")
+    assert said[1].startswith(f"{path}: what vLLM would refuse is not known: ") and why in said[1]
+    status, [line] = checked(capsys, path, *flags, "--json")
+    told = orjson.loads(line)
+    assert (status, told["vllm"], said[1]) == (0, [], f"{path}: {told['unknown']}")
+    path.write_bytes(batch_of(2) + b"{\n")
+    assert checked(capsys, path, *flags)[0] == 1
+    assert checked(capsys, path, *flags, "--form")[1][1:] == [f"{path}: 2 of 3 requests can run"]

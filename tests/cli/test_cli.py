@@ -302,7 +302,7 @@ def test_a_link_is_checked_and_submitted_as_what_it_leads_to(tmp_path: Path) -> 
     spool = empty_spool(tmp_path / "spool")
     link = tmp_path / "link.jsonl"
     link.symlink_to(file(tmp_path / "target.jsonl", batch_of(2)))
-    status, said = run(spool.root, "check", link)
+    status, said = run(spool.root, "check", link, "--form")
     assert (status, said) == (0, f"{link}: 2 of 2 requests can run\n")
     assert run(spool.root, "submit", link)[0] == 0
     assert (spool.inbox / "link.jsonl").read_bytes() == batch_of(2)
@@ -375,7 +375,7 @@ def test_what_comes_on_stdin_is_checked_and_submitted_like_a_file(start_daemon: 
         done = subprocess.run(command, input=content, capture_output=True, check=False, timeout=60)
         return done.returncode, (done.stdout + done.stderr).decode()
 
-    assert piped(batch_of(3), "check", "-") == (0, "stdin: 3 of 3 requests can run\n")
+    assert piped(batch_of(3), "check", "-", "--form") == (0, "stdin: 3 of 3 requests can run\n")
     status, said = piped(b"{\n" + batch_of(1), "check", "-")
     assert (status, said.splitlines()[0].startswith("stdin:1: invalid_json: ")) == (1, True)
     packed = gzip.compress(batch_of(3))

@@ -25,18 +25,22 @@ sys.meta_path.insert(0, Finder())
 
 
 @pytest.fixture
-def start_frail(start_daemon: Start, tmp_path: Path) -> Callable[..., Daemon]:
+def frail_worker(tmp_path: Path) -> dict[str, str]:
+    """The environment in which a worker hosts `frail_host`; `loads` in FRAIL says what the first starts die of."""
+    folder = tmp_path / "frail"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(FINDS_FRAIL_HOST)
+    path = os.pathsep.join([str(folder), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    return {"PYTHONPATH": path, "FRAIL": str(folder)}
+
+
+@pytest.fixture
+def start_frail(start_daemon: Start, frail_worker: dict[str, str]) -> Callable[..., Daemon]:
     """Start a daemon whose worker hosts `frail_host`; `loads` says what the first starts die of."""
 
     def start(*loads: str, prefix: Sequence[str] = (), **environment: str) -> Daemon:
-        folder = tmp_path / "frail"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(FINDS_FRAIL_HOST)
-        (folder / "loads").write_text("\n".join(loads))
-        path = os.pathsep.join([str(folder), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-        settings = {
-            "PYTHONPATH": path,
-            "FRAIL": str(folder),
+        (Path(frail_worker["FRAIL"]) / "loads").write_text("\n".join(loads))
+        settings = frail_worker | {
             "INBOX_DAEMON_ENGINE__IN_FLIGHT": "4",
             "INBOX_DAEMON_ENGINE__STALL_AFTER": str(STALL_AFTER),
             "INBOX_DAEMON_ENGINE__LOAD_TIMEOUT": str(LOAD_TIMEOUT),

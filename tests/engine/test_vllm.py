@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 import pytest
+import reference
 from engines import (
     ENDED,
     IN_FLIGHT,
@@ -229,6 +232,28 @@ def test_completions_and_responses_are_answered_in_openais_form_and_counted_in_t
 
 MANY = 4000  # at 400 a second and more, counted once a second: enough is left when the first are seen to be done
 VICTIMS = {"worker": "inbox_daemon.engine.worker", "core": "VLLM::EngineCore", "vllm-worker": "VLLM::Worker"}
+
+
+def test_check_says_of_every_kind_of_request_whether_it_runs_and_why_not_as_the_run_does(
+    daemon: Daemon, tiny_model: Path, tmp_path: Path
+) -> None:
+    asked = reference.lines()
+    path, bare = tmp_path / "reference.jsonl", tmp_path / "model"
+    path.write_bytes(jsonl(asked))
+    shutil.copytree(tiny_model, bare, ignore=shutil.ignore_patterns("*.safetensors"))  # it needs no weights
+    daemon.drop(path.name, path.read_bytes())
+    daemon.finished("reference", LOADED)
+    command = [sys.executable, "-m", "inbox_daemon", "check", path, "--config", daemon.log.with_suffix(".toml")]
+    done = subprocess.run([*command, "--model", bare, "--json"], check=False, capture_output=True, timeout=200)
+    assert done.returncode == 1, done.stderr
+    told = orjson.loads(done.stdout.replace(os.fsencode(bare), os.fsencode(tiny_model)))
+    checked = {fault["custom_id"]: (fault["code"], fault["param"], fault["message"]) for fault in told["faults"]}
+    errors = {line["custom_id"]: error_of(line) for line in lines(daemon.outbox("reference") / "errors.jsonl")}
+    ran = {name: (error.code, error.param, error.message) for name, error in errors.items()}
+    assert len(asked) > 150 and len(ran) > 90 and told["unknown"] is None
+    assert checked == ran
+    assert "enable_auto_tool_choice and tool_call_parser" in ran["/v1/chat/completions tools"][2]
+    assert "settings of [engine.args]" in ran["/v1/chat/completions tools"][2]
 
 
 @pytest.mark.parametrize("victim", ["daemon", *VICTIMS])

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from inbox_daemon.cli.tune.climb import Trial
-from inbox_daemon.engine import Engine
+from inbox_daemon.engine import Engine, alone
 from inbox_daemon.errors import ConfigError, EngineDied, Rejected
 from inbox_daemon.records import Outcome, Request
 from inbox_daemon.request.line import read_line
@@ -25,7 +24,6 @@ from inbox_daemon.text import shown
 
 _RUN = 64  # consecutive lines of a sample, so that neighbours that share a prefix stay neighbours
 _WARM_UP = 16  # requests before the clock starts: what a fresh engine compiles at its first ones is not its speed
-_TICK = 0.05
 _PATIENCE = 2.0  # times what the best setting took; then it is the slower one, however it would go on
 
 
@@ -103,7 +101,7 @@ def through(
     except (EngineDied, ConfigError, TimeoutError) as ended:
         return Trial(changed, load_seconds=load or time.monotonic() - began, problem=str(ended))
     finally:
-        _end(engine)
+        alone.end(engine)
     errors = [outcome for outcome in outcomes if outcome.is_error]
     if not outcomes or 2 * len(errors) > len(outcomes):
         why = f"{len(errors)} of {len(outcomes)} requests ended as errors" if outcomes else "no answer in time"
@@ -130,14 +128,4 @@ def _answer(engine: Engine, requests: Sequence[Request], deadline: float) -> tup
 def _receive(engine: Engine, deadline: float) -> list[Outcome]:
     if time.monotonic() >= deadline:
         raise TimeoutError("not loaded in the time that was left")
-    if (fd := engine.fileno()) is not None:
-        waiting = select.poll()
-        waiting.register(fd, select.POLLIN)
-        waiting.poll(1000 * _TICK)
-    return engine.receive()
-
-
-def _end(engine: Engine) -> None:
-    engine.kill()
-    while not engine.gone():
-        time.sleep(_TICK)
+    return alone.receive(engine)

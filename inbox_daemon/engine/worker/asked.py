@@ -21,13 +21,21 @@ class Asked:
     Attributes:
         ids: under which vLLM's front end knows what it asked; none: the engine has seen nothing of the request.
         params: the sampling parameters of the last of them; None where nothing was to be sampled.
+        reached: what stands in for the engine has got it (`coreless`).
     """
 
-    __slots__ = ("ids", "params")
+    __slots__ = ("ids", "params", "reached")
 
     def __init__(self) -> None:
         self.ids: list[str] = []
         self.params: Any = None
+        self.reached = False
+
+
+def note_reached() -> None:
+    """Take note that what is computed now has come as far as the engine."""
+    if (asked := _current.get()) is not None:
+        asked.reached = True
 
 
 class Watch:

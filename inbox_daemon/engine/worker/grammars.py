@@ -14,8 +14,12 @@ from typing import Any
 from vllm.v1.structured_output import StructuredOutputManager
 from vllm.v1.structured_output.request import StructuredOutputRequest
 
+from inbox_daemon.engine.worker.outputs import without_place
+
 BACKEND = "xgrammar"  # vLLM's own first choice
 _REMEMBERED = 256  # grammars: a file may have the same wrong one in every line
+_WANTED = "what the answer is to be like"
+_NO_WAY_ON = "there is a point from which it allows no text at all"
 _HINT = '; for another back end, of all requests: [engine.args] structured_outputs_config = {backend = "guidance"}'
 
 
@@ -50,13 +54,13 @@ class Grammars:
         self._problem = lru_cache(_REMEMBERED)(self._compiled)
         self._one_at_a_time = asyncio.Lock()
 
-    async def fault(self, params: Any) -> str | None:
+    async def fault(self, params: Any, *, has_failed: bool = True) -> str | None:
         """Say what is wrong with the grammar in these sampling parameters; None where there is none.
-
-        To be asked where a living engine has failed the request: what can be compiled was a grammar with a dead end.
 
         Args:
             params: as vLLM's front end has checked them.
+            has_failed: a living engine has failed the request: what can be compiled was a grammar with a dead end.
+                Where none has seen it, a dead end is found that stands at the beginning.
         """
         asked = StructuredOutputRequest.from_sampling_params(params)
         if asked is None:
@@ -64,10 +68,9 @@ class Grammars:
         async with self._one_at_a_time:
             stops = frozenset(params.all_stop_token_ids)
             problem = await asyncio.to_thread(self._problem, asked.structured_output_key, stops)
-        wanted = "what the answer is to be like"
-        if problem is None:
-            return f"{wanted} cannot be followed: there is a point from which it allows no text at all"
-        return f"{wanted} cannot be compiled: {problem}"
+        if problem and problem is not _NO_WAY_ON:
+            return f"{_WANTED} cannot be compiled: {problem}"
+        return f"{_WANTED} cannot be followed: {_NO_WAY_ON}" if problem or has_failed else None
 
     def _compiled(self, key: Any, stops: frozenset[int]) -> str | None:
         if self._manager is None:
@@ -78,5 +81,8 @@ class Grammars:
         self._manager.grammar_init(
             SimpleNamespace(structured_output_request=asked, sampling_params=params, request_id="")
         )
-        error = asked.grammar.exception()
-        return None if error is None else " ".join(str(error).split())
+        if (error := asked.grammar.exception()) is not None:
+            return without_place(" ".join(str(error).split()))
+        allowed = self._manager.backend.allocate_token_bitmask(1)
+        asked.grammar.result().fill_bitmask(allowed, 0)
+        return None if allowed.any() else _NO_WAY_ON

@@ -17,6 +17,7 @@ from inbox_daemon.text import dumps
 _NO_PLACE = "Request must not be sent in stream mode"  # what vLLM's runner says of every answer that it cannot read
 
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)+)(?![\w-])")
+_IN_THE_COMPILER = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
 
 def answered(request: Request, custom_id: str, body: Any) -> Outcome:
@@ -53,7 +54,7 @@ def why(output: Any) -> tuple[int | None, str, str, str | None]:
     sentence = getattr(info, "message", None) or str(info)
     if sentence == _NO_PLACE:
         sentence = "the answer has no place in a line of JSON: leave encoding_format out, or set it to float or base64"
-    sentence = in_settings(sentence)
+    sentence = in_settings(without_place(sentence))
     with contextlib.suppress(TypeError, ValueError):
         status = int(getattr(info, "code", status))
     return status, "engine_error" if status >= 500 else "invalid_request", sentence, getattr(info, "param", None)
@@ -66,6 +67,11 @@ def field(param: object, body: Mapping[str, Any]) -> str | None:
     """
     name = param if isinstance(param, str) else ""
     return f"body.{name}" if re.split(r"[.\[]", name)[0] in body else None
+
+
+def without_place(sentence: str) -> str:
+    """Return what the compiler of grammars says, without the time of day and the line of its own source."""
+    return _IN_THE_COMPILER.sub("", sentence)
 
 
 def in_settings(sentence: str) -> str:

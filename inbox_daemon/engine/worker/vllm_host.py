@@ -36,12 +36,12 @@ except ImportError:
     safe_apply_chat_template = None
 
 from inbox_daemon.engine import placement
-from inbox_daemon.engine.worker import arguments, counters, grammars, numbers, outputs, serving, tokens, words
+from inbox_daemon.engine.worker import arguments, coreless, counters, grammars, numbers, outputs, serving, tokens, words
 from inbox_daemon.engine.worker.arguments import EXIT_CONFIG
 from inbox_daemon.engine.worker.asked import Asked, Watch
 from inbox_daemon.machine import nvml
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
-from inbox_daemon.request.output import error_line
+from inbox_daemon.request.output import answer_line, error_line
 
 _SURE_AFTER = 1.0  # seconds for vLLM to notice that its EngineCore is gone
 
@@ -110,7 +110,8 @@ class VllmHost:
         os.environ.setdefault("VLLM_COMPUTE_NANS_IN_LOGITS", "1")
         if hasattr(runner, "ignore_admission_limits"):
             runner.ignore_admission_limits(args)
-        async with build_async_engine_client(args, usage_context=UsageContext.LLM_CLASS) as client:
+        building = build_async_engine_client(args, usage_context=UsageContext.LLM_CLASS)
+        async with building if options["computes"] else coreless.without_engine(building) as client:
             handlers = await serving.handlers(client, args)
             renderer = getattr(client, "renderer", None)
             gathered = tokens.speed_up(renderer, safe_apply_chat_template) if renderer else None
@@ -192,6 +193,8 @@ class VllmHost:
             response = await serving.respond(handler, line.body)
             if self._watch.has_no_numbers(asked):
                 return self._without_numbers(request, parsed)
+        if coreless.is_all(asked, response, parsed["url"]):
+            return await self._not_computed(request, parsed, asked)
         answer, output = await serving.understood(response, line)
         if numbers.lacking(response, answer, parsed["body"]):
             return self._without_numbers(request, parsed)
@@ -217,6 +220,12 @@ class VllmHost:
         if outputs.is_of_content(response):
             return f"body: vLLM cannot read it ({type(response).__name__}: {response})"
         return None
+
+    async def _not_computed(self, request: Request, parsed: Any, asked: Asked) -> Outcome:
+        """Answer a request against which vLLM has nothing, where no engine is there: with nothing."""
+        if asked.params is not None and (why := await self._grammars.fault(asked.params, has_failed=False)):
+            return self._refused(request, parsed, 400, "invalid_request", grammars.with_hint(why))
+        return Outcome(request.ticket, answer_line(request.id, parsed["custom_id"], b"null"), is_error=False)
 
     def _without_numbers(self, request: Request, parsed: Any) -> Outcome:
         if not self._has_said:

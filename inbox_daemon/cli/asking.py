@@ -1,0 +1,153 @@
+"""vLLM asked what it would refuse of a file's requests: a worker of it that has no engine (`engine/worker/coreless`).
+
+Owns those workers, one a model: started where there is something to ask, gone at the end. They load no weights, compute
+nothing and fetch nothing. What they say is what a run would say: the same code reads a request in both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from types import TracebackType
+
+import orjson
+
+from inbox_daemon.cli import preflight, show
+from inbox_daemon.cli.preflight import Verdict
+from inbox_daemon.config import Config
+from inbox_daemon.config.models import Model
+from inbox_daemon.engine import Place, alone
+from inbox_daemon.engine.local import LocalEngine
+from inbox_daemon.engine.workers import Workers
+from inbox_daemon.errors import ConfigError, EngineDied
+from inbox_daemon.hub.asking import Asked, look
+from inbox_daemon.records import EngineInfo, Fault, Outcome, Request
+from inbox_daemon.request import policy
+from inbox_daemon.request.output import failure
+from inbox_daemon.text import span
+
+Refusal = tuple[int, Fault]  # line number, fault
+
+_STARTED_WITHIN = 300.0  # seconds for importing vLLM and reading a tokenizer, on a cold disk too
+_SILENT_FOR = 120.0  # seconds; one request takes milliseconds, a schema at its worst some seconds
+_SAID_AFTER, _SAID_EVERY = 2.0, 10.0  # seconds
+_CLOSED = {"HF_HUB_OFFLINE": "1"}
+_AT_A_TIME = 256  # requests; what is read and not sent yet
+
+
+class NotAsked(Exception):
+    """vLLM cannot be asked, or no more; its text says why, and what would help."""
+
+
+class Asking:
+    """Asks vLLM about requests, as often as there are files; a context, at whose end nothing of vLLM is left.
+
+    Attributes:
+        infos: what vLLM says of itself, for each model that it has been asked about.
+    """
+
+    def __init__(self, read: Config) -> None:
+        self._read = read
+        self._workers = Workers(spares=False, environment=_CLOSED)
+        self._engines: dict[str, LocalEngine] = {}
+        self.infos: dict[str, EngineInfo] = {}
+
+    def __enter__(self) -> Asking:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for engine in self._engines.values():
+            alone.end(engine)
+
+    def refusals(self, model: Model, requests: Iterable[Request], total: int) -> Iterator[Refusal]:
+        """Yield what vLLM would refuse of these requests, in their order.
+
+        Args:
+            requests: for this model, that have no fault in their form.
+            total: how many they are at most.
+
+        Raises:
+            NotAsked: vLLM or the model is not to be had here, or vLLM has ended.
+        """
+        if model.engine.kind == "null":  # which answers whatever has no fault in its form
+            return
+        try:
+            if model.name not in self._engines:
+                self._start(model)
+            yield from _asked(self._engines[model.name], iter(requests), total)
+        except (EngineDied, ConfigError, OSError) as ended:
+            raise NotAsked(str(ended)) from ended
+
+    def _start(self, model: Model) -> None:
+        if why := _out_of_reach(model):
+            raise NotAsked(why)
+        rules = policy.for_vllm(replace(self._read.requests, allowed_media_domains=()))
+        number = len(self._engines) + 1
+        engine = LocalEngine(self._workers, model.engine, rules, number, Place(1, 1, ""), computes=False)
+        self._engines[model.name] = engine
+        began, said = time.monotonic(), False
+        while engine.info is None:
+            alone.receive(engine)
+            waited = time.monotonic() - began
+            if waited > _STARTED_WITHIN:
+                raise NotAsked(f"vLLM has not started within {_STARTED_WITHIN:.0f} s")
+            if waited > _SAID_AFTER and not said:
+                said = True
+                show.say("vLLM starts, without an engine, to say what it would refuse …", show.errors)
+        self.infos[model.name] = engine.info
+
+
+def _asked(engine: LocalEngine, requests: Iterator[Request], total: int) -> Iterator[Refusal]:
+    waiting: deque[int] = deque()  # tickets in their order
+    outcomes: dict[int, Outcome] = {}
+    progress = _Progress(total)
+    heard, over = time.monotonic(), False
+    while waiting or not over:
+        while not over and (room := min(engine.room(), _AT_A_TIME)):
+            batch = [request for _, request in zip(range(room), requests, strict=False)]
+            over = not batch
+            waiting.extend(request.ticket for request in batch)
+            engine.send(batch)
+        answered = alone.receive(engine) if waiting else []
+        now = time.monotonic()
+        if answered:
+            heard = now
+        elif waiting and now - heard > _SILENT_FOR:
+            raise NotAsked(f"vLLM has said nothing for {_SILENT_FOR:.0f} s")
+        outcomes |= {outcome.ticket: outcome for outcome in answered}
+        progress.made(len(answered), now)
+        while waiting and (outcome := outcomes.pop(waiting[0], None)):
+            waiting.popleft()
+            if outcome.is_error and (why := failure(orjson.loads(outcome.line))):
+                yield why.number, why.fault
+
+
+def _out_of_reach(model: Model) -> str:
+    """Say why vLLM or the model is not to be had here without the network; "" where nothing speaks against it."""
+    if lacking := preflight.without_vllm():
+        return lacking
+    for finding in preflight.named(model):
+        if finding.verdict is not Verdict.RIGHT:
+            return finding.sentence
+    [seen] = look([Asked(model.engine.model, model.engine.arguments.get("revision"))], network=False)
+    return "" if seen.folder else seen.sentence(model.engine.model)
+
+
+class _Progress:
+    """Says how far it is, on stderr, where it takes long."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._began = self._said = time.monotonic()
+
+    def made(self, more: int, now: float) -> None:
+        self._done += more
+        if now - self._said < _SAID_EVERY or not self._done:
+            return
+        self._said = now
+        left = (now - self._began) * (self._total - self._done) / self._done
+        show.say(f"vLLM asked about {self._done:,} of {self._total:,} requests, {span(left)} left", show.errors)

@@ -1,0 +1,60 @@
+"""`check` and the worker that it asks, where that is another program than vLLM: it is there, it is gone, it dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+from running import batch_of, jsonl, request
+
+from inbox_daemon import cli
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _frail(frail_worker: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in frail_worker.items():
+        monkeypatch.setenv(name, value)
+
+
+def checked(capsys: pytest.CaptureFixture[str], path: Path, *flags: object) -> tuple[int, list[str]]:
+    """Run it, see that nothing of it is left, and return its exit status and what it says."""
+    status = cli.main(["check", str(path), *map(str, flags)])
+    assert psutil.Process().children() == []
+    return status, capsys.readouterr().out.splitlines()
+
+
+def a_model(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_worker_that_ends_while_it_is_asked_leaves_that_unknown_and_not_the_form(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, path = a_model(tmp_path / "model"), tmp_path / "b.jsonl"
+    path.write_bytes(batch_of(50))
+    assert checked(capsys, path, "--model", model) == (0, [f"{path}: 50 of 50 requests can run"])
+    path.write_bytes(b"{\n" + jsonl([request("a"), request("poison", "x; always: killed"), request("b")]))
+    status, said = checked(capsys, path, "--model", model)
+    assert status == 1 and said[0].startswith(f"{path}:1: invalid_json: ")
+    why = "what vLLM would refuse is not known: the worker was killed by SIGKILL"
+    assert said[1:] == [f"{path}: 3 of 4 requests can run", f"{path}: {why}"]
+
+
+def test_each_of_several_models_is_asked_about_its_own_requests_and_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [a_model(tmp_path / name) for name in ("one", "two", "three")]
+    settings, path = tmp_path / "config.toml", tmp_path / "b.jsonl"
+    settings.write_text("".join(f'[model."{model.name}"]\npath = "{model}"\n' for model in models))
+    path.write_bytes(jsonl([request("a", model="two"), request("b"), request("c", model="two")]))
+    status, [line] = checked(capsys, path, "--config", settings, "--json")
+    assert (status, line.count('"model":"frail"')) == (0, 2)
+    (tmp_path / "two" / "config.json").unlink()
+    status, said = checked(capsys, path, "--config", settings)
+    assert said[0] == f"{path}: 3 of 3 requests can run"
+    assert said[1].startswith(f"{path}: what vLLM would refuse is not known: model.two.path = ")
