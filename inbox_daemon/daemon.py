@@ -18,9 +18,11 @@ from inbox_daemon import journal
 from inbox_daemon.batches import Batches
 from inbox_daemon.config import Config
 from inbox_daemon.dispatch.dispatcher import Dispatcher
+from inbox_daemon.dispatch.rotation import Rotations
 from inbox_daemon.ended.clearing import Clearing
 from inbox_daemon.ended.leaving import Leaving
-from inbox_daemon.engine.fleet import Fleet, Make
+from inbox_daemon.engine.fleet import Fleet
+from inbox_daemon.engine.replicas import Make
 from inbox_daemon.errors import ConfigError
 from inbox_daemon.inbox.arrivals import Arriving
 from inbox_daemon.inbox.taking import Taking
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 TICK = 0.5  # seconds at most between two looks at everything
 _SLICE = 0.05  # seconds of long steps (reading, merging) in one pass of the loop
 _POLL_ENGINE = 0.005  # seconds between looks at an engine that has no descriptor to wait on
+_WHILE_CHANGING = 0.05  # seconds between looks at a model that gives way
 _DRAIN_GIVES_UP = 3  # engines in a row that could not be loaded
 _RECALLED_WITHIN = 1.0  # seconds for engines to give back what they have, at the end
 _ENGINE_ENDS_WITHIN = 10.0
@@ -76,7 +79,10 @@ class Daemon:
         self._taking = Taking(self.spool, self.settings, self._arriving, self._batches, self._setbacks)
         self._fleet = Fleet(make_engine, self.settings)
         self._dispatcher = Dispatcher(self._fleet, self._batches)
-        self._oversight = Oversight(self.spool, self.settings, self._dispatcher, self._batches, self._setbacks)
+        self._rotations = Rotations(self._fleet, self._dispatcher, self._batches, self.settings)
+        self._oversight = Oversight(
+            self.spool, self.settings, self._dispatcher, self._rotations, self._batches, self._setbacks
+        )
         self._presence, self._metrics = Presence(self.spool), Metrics(config.metrics, self._setbacks)
         self._last = 0  # the number of the batch that had the last step
         self._kept = 0  # of the one that was given last what is due by the clock
@@ -111,11 +117,11 @@ class Daemon:
         return Exit.SOME_ERRORS if self._drain and self._batches.some_errors else Exit.OK
 
     def step(self, now: float) -> None:
-        """One pass: what arrived, each batch's next step, requests out, outcomes in, what has ended, is all well?"""
+        """One pass: what arrived, batches, whose turn, requests out, outcomes in, what has ended, is all well?"""
         if not self._stopping:
             self._taking.look(now)
         self._advance(now)
-        self._fleet.ensure(self._engine_is_wanted, now)
+        self._rotations.turn(now, self._engine_is_wanted, self._stopping)
         if not self._stopping:
             self._dispatcher.feed()
         self._busy |= self._dispatcher.collect(now)
@@ -151,7 +157,7 @@ class Daemon:
         deadline = time.monotonic() + _SLICE
         for life in sorted(self._batches, key=lambda life: life.number <= self._kept):
             self._kept = life.number
-            self._batches.safely(life, partial(life.tick, now, len(self._batches), self._oversight.engines))
+            self._batches.safely(life, partial(life.tick, now, len(self._batches), self._oversight.present))
             if time.monotonic() >= deadline:
                 return True
         return False
@@ -182,6 +188,8 @@ class Daemon:
         seconds = 0.0 if self._busy else TICK
         if not self._stopping:
             seconds = min(seconds, self._arriving.due_in(time.monotonic()))
+        if self._rotations.changing:
+            seconds = min(seconds, _WHILE_CHANGING)
         engines = self._fleet.fileno()
         if engines is None and self._dispatcher.in_flight:
             seconds = min(seconds, _POLL_ENGINE)

@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         now: replaced whole, never changed.
         models: every model that they configure (`config.models`).
-        lanes: what of a batch some engine of this daemon may answer: `Model.lanes`.
+        lanes: what of a batch some engine of this daemon may answer: `Model.lanes` of all models.
     """
 
     now: Config
@@ -32,7 +32,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         self.models = models.configured(self.now)
-        self.lanes = self.models[0].lanes
+        self.lanes = frozenset().union(*(model.lanes for model in self.models))
 
     def take(self, fresh: Config) -> tuple[list[str], list[str]]:
         """Take over what may change in a running daemon; return what has, and what only the next start will change."""

@@ -97,7 +97,11 @@ class Books:
         return self._pace.speed
 
     def eta(self) -> float | None:
-        """Return the seconds until the last answer, at the pace of the last minute; None where there is none."""
+        """Return the seconds until the last answer, at the pace of the last minute; None where there is none, or where
+        something waits for its model's turn: how long that takes, others decide.
+        """
+        if any(lane.waits and lane.left for lane in self.queue.lanes):
+            return None
         left = len(self.queue) - self.tally.done
         return seconds_left(self._done(), left, self._left_bytes, self._pace.speed, self._pace.at_once)
 

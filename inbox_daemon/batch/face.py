@@ -38,7 +38,7 @@ class Face:
     Attributes:
         file: the name of the file as it was dropped; `source` is that as it may be shown.
         created: Unix seconds of the claim; the id begins with it.
-        engines: what each engine is doing now, for the status (`watch.view`).
+        present: what engines and models are doing now, for the status.
         told: the last status.json; replaced whole.
     """
 
@@ -50,7 +50,7 @@ class Face:
         self.file = self._origin.source
         self.source = shown(self.file)
         self.created = int(work.claimed_at)
-        self.engines: Sequence[Mapping[str, Any]] = ()
+        self.present = status.Present()
         self.told: dict[str, Any] = {}
         self._published: Published | None = None
         self._told_at = self._written_at = float("-inf")
@@ -137,7 +137,7 @@ class Face:
         if books is not None:
             queue = books.queue
             counts |= {"tally": books.tally, "in_flight": queue.in_flight, "priority": queue.priority}
-            counts |= {"speed": books.speed, "eta": books.eta()}
+            counts |= {"speed": books.speed, "eta": books.eta(), "lanes": queue.lanes}
         return status.Facts(
             id=self._work.id,
             name=name or self.name,
@@ -149,14 +149,14 @@ class Face:
             state=self._state,
             history=self.history,
             resent=resent.times(self._work),
-            engines=self.engines,
+            present=self.present,
             **counts,
         )
 
-    def worked_on_by(self, engine: EngineInfo, model: str) -> None:
-        """Note which engine works on the batch, for the receipt, and whose requests it has become by that."""
+    def worked_on_by(self, engine: EngineInfo, model: str | None) -> None:
+        """Note which engine works on the batch, for the receipt, and whose the requests without a model are by that."""
         self._state.model = engine.model
-        self.history.note("engine", time.time(), engine=engine, model=model)
+        self.history.note("engine", time.time(), engine=engine, **({} if model is None else {"model": model}))
 
     # -- the log
 
@@ -200,12 +200,14 @@ class Face:
             again,
         )
 
-    def say_waits(self, model: str, served: str) -> None:
+    def say_waits(self, model: str, served: Sequence[str]) -> None:
+        """Say for which model it waits; `served` are those of this daemon."""
+        having = f"{shown(served[0]) or 'none with a name'} (engine.model)"
         self.log.warning(
-            "%s: waits for an engine of %s, which alone may answer what is left; this daemon has %s (engine.model)",
+            "%s: waits for an engine of %s, which alone may answer what is left; this daemon has %s",
             self.name,
             shown(model),
-            shown(served) or "none with a name",
+            having if len(served) == 1 else shown(", ".join(served)),
         )
 
     def say_waits_for_memory(self) -> None:
@@ -220,4 +222,4 @@ class Face:
 
 def _but_for_the_time(told: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is said of a batch itself, without when, and what engines do for others."""
-    return {key: value for key, value in told.items() if key not in ("updated_at", "engines")}
+    return {key: value for key, value in told.items() if key not in ("updated_at", "engines", "models")}

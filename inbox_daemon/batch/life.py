@@ -7,8 +7,7 @@ Owns the order and what control files and engine deaths mean for it. Touches the
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
 
 from inbox_daemon.batch.books import Books
 from inbox_daemon.batch.face import Face
@@ -18,7 +17,7 @@ from inbox_daemon.batch.parking import Parking
 from inbox_daemon.batch.queue import Queue
 from inbox_daemon.batch.running import Running
 from inbox_daemon.batch.state import State
-from inbox_daemon.batch.status import Tally
+from inbox_daemon.batch.status import Present, Tally
 from inbox_daemon.errors import EngineDied, Rejected
 from inbox_daemon.journal import Message, tell
 from inbox_daemon.layout import Spool, Work
@@ -46,6 +45,7 @@ class Life:
 
     Attributes:
         running: from the moment on that its log has been read back, until it is let go.
+        parking: when the daemon gives it up.
         over: nothing is left to do; the batch's folder is gone from work.
         had_errors: it has ended, and not every request has an answer.
     """
@@ -59,10 +59,9 @@ class Life:
         self.over = self.had_errors = self._resumed = False
         self._spool, self._settings, self._totals = spool, settings, totals
         self.running: Running | None = None
-        self._nothing = Queue(0)
-        self._begun = time.monotonic()
+        self._nothing, self._begun = Queue(0), time.monotonic()
         self._needs = Needs(number, self.state, self.face, settings, memory)
-        self._parking = Parking(self.state, self.face)
+        self.parking = Parking(self.state, self.face)
         self._steps: Generator[bool, None, None] = self._live()
 
     @property
@@ -92,7 +91,7 @@ class Life:
     def wants_engine(self) -> bool:
         """Whether it has requests for an engine, or will most likely have some: a long file is read while it loads."""
         reading = self.running is None and self.face.has_name and not self.state.status.final
-        long = reading and time.monotonic() - self._begun > _LONG_READING
+        long = reading and len(self._settings.models) == 1 and time.monotonic() - self._begun > _LONG_READING
         return long or any(lane.wants_engine for lane in self.queue.lanes_for(self._needs.models))
 
     def step(self) -> bool:
@@ -185,7 +184,7 @@ class Life:
             reason = f"{accepted.faults} faulty lines and inbox.strict: nothing of this file was run"
             yield from busily(running.close_early("batch_refused", reason))
         while queue.done < len(queue):
-            self._parking.write_down()
+            self.parking.write_down()
             if state.cancelled and state.status is not BatchStatus.CANCELLING:
                 state.status = BatchStatus.CANCELLING
                 self.face.history.note("cancelling", time.time())
@@ -235,7 +234,7 @@ class Life:
     def engine_died(self, died: EngineDied, places: Sequence[int]) -> None:
         """Take back what an engine had when it died; park after too many deaths in an hour."""
         if self.running and (returned := self.running.give_back(places)):
-            self._parking.engine_died(died, returned, self._settings.now.engine.max_deaths)
+            self.parking.engine_died(died, returned, self._settings.now.engine.max_deaths)
             self.queue.held |= self.state.held
 
     def _obey_what_waits(self) -> None:
@@ -249,7 +248,7 @@ class Life:
     def control(self, verb: str) -> None:
         """Take note that a control file has been carried out."""
         if verb == "resume":
-            self._parking.resumed()
+            self.parking.resumed()
         self.face.history.note(verb, time.time())
         self.face.history.save()  # since "resume", deaths are counted anew
         self.read_control()
@@ -257,7 +256,7 @@ class Life:
 
     def read_control(self) -> None:
         """Take what control files and settings say of it into memory."""
-        self._parking.write_down()
+        self.parking.write_down()
         state, queue = self.state, self.queue
         before = (state.held, queue.priority)
         state.read()
@@ -268,9 +267,9 @@ class Life:
 
     # -- by the clock, and the end of the process
 
-    def tick(self, now: float, batches: int, engines: Sequence[Mapping[str, Any]]) -> None:
+    def tick(self, now: float, batches: int, present: Present) -> None:
         """Sync, seal and tell where they are due, of many `batches` more seldom. Raises OSError, SpoolError."""
-        self.face.engines = engines
+        self.face.present = present
         if self.state.status.final:
             return
         if self.face.history.save_is_due(now):

@@ -68,11 +68,10 @@ class Needs:
 
     def look_for_model(self, queue: Queue) -> None:
         """Take note where all that is left is for a model that no engine of this daemon has."""
-        engine = self._settings.now.engine
         left = [lane.model for lane in queue.lanes if lane.left or lane.in_flight]
         waits_for = left[0] if left and not self.models & set(left) else None
         if waits_for != self._state.waits_for:
             self._state.waits_for = waits_for
             self._face.tell_soon()
             if waits_for is not None:
-                self._face.say_waits(waits_for, engine.model)
+                self._face.say_waits(waits_for, [model.name for model in self._settings.models])

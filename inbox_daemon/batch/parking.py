@@ -1,4 +1,4 @@
-"""When the daemon gives a batch up: engines die on it again and again. Until somebody says resume.
+"""When the daemon gives a batch up, until somebody says resume: engines die on it again and again, or none loads.
 
 Counts the deaths of one batch, over restarts. Never decides which request is to blame (`dispatch/suspects`).
 """
@@ -34,11 +34,15 @@ class Parking:
         face.log.warning("%s: engine died with %d requests in flight; they run again", face.name, len(returned))
         deaths = face.history.count_lately("engine_died", _HOUR, clock.now(), after="resume")
         if deaths >= most:
-            reason = f"the engine died {deaths} times within an hour on this batch, last: {died.reason}"
-            face.history.note("parked", now, reason=reason)
-            self._state.parked, self._unwritten = reason, (reason, now)
-            face.tell_soon()
-            face.log.error("%s: parked: %s", face.name, reason, extra=tell(Message.BATCH_PARKED))
+            self.park(f"the engine died {deaths} times within an hour on this batch, last: {died.reason}")
+
+    def park(self, reason: str) -> None:
+        """Run nothing more of it, for this reason."""
+        face, now = self._face, time.time()
+        face.history.note("parked", now, reason=reason)
+        self._state.parked, self._unwritten = reason, (reason, now)
+        face.tell_soon()
+        face.log.error("%s: parked: %s", face.name, reason, extra=tell(Message.BATCH_PARKED))
 
     def write_down(self) -> None:
         """Make it durable, where it is not. Raises OSError, NotDurable."""
@@ -48,4 +52,5 @@ class Parking:
 
     def resumed(self) -> None:
         """Somebody has said resume: it is not parked, whether that was written down or not."""
+        self._state.resumes += 1
         self._unwritten = None

@@ -16,6 +16,8 @@ class Lane:
 
     Attributes:
         model: which alone may answer them.
+        total: how many there are, whatever has become of them.
+        waits: its model is not loaded; others have their turn.
         left: neither in flight nor done; those that follow another, and those withheld, among them.
         in_flight: over all engines.
     """
@@ -27,7 +29,8 @@ class Lane:
         self._returned: deque[int] = deque()
         self._following = 0  # wait for the outcome of another request
         self._withheld = 0  # wait for `take_these`
-        self.left = 0
+        self.waits = False
+        self.left = self.total = 0
         self.in_flight = 0
 
     @property
@@ -117,9 +120,9 @@ class Queue:
         self.priority = 0
         self.lanes = [Lane(self, model, number) for number, model in enumerate(models)]
         for number, lane in enumerate(self.lanes):
-            lane.left = which.count(number) if which else 0
+            lane.left = lane.total = which.count(number) if which else 0
         if not which:
-            self.lanes[0].left = requests
+            self.lanes[0].left = self.lanes[0].total = requests
 
     def __len__(self) -> int:
         return len(self.state)
@@ -149,8 +152,8 @@ class Queue:
         return self._which[place] if self._which else 0
 
     def lanes_for(self, models: Collection[str]) -> list[Lane]:
-        """Return what these models may answer: what was accepted for one of them, or without a model's name."""
-        return [lane for lane in self.lanes if not lane.model or lane.model in models]
+        """Return what these models may answer; "" among them: what was accepted without a model's name."""
+        return [lane for lane in self.lanes if lane.model in models]
 
     def lane(self, models: Collection[str]) -> Lane | None:
         """Return the first of them that has something to be taken, or else the first, if there is one."""

@@ -67,15 +67,16 @@ class Running:
             for later, at in enumerate(places)
         ]
 
-    def note_engine(self, start: int, engine: EngineInfo, model: str) -> None:
+    def note_engine(self, start: int, engine: EngineInfo, model: str | None) -> None:
         """Note which engine, the daemon's `start`-th, works on the batch: durable before an answer of it counts.
 
-        Requests that name no model are this `model`'s from now on.
+        Requests that name no model are this `model`'s from now on; None: the engine's is not for them.
         """
         if start not in self._engines:
             self._engines.add(start)
             self._face.worked_on_by(engine, model)
-            self.books.queue.bind(model)
+            if model is not None:
+                self.books.queue.bind(model)
 
     # -- in
 

@@ -23,7 +23,7 @@ class State:
         status: OpenAI's word.
         accepted: what was accepted; None until then.
         cancelled, paused: somebody has said so.
-        parked: why the daemon gave up on it until somebody says resume.
+        parked: why the daemon gave up on it until somebody says resume; `resumes` counts how often somebody has.
         rejected: why the file as a whole is no batch, as one of OpenAI's `errors.data[]`.
         lacking: bytes of disk that must become free before more of it is run; `needed` is how many must be free.
         waits_for: the model for which all that is left of it waits, where no engine of this daemon has that model.
@@ -38,6 +38,7 @@ class State:
     cancelled: bool = False
     paused: bool = False
     parked: str | None = None
+    resumes: int = 0
     rejected: dict[str, Any] | None = None
     lacking: int = 0
     needed: int = 0

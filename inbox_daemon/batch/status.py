@@ -12,12 +12,13 @@ from typing import Any
 
 from inbox_daemon import __version__
 from inbox_daemon.batch.pace import Speed
+from inbox_daemon.batch.queue import Lane
 from inbox_daemon.batch.state import State
 from inbox_daemon.records import BatchStatus, Outcome
 from inbox_daemon.spool.history import History
 from inbox_daemon.spool.publish import Merged
 from inbox_daemon.spool.shapes import SCHEMA
-from inbox_daemon.text import shown
+from inbox_daemon.text import dumps, shown
 
 
 @dataclass(slots=True)
@@ -56,6 +57,18 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Present:
+    """What the daemon's engines are doing now (`watch.view`), and how each lane's model stands where there are several.
+
+    Attributes:
+        models: by the lane's name; {} where one model is configured.
+    """
+
+    engines: Sequence[Mapping[str, Any]] = ()
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that a batch's status is made of.
 
@@ -65,7 +78,8 @@ class Facts:
         daemon: which one has it in work.
         age: seconds since then, whoever has set the clock meanwhile.
         resent: how often the same file was sent again under its name.
-        engines: what each engine is doing, as dictionaries.
+        present: what engines and models are doing.
+        lanes: what there is for each model.
         eta: seconds that it is expected to take still.
     """
 
@@ -79,7 +93,8 @@ class Facts:
     daemon: str | None = None
     age: float = 0.0
     resent: int = 0
-    engines: Sequence[Mapping[str, Any]] = ()
+    present: Present = Present()
+    lanes: Sequence[Lane] = ()
     tally: Tally = field(default_factory=Tally)
     in_flight: int = 0
     priority: int = 0
@@ -137,7 +152,17 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "output_tokens_per_second": round(speed.output_tokens, 1),
         "eta_seconds": round(facts.eta) if running and facts.eta is not None else None,
         "engine_deaths": history.count("engine_died"),
-        "engines": list(facts.engines),
+        "models": [_lane(lane, facts.present.models) for lane in facts.lanes],
+        "engines": list(facts.present.engines),
+    }
+
+
+def _lane(lane: Lane, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how much of a batch one model has done, and whether its turn is to come; "model" is null if none yet."""
+    counts = {"total": lane.total, "done": lane.total - lane.left - lane.in_flight, "in_flight": lane.in_flight}
+    standing = models.get(lane.model, {}) if lane.left or lane.in_flight else {}
+    return {"model": lane.model or None, **counts} | {
+        key: standing.get(key) for key in ("state", "since", "turn_by", "why")
     }
 
 
@@ -167,11 +192,20 @@ def end(told: Mapping[str, Any], folder: Path, host: str) -> dict[str, Any]:
     return {"schema": SCHEMA, **said, "problem": problems[0], "folder": str(folder), "host": host}
 
 
+def _different(engines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each once: models that took turns were loaded again and again."""
+    first: dict[bytes, dict[str, Any]] = {}
+    for engine in engines:
+        first.setdefault(dumps({**engine, "load_seconds": 0}), engine)
+    return list(first.values())
+
+
 def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, Any]:
     """Return `receipt.json`: what went in, what came out, by what. `now` is in Unix seconds."""
     accepted, history = facts.state.accepted, facts.history
     started = history.stamp("started")
-    engines = [e["engine"] for e in history.events if e["event"] == "engine" and e.get("engine")]
+    worked = [e["engine"] for e in history.events if e["event"] == "engine" and e.get("engine")]
+    engines = _different(worked) if len(facts.lanes) > 1 or facts.present.models else worked
     files = {name: asdict(part) for name, part in merged.items() if part.lines or not name.startswith("retry")}
     return {
         "schema": SCHEMA,

@@ -87,7 +87,7 @@ class Asking:
             raise NotAsked(why)
         rules = policy.for_vllm(replace(self._read.requests, allowed_media_domains=()))
         number = len(self._engines) + 1
-        engine = LocalEngine(self._workers, model.engine, rules, number, Place(1, 1, ""), computes=False)
+        engine = LocalEngine(self._workers, model, rules, number, Place(1, 1, ""), computes=False)
         self._engines[model.name] = engine
         began, said = time.monotonic(), False
         while engine.info is None:

@@ -33,7 +33,7 @@ from inbox_daemon.hub import contents
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.request import policy
-from inbox_daemon.watch import metrics
+from inbox_daemon.watch import families, metrics
 
 _VLLM_WITHIN = 180.0  # seconds for importing vLLM, on a cold disk too
 _ANSWERS_WITHIN = 2.0  # seconds for a metrics port that somebody has
@@ -243,7 +243,7 @@ def _is_a_daemon(address: str, port: int) -> bool:
         suppress(OSError, ValueError),
         urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=_ANSWERS_WITHIN) as page,
     ):
-        return f"{metrics.PREFIX}build_info".encode() in page.read(1 << 20)
+        return f"{families.PREFIX}build_info".encode() in page.read(1 << 20)
     return False
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from inbox_daemon.cli.table import Column, Fitting, bar
 from inbox_daemon.spool import views
-from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView
+from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView, StandingView
 from inbox_daemon.text import shown, span
 
 _ENDLESS = 100_000  # columns where no person looks: a program reads lines
@@ -99,6 +99,7 @@ def daemons(found: Sequence[DaemonView]) -> RenderableType:
         who += ", stopping" if daemon.get("stopping") else ""
         lines.append(Text(f"{who}: {having}" if having else who))
         lines += [Text(f"  {line}") for line in by_model(views.engines_of(daemon))]
+        lines += [Text(f"  {line}") for line in turns(views.standings_of(daemon), time.time())]
     return Group(*lines)
 
 
@@ -152,6 +153,36 @@ def by_model(some: Sequence[EngineView]) -> list[str]:
     if len(models) < 2:
         return []
     return [shown(f"{model}: {states(those)}") for model, those in models.items()]
+
+
+def turns(some: Sequence[StandingView], now: float) -> list[str]:
+    """A line for each of several models that waits, gives way or is not loaded any more."""
+    return [shown(line) for view in some if (line := _turn(view, now))]
+
+
+def _turn(view: StandingView, now: float) -> str:
+    if why := view.get("why"):
+        return f"{why}; try again with: inbox-daemon resume NAME"
+    if view["state"] == "leaving":
+        return f"{view['model']} gives way"
+    if view["state"] != "waiting":
+        return ""
+    since, due = clock(view.get("since"), now), clock(view.get("turn_by"), now)
+    behind = f" for {' and '.join(view['behind'])}" if view.get("behind") else ""
+    return f"{view['model']} waits since {since}{behind}, its turn by {due}"
+
+
+def lanes(status: BatchObject, now: float) -> list[str]:
+    """A line for each model of a batch that is not loaded, where something of it waits for that."""
+    lines = []
+    for lane in status.get("models") or ():
+        left = lane["total"] - lane["done"]
+        if lane["state"] == "waiting" and left:
+            since, due = clock(lane["since"], now), clock(lane["turn_by"], now)
+            lines.append(f"{left:,} requests wait for {lane['model']} since {since}, its turn by {due}")
+        elif lane["state"] == "failed" and left:
+            lines.append(f"{left:,} requests wait: {lane['why']}")
+    return [shown(line) for line in lines]
 
 
 def _numbered(numbers: Sequence[str]) -> str:
@@ -223,6 +254,11 @@ def clock(at: float | None, now: float) -> str:
     if then[:3] == today[:3]:
         return time.strftime("%H:%M", then)
     return time.strftime("%b %d %H:%M" if then.tm_year == today.tm_year else "%Y-%m-%d", then)
+
+
+def ago(at: float | None, now: float) -> str:
+    """How long ago something was; both in Unix seconds."""
+    return f"{duration(now - at)} ago" if at else "some time ago"
 
 
 def about(seconds: float) -> str:

@@ -101,7 +101,8 @@ def _engines(status: BatchObject) -> str:
     """Return what the engines of a batch that has not ended are doing."""
     if views.has_ended(status):
         return ""
-    return views.no_model(status) or show.engines(views.engines_for(status))
+    having = views.no_model(status) or show.engines(views.engines_for(status))
+    return "\n".join([*([having] if having else []), *show.lanes(status, time.time())])
 
 
 def _say_errors(spool: Spool, status: BatchObject) -> None:

@@ -109,6 +109,8 @@ def _daemon(daemon: DaemonView, tokens_per_second: float, now: float) -> Iterato
     if len(engines) > 1:
         yield frames.SideBySide([frames.panel(f"{len(engines)} engines", _engines(engines, tokens_per_second)), host])
         yield frames.panel("each engine", _each(engines, daemon["hostname"], now))
+        if waiting := show.turns(views.standings_of(daemon), now):
+            yield frames.panel("models", Text("\n".join(waiting)))
     else:
         inside = _engine(engines[0], tokens_per_second, now) if engines else Text(_UNKNOWN, style="dim")
         yield frames.SideBySide([frames.panel("engine", inside), host])
@@ -221,7 +223,7 @@ def _gpus(gpus: Mapping[str, Any], now: float) -> RenderableType:
 
 def _gpu(device: Mapping[str, Any], now: float) -> Panel:
     used, total = device.get("memory_used_bytes"), device.get("memory_total_bytes")
-    xid = device.get("xid")
+    xid, at = device.get("xid"), device.get("xid_at")
     memory = (
         frames.bar(used / total, f"{used / _GIB:.0f} of {total / _GIB:.0f} GiB") if used is not None and total else None
     )
@@ -233,7 +235,7 @@ def _gpu(device: Mapping[str, Any], now: float) -> Panel:
                 ("memory", memory),
                 ("", ", ".join(_measures(device)) or None),
                 ("slowed by", ", ".join(device.get("throttle") or ()) or None),
-                ("Xid", Text(f"{xid}, {_ago(device.get('xid_at'), now)}", style="red") if xid is not None else None),
+                ("Xid", Text(f"{xid}, {show.ago(at, now)}", style="red") if xid is not None else None),
                 ("held by", ", ".join(_holders(device.get("processes") or ())) or None),
             ]
         ),
@@ -252,7 +254,7 @@ def _each_gpu(devices: Sequence[Mapping[str, Any]], now: float) -> Table:
         known = [", ".join(_holders(device.get("processes") or ())), *(device.get("throttle") or ())]
         rest = Text(no_wrap=True, overflow="ellipsis")
         if device.get("xid") is not None:
-            rest.append(f"Xid {device['xid']}, {_ago(device.get('xid_at'), now)}; ", style="red")
+            rest.append(f"Xid {device['xid']}, {show.ago(device.get('xid_at'), now)}; ", style="red")
         rest.append(shown("; ".join(one for one in (*known, device.get("name")) if one)), style="dim")
         table.add_row(
             str(device["index"]),
@@ -278,10 +280,6 @@ def _holders(processes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for process in processes:
         memory = process.get("memory_bytes")
         yield f"pid {process['pid']}" + (f" {memory / _GIB:.0f} GiB" if memory else "")
-
-
-def _ago(at: float | None, now: float) -> str:
-    return f"{show.duration(now - at)} ago" if at else "some time ago"
 
 
 def _alert(alert: Mapping[str, Any], now: float) -> Text:

@@ -54,10 +54,13 @@ class InboxSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """`[models]`: which names a request may use for the models that are served."""
+    """`[models]`: names that requests may use for models that are served; and how these take turns, in seconds."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     translate_ollama: bool = setting(False)
+    max_wait: float = setting(0.0, least=0)
+    longest_wait: float = setting(0.0, least=0)
+    swap_grace: float = setting(10.0, least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class NullSettings:
     """`[engine.null]`: the engine without a model."""
 
     rate: float = setting(0.0, least=0)
+    load: float = setting(0.0, least=0)
     engines: int = setting(1, least=1)
 
 

@@ -46,7 +46,7 @@ class Dispatcher:
             traffic.recall_what_is_held()
         for model, suspects in self._suspects.items():
             able = [traffic for traffic in self if traffic.slot.model == model and not traffic.slot.failures]
-            ready = [traffic for traffic in able if traffic.slot.info]
+            ready = [] if self._fleet.models[model].leaving else [traffic for traffic in able if traffic.slot.info]
             # One that has just died comes back with nothing to do; no other needs to be drained for it.
             court = suspects.court({traffic.slot.number: traffic.in_flight for traffic in able})
             for traffic in ready:
@@ -74,11 +74,11 @@ class Dispatcher:
         """Record what has come back from all engines; say whether anything has. `now` is monotonic seconds.
 
         Raises:
-            ConfigError: vLLM does not accept the settings, and never has.
+            ConfigError: vLLM does not accept the settings, and never has; with one model configured.
         """
-        proven, anything = self._fleet.proven, False
+        anything = False
         for traffic in self:
-            collected = traffic.collect(now, proven)
+            collected = traffic.collect(now, self._fleet.models[traffic.slot.model].proven)
             self._suspects[traffic.slot.model].answered(collected.answered)
             self._accuse(traffic, collected)
             anything |= bool(collected)
@@ -97,6 +97,10 @@ class Dispatcher:
         if guilty is not None and (found := self._batches.running(number_of(guilty))):
             life, running = found
             self._batches.safely(life, partial(running.convict, place_of(guilty), died))
+
+    def is_to_be_done(self, ticket: int) -> bool:
+        """Whether a request may run now, or an engine has it."""
+        return self._may_run(ticket) or any(traffic.has(ticket) for traffic in self)
 
     def _may_run(self, ticket: int) -> bool:
         life = self._batches.get(number_of(ticket))

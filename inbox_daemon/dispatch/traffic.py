@@ -99,10 +99,15 @@ class Traffic:
             if life is None or life.state.cancelled:
                 self._recall(number)
 
-    def recall_all(self) -> None:
-        """Ask the engine for all that it has."""
+    def recall_all(self) -> list[int]:
+        """Ask the engine for all that it has, and return the tickets of that."""
         for number in self._of.keys() - self._recalled:
             self._recall(number)
+        return list(self._turns)
+
+    def has(self, ticket: int) -> bool:
+        """Whether the engine has this request."""
+        return ticket in self._turns
 
     def _recall(self, number: int) -> None:
         self._recalled.add(number)
@@ -133,7 +138,7 @@ class Traffic:
 
     def _hand_over(self, life: Life, running: Running, requests: list[Request], turn: int, info: EngineInfo) -> None:
         if requests:
-            running.note_engine(self.slot.start, info, self.slot.model)
+            running.note_engine(self.slot.start, info, self.slot.model if "" in self.slot.models else None)
             self._turns.update({request.ticket: turn + at for at, request in enumerate(requests)})
             self._of[life.number] += len(requests)
             self.slot.send(requests)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from inbox_daemon.config.models import Model
 from inbox_daemon.hub.answers import Had, sentence
 
 _LONGEST = 300
@@ -19,7 +20,8 @@ def _hub(had: Had) -> str:
     return sentence(had, "{model}")
 
 
-# What the log says, and what it means; {model}, and {said}, the first group of the pattern.
+# What the log says, and what it means: {model}; {said}, the first group of the pattern; which {setting} names it, and
+# where its {args} are.
 _CAUSES = (
     (r"401 Client Error.*gated repo|gated repo.*401 Client Error", _hub(Had.NO_TOKEN)),
     (r"403 Client Error.*gated repo|gated repo.*403 Client Error", _hub(Had.NOT_GRANTED)),
@@ -33,46 +35,47 @@ _CAUSES = (
     (
         r"(config file at '[^']*' is not a valid JSON file|Cannot find any model weights|does not appear to have a file"
         r" named [^.]*\.\w+|Can't load tokenizer for '[^']*'|Invalid repository ID or local directory)",
-        "{model} is not whole: {said}; fetch it again, or name another folder in engine.model",
+        "{model} is not whole: {said}; fetch it again, or name another folder in {setting}",
     ),
     (
         r"(To serve at least one request with the models?'s max seq len[^.]*?(?=, which|\.|$)"
         r"|No available memory for the cache blocks|is larger than the available KV cache memory)",
         "the engine has not enough memory for {model} with these settings: {said}; set a smaller max_model_len, or "
-        "more memory (gpu_memory_utilization; on a CPU VLLM_CPU_KVCACHE_SPACE), in [engine.args]",
+        "more memory (gpu_memory_utilization; on a CPU VLLM_CPU_KVCACHE_SPACE), in {args}",
     ),
     (
         r"(LoRA rank \d+ is greater than max_lora_rank[^.]*|No adapter found for \S+"
         r"|LoRAAdapterNotFoundError[^\n]*|Loading lora \S+ failed[^\n]*|target modules? [^\n]*LoRA[^\n]*)",
-        "an adapter of [engine.args] lora_modules cannot be loaded: {said}",
+        "an adapter of {args} lora_modules cannot be loaded: {said}",
     ),
     (
         r"((?:Reasoning|Tool) parser '[^']*' not found|invalid (?:tool call|reasoning) parser: \S+)",
-        "[engine.args]: {said}; vLLM's own list of them is in its documentation",
+        "{args}: {said}; vLLM's own list of them is in its documentation",
     ),
     (
         r"ValidationError: .*?Value error, (.+?)(?:\. |\.?\s*\[type=)",
-        "vLLM does not accept [engine.args] for {model}: {said}",
+        "vLLM does not accept {args} for {model}: {said}",
     ),
     (
         r"([Bb][Ff]loat16 is only supported on GPUs[^.]*|The quantization method [^.]*is not supported[^.]*)",
-        "{said}: set another dtype or quantization in [engine.args]",
+        "{said}: set another dtype or quantization in {args}",
     ),
 )
 _KNOWN = tuple((re.compile(pattern, re.DOTALL), sentence) for pattern, sentence in _CAUSES)
 _PREFIX = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:[A-Z]+ \d\d-\d\d [\d:.]+ \[[^\]]*\] ?)?")
 
 
-def lasting(log: Sequence[str], model: str) -> str | None:
+def lasting(log: Sequence[str], model: Model) -> str | None:
     """Return what is to be done about an engine that ended while it loaded; None where trying again may help.
 
     Args:
         log: its last lines, oldest first.
-        model: as engine.model names it.
+        model: which it was to load.
     """
     text = "\n".join(_PREFIX.sub("", line) for line in log)
     for pattern, cause in _KNOWN:
         if found := pattern.search(text):
             said = " ".join((found[1] if pattern.groups else "").split())[:_LONGEST]
-            return cause.format(model=model, said=said)
+            setting = f"{model.table}.path" if model.table else "engine.model"
+            return cause.format(model=model.engine.model, said=said, setting=setting, args=model.said_of_args)
     return None

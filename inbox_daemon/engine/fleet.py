@@ -1,73 +1,61 @@
-"""All engines of this daemon: a slot for each, started and waited for together.
+"""All engines of this daemon, of all its models: started and waited for together.
 
-Owns how many slots there are, the count of starts, and the one descriptor that the loop waits on. Which request goes
-to which engine is not its business, nor whether one is healthy.
+Owns the count of starts and the one descriptor that the loop waits on. Which request goes to which engine is not its
+business, nor whether one is healthy, nor which model is to be loaded (`dispatch/rotation`).
 """
 
 from __future__ import annotations
 
+import itertools
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
-from functools import partial
 
-from inbox_daemon.config.models import Model
-from inbox_daemon.engine import Engine, Place
+from inbox_daemon.engine.replicas import Make, Replicas
 from inbox_daemon.engine.slot import Slot
 from inbox_daemon.settings import Settings
 
-Make = Callable[[Model, int, Place | None], Engine]  # of an engine's number and its place; None: it is the first
-
 
 class Fleet:
-    """The daemon's slots: one until the first engine has found how many there are to be, and then all of them.
+    """The daemon's slots, over all models.
 
     Args:
         make: starts an engine. May raise OSError.
+
+    Attributes:
+        models: the engines of each, by its name, in the settings' order.
+        slots: in the order of their numbers; more come, and none goes.
     """
 
     def __init__(self, make: Make, settings: Settings) -> None:
-        self._make, self._settings = make, settings
-        self._places: tuple[str, ...] = ()  # the GPUs of each engine, once the first one has found them
+        self._settings = settings
         self._starts = 0
         self._poll: select.epoll | None = None
         self._awaited: dict[int, tuple[int, int]] = {}  # descriptor -> number of its engine, events
-        self.slots = [self._slot(1)]
+        self._numbers = itertools.count(1)
+        alone = len(settings.models) == 1
+        self.models = {model.name: Replicas(model, next(self._numbers), make, alone) for model in settings.models}
+        self.slots = [slot for replicas in self.models.values() for slot in replicas]
+        self._name()
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self.slots)
 
-    def ensure(self, wanted: bool, now: float) -> None:
-        """Start engines where they are wanted and may start; end those that nobody has wanted for long enough."""
-        self._grow()
-        for slot in self.slots:
-            if wanted and slot.may_start(now):
-                self._starts += 1
-                slot.begin(self._starts)
-            slot.idle(wanted, self._settings.now.engine.idle_unload, now)
+    def ensure(self, wanted: Collection[str], now: float) -> None:
+        """Start engines of these models where they may start; end those that nobody has wanted for long enough."""
+        for name, replicas in self.models.items():
+            if added := replicas.grow(self._numbers):
+                self.slots += added
+                self._name()
+            for slot in replicas:
+                if name in wanted and slot.may_start(now):
+                    self._starts += 1
+                    slot.begin(self._starts)
+                slot.idle(name in wanted, self._settings.now.engine.idle_unload, now)
 
-    def _grow(self) -> None:
-        """Make the other slots, once the first engine has said where."""
-        if not self._places and (places := self.slots[0].places):
-            self._places = tuple(places)
-            self.slots += [self._slot(number) for number in range(2, len(places) + 1)]
-            for slot in self.slots if len(places) > 1 else ():
-                slot.name = f"engine {slot.number}"
-
-    def _slot(self, number: int) -> Slot:
-        model = self._settings.models[0]
-        return Slot(number, model.name, model.lanes, partial(self._started, number))
-
-    def _started(self, number: int, start: int) -> Engine:
-        places = self._places
-        return self._make(
-            self._settings.models[0], start, Place(number, len(places), places[number - 1]) if places else None
-        )
-
-    @property
-    def proven(self) -> bool:
-        """Whether an engine with these settings has ever been ready."""
-        return any(slot.last_info for slot in self.slots)
+    def _name(self) -> None:
+        for slot in self.slots if len(self.slots) > 1 else ():
+            slot.name = f"engine {slot.number}"
 
     @property
     def failures(self) -> int:

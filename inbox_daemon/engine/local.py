@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from inbox_daemon.config import EngineSettings
+from inbox_daemon.config.models import Model
 from inbox_daemon.engine import Evidence, Place, wire
 from inbox_daemon.engine.causes import lasting
 from inbox_daemon.engine.placement import VISIBLE, likely, visible
@@ -49,11 +49,10 @@ class LocalEngine:
 
     Args:
         workers: gives out worker processes, and is told how many the next engines will need.
-        settings, rules: what to load, and what requests may ask of the host, as vLLM's own arguments
+        model, rules: what to load, and what requests may ask of the host, as vLLM's own arguments
             (`policy.for_vllm`).
         number: of this engine since the daemon's start, for the log.
         place: where it lives; None: it is the first, and finds out how many there are to be.
-        gpus: numbers of those that it may use, where it has no place; (): all.
         computes: False: it loads no model and answers nothing. What vLLM would refuse it refuses; of all other requests
             the outcome is no error.
 
@@ -64,18 +63,18 @@ class LocalEngine:
     def __init__(
         self,
         workers: Workers,
-        settings: EngineSettings,
+        model: Model,
         rules: Mapping[str, Any],
         number: int,
         place: Place | None,
-        gpus: Sequence[int] = (),
         *,
         computes: bool = True,
     ) -> None:
-        self._workers, self._settings, self._number, self._place = workers, settings, number, place
+        self._model, self._settings, gpus = model, model.engine, model.gpus
+        self._workers, self._number, self._place = workers, number, place
         self._worker = workers.take()
         if place is None:
-            workers.prepare(likely(len(gpus) or visible(), settings.arguments) - 1)  # they import side by side
+            workers.prepare(likely(len(gpus) or visible(), self._settings.arguments) - 1)  # they import side by side
         self._log = of_engine(log, number)
         self._name = f"vllm, engine {place.number}" if place and place.of > 1 else "vllm"
         self._started, self._ready_at = time.monotonic(), 0.0
@@ -93,8 +92,8 @@ class LocalEngine:
         self._inbound = wire.Inbound()
         self._outbound: deque[memoryview] = deque()
         options = {
-            "model": settings.model,
-            "args": settings.arguments,
+            "model": self._settings.model,
+            "args": self._settings.arguments,
             "rules": dict(rules),
             "computes": computes,
             "first": place is None,
@@ -170,7 +169,9 @@ class LocalEngine:
 
     def _prepare_for_the_next(self) -> None:
         """Have a worker at hand for the engine after this one, where it is likely to be needed: not for a short run."""
-        if self.info is not None and (self._number > self._of or time.monotonic() - self._ready_at > _LONG_RUN):
+        if self.info is None:
+            return
+        if self._workers.at_once or self._number > self._of or time.monotonic() - self._ready_at > _LONG_RUN:
             self._workers.prepare(1)
 
     def _push(self, frames: Iterable[bytes]) -> None:
@@ -265,7 +266,7 @@ class LocalEngine:
         code = self._worker.process.poll()
         if code == EXIT_CONFIG:
             raise ConfigError(self._tail[-1] if self._tail else "vLLM does not accept [engine.args]")
-        if code == 1 and self.info is None and (why := lasting(self._tail, self._settings.model)):
+        if code == 1 and self.info is None and (why := lasting(self._tail, self._model)):
             raise ConfigError(why)
         if code is None:
             reason = "the worker closed its connection"

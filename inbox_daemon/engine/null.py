@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ _IN_FLIGHT = 4096
 
 
 class NullEngine:
-    """An engine that is loaded at once and computes nothing.
+    """An engine that is loaded at once, or after a set time, and computes nothing.
 
     Args:
         place: where it lives; None: it is the first of `engine.null.engines`.
@@ -36,9 +37,11 @@ class NullEngine:
         in_flight = max(1, (settings.in_flight or _IN_FLIGHT) // (place.of if place else settings.null.engines))
         self.places: Sequence[str] = () if place else ("",) * settings.null.engines
         self._model = next(iter(names.names(settings)), settings.model)
-        self.info: EngineInfo | None = EngineInfo("null", __version__, self._model, in_flight, in_flight)
+        self._loaded: EngineInfo | None = EngineInfo("null", __version__, self._model, in_flight, in_flight)
+        self._ready_at = time.monotonic() + settings.null.load if settings.null.load else math.inf
+        self.info = None if settings.null.load else self._loaded
         self.stats = EngineStats()
-        self.phase = ""
+        self.phase = "loading" if settings.null.load else ""
         self.unsent = False
         self._adapters = frozenset(names.adapters(settings))
         self._waiting: list[tuple[int, int, Request]] = []  # a heap: by turn, then as they came
@@ -50,8 +53,7 @@ class NullEngine:
         return None
 
     def room(self) -> int:
-        assert self.info is not None
-        return self.info.in_flight - len(self._waiting)
+        return self.info.in_flight - len(self._waiting) if self.info else 0
 
     def room_for_bytes(self) -> int:
         return sys.maxsize
@@ -63,6 +65,8 @@ class NullEngine:
             heapq.heappush(self._waiting, (request.turn, next(self._sent), request))
 
     def receive(self) -> list[Outcome]:
+        if self.info is None and time.monotonic() >= self._ready_at:
+            self.info, self.phase = self._loaded, ""
         ready = len(self._waiting)
         if self._rate:
             elapsed = time.monotonic() - self._last

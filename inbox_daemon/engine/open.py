@@ -20,4 +20,4 @@ def engine_of(read: Config, workers: Workers, model: Model, number: int, place: 
     """
     if model.engine.kind == "null":
         return NullEngine(model.engine, place)
-    return LocalEngine(workers, model.engine, policy.for_vllm(read.requests), number, place, model.gpus)
+    return LocalEngine(workers, model, policy.for_vllm(read.requests), number, place)

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from inbox_daemon.config.models import Model
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # the name for NVIDIA's GPUs and for AMD's
 # Replicas that are more than copies, or GPUs shared out in a way of its own: vLLM's business.
 _VLLMS = ("data_parallel_", "enable_expert_parallel", "distributed_executor_backend", "headless", "nnodes", "node_rank")
@@ -113,3 +115,42 @@ def weights_of(model: str, revision: str | None = None) -> int | None:
 
 def _bytes_of(folder: Path) -> int | None:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
+
+
+# -- several models on one set of GPUs
+
+_ALL_OF_A_GPU = 0.95  # of its memory: what engines may take together; each needs some beside what it is told to take
+
+
+def sharing(models: Sequence[Model]) -> list[list[Model]]:
+    """Return the models in groups, in their order: those of one group use the same GPUs, or some of them."""
+    groups: list[list[Model]] = []
+    for model in models:
+        touched = [group for group in groups if any(_meet(model, other) for other in group)]
+        merged = [one for group in touched for one in group]
+        groups = [group for group in groups if group not in touched] + [[*merged, model]]
+    return groups
+
+
+def fit(models: Sequence[Model]) -> bool:
+    """Say whether these models may be loaded side by side: by the shares of GPU memory that their settings give them.
+
+    A model without `gpu_memory_utilization` takes its GPUs to itself: what vLLM would take by default is nearly all.
+    """
+    named = {gpu for model in models for gpu in model.gpus} or {0}
+    for gpu in named:
+        there = [model for model in models if not model.gpus or gpu in model.gpus]
+        if len(there) > 1 and sum(map(_share, there)) > _ALL_OF_A_GPU:
+            return False
+    return True
+
+
+def _meet(one: Model, other: Model) -> bool:
+    return not one.gpus or not other.gpus or bool(set(one.gpus) & set(other.gpus))
+
+
+def _share(model: Model) -> float:
+    try:
+        return float(model.engine.arguments.get("gpu_memory_utilization", 1.0))
+    except (TypeError, ValueError):  # vLLM will say what is wrong with it
+        return 1.0

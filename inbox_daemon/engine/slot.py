@@ -28,6 +28,7 @@ class Slot:
         models: for which requests may be meant that it answers: itself, and its adapters.
         make: starts the engine of this number (counted over the daemon's life, from 1) in this slot. May raise
             OSError, which counts as a death while loading.
+        alone: no other model is configured: settings that cannot be right are a ConfigError; else, a death.
 
     Attributes:
         name: for people: "engine", or "engine 2" where there are several.
@@ -36,22 +37,27 @@ class Slot:
         failures: engines in a row that died before they were ready. One that dies at work is replaced without
             delay: who seeks the request that killed it has many deaths to learn from.
         last_death: why the last engine ended, until another one is ready.
+        hopeless: why no other try will load the model, where the last one has shown that.
+        not_before: when the next one may start.
     """
 
-    def __init__(self, number: int, model: str, models: Collection[str], make: Callable[[int], Engine]) -> None:
+    def __init__(
+        self, number: int, model: str, models: Collection[str], make: Callable[[int], Engine], alone: bool = True
+    ) -> None:
         self.number, self.model, self.models = number, model, models
         self.name = "engine"
-        self._make = make
+        self._make, self._alone = make, alone
         self._engine: Engine | None = None
         self._ending: Engine | None = None
         self._unstarted: EngineDied | None = None  # until `receive` has said so
         self._kill_reason: str | None = None
-        self._not_before = 0.0
+        self.not_before = 0.0
         self._idle_since: float | None = None
         self._wanted = False
         self._was_ready = False
         self.last_info: EngineInfo | None = None
         self.last_death: EngineDied | None = None
+        self.hopeless: str | None = None
         self.failures = 0
         self.start = 0
         self.starts = 0
@@ -108,7 +114,7 @@ class Slot:
 
     def may_start(self, now: float) -> bool:
         """Whether the last engine has ended, and back-off is over."""
-        return self.ended and self._unstarted is None and now >= self._not_before
+        return self.ended and self._unstarted is None and now >= self.not_before
 
     def begin(self, start: int) -> None:
         """Start the engine of this number. To be called when `may_start`."""
@@ -166,7 +172,7 @@ class Slot:
             self.last_death = EngineDied(reason, died.log)
             self.deaths += 1
             self.failures = 0 if self._was_ready else self.failures + 1
-            self._not_before = now + self.back_off
+            self.not_before = now + self.back_off
             self.end()
             raise self.last_death from died
         if (info := self.info) and not self._was_ready:
@@ -192,8 +198,10 @@ class Slot:
             outcomes = self._engine.receive()
         except ConfigError as wrong:
             if not proven:
-                raise
-            raise EngineDied(str(wrong)) from wrong  # it was right once: a GPU is lost, and may come back
+                self.hopeless = str(wrong)
+                if self._alone:
+                    raise
+            raise EngineDied(str(wrong)) from wrong  # if it was right once, a GPU is lost, and may come back
         if self._kill_reason and not outcomes:
             raise EngineDied(self._kill_reason)
         return outcomes
@@ -202,6 +210,10 @@ class Slot:
         """End an engine that is no good; the next `receive` raises EngineDied with this reason."""
         if self._engine is not None and not self._kill_reason:
             self._kill_reason = reason
+
+    def forgive(self, failures: int) -> None:
+        """Forget what is known of loads that failed, but for so many of them: another one may begin."""
+        self.failures, self.hopeless, self.not_before = failures, None, 0.0
 
     def end(self) -> None:
         """Let the engine go, with every process it started."""

@@ -102,10 +102,13 @@ class Workers:
     Args:
         spares: whether any are kept at hand.
         environment: what theirs has beside our own.
+
+    Attributes:
+        at_once: one is, from the first engine on that is ready: another model may have its turn at any time.
     """
 
-    def __init__(self, spares: bool, environment: Mapping[str, str] | None = None) -> None:
-        self._keeps_spares = spares
+    def __init__(self, spares: bool, environment: Mapping[str, str] | None = None, *, at_once: bool = False) -> None:
+        self._keeps_spares, self.at_once = spares, at_once
         self._environment = environment
         self._spares: list[WorkerProcess] = []
 

@@ -58,8 +58,12 @@ class History:
 
     @property
     def model(self) -> str:
-        """The model that first worked on the batch, as `engine.model` names it; "" before, and in earlier versions."""
-        return str((self.first("engine") or {}).get("model", ""))
+        """The model whose the requests are that name none: the first of those for them that has worked on the batch.
+
+        As the settings name it; "" before, and in earlier versions.
+        """
+        worked = (event for event in self.events if event["event"] == "engine" and "model" in event)
+        return str(next(worked, {}).get("model", ""))
 
     def first(self, event: str) -> Mapping[str, Any] | None:
         return next((e for e in self.events if e["event"] == event), None)

@@ -47,6 +47,37 @@ class EngineView(TypedDict):
     preemptions: NotRequired[int]
 
 
+class StandingView(TypedDict):
+    """How one of a daemon's several models stands.
+
+    Attributes:
+        state: off, waiting, backing_off, loading, ready, leaving or failed.
+        since: Unix seconds from which requests for it have waited, while they do; `turn_by` is when room will be made
+            for it at the latest, if nothing more comes, and `behind` names those that have their turn now.
+        why: it is not loaded any more.
+    """
+
+    model: str
+    state: str
+    since: NotRequired[float]
+    turn_by: NotRequired[float]
+    behind: NotRequired[list[str]]
+    why: NotRequired[str]
+
+
+class LaneView(TypedDict):
+    """What one model has to do of a batch, and has done; the rest as in `StandingView`, null where it says nothing."""
+
+    model: str | None
+    total: int
+    done: int
+    in_flight: int
+    state: str | None
+    since: float | None
+    turn_by: float | None
+    why: str | None
+
+
 class DaemonView(TypedDict):
     """What a daemon says of itself in SPOOL/daemons.
 
@@ -55,6 +86,7 @@ class DaemonView(TypedDict):
         alive: whether that was lately; put in by who reads it.
         models: names under which requests may ask here, the one it is served by first; with `translate_ollama`, also
             Ollama's names for it.
+        standings: how each of several models stands; [] where there is one.
         stopping: it has been told to, and takes nothing on any more.
         waiting: why files in the inbox are not taken yet, by file name; `waiting_unnamed` counts the others.
         batches: how many it has in work.
@@ -71,6 +103,7 @@ class DaemonView(TypedDict):
     models: NotRequired[list[str]]
     translate_ollama: NotRequired[bool]
     engines: NotRequired[list[EngineView]]
+    standings: NotRequired[list[StandingView]]
     requests: NotRequired[dict[str, Any]]
     gpus: NotRequired[dict[str, Any]]
     host: NotRequired[dict[str, Any]]
@@ -104,6 +137,7 @@ class BatchObject(TypedDict):
         not_taken: why its file stands in the inbox and is not taken; it is no batch then, and has no id.
         daemon: which one has it in work; null where none runs, and once it has ended. One that was killed could not say
             so: then `updated_at`, Unix seconds, gets old.
+        models: what each model has to do of it, and has done.
         engines: those of that daemon.
     """
 
@@ -141,4 +175,5 @@ class BatchObject(TypedDict):
     output_tokens_per_second: NotRequired[float | None]
     eta_seconds: NotRequired[int | None]
     engine_deaths: NotRequired[int]
+    models: NotRequired[list[LaneView] | None]
     engines: NotRequired[list[EngineView] | None]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from inbox_daemon.layout import Spool, batch_name
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import published
-from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView
+from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView, StandingView
 
 ASK_SYSTEMD = "systemctl status inbox-daemon"
 NO_DAEMON = f"no daemon runs on this spool: {ASK_SYSTEMD}"
@@ -89,7 +89,7 @@ def at_rest(status: BatchObject) -> BatchObject:
     """The same batch without what was true only while a daemon said so: how fast it goes, and on what engines."""
     still = status.copy()
     still["requests_per_second"] = still["output_tokens_per_second"] = still["eta_seconds"] = None
-    still["engines"] = still["waiting_for_model"] = still["daemon"] = None
+    still["engines"] = still["models"] = still["waiting_for_model"] = still["daemon"] = None
     still["in_flight"] = 0
     return still
 
@@ -116,6 +116,11 @@ def no_model(status: BatchObject) -> str | None:
     if batch_state(status) != "waiting_for_model":
         return None
     return f"no engine here serves {status['waiting_for_model']}: it waits until one does"
+
+
+def standings_of(said: DaemonView) -> Sequence[StandingView]:
+    """Return how a daemon's models stand, where it has several."""
+    return said.get("standings") or ()
 
 
 def runs_on(spool: Spool) -> bool:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from inbox_daemon.batch.life import Life
+from inbox_daemon.batch.status import Present
 from inbox_daemon.batches import Batches
 from inbox_daemon.dispatch.dispatcher import Dispatcher
+from inbox_daemon.dispatch.rotation import Rotations
 from inbox_daemon.dispatch.traffic import Traffic
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import host, nvml
 from inbox_daemon.machine.gpu import Sampler
-from inbox_daemon.records import Alert, AlertName, EngineState, Gpus, GpuState, Host
+from inbox_daemon.records import Alert, AlertName, EngineInfo, EngineState, Gpus, GpuState, Host
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.settings import Settings
 from inbox_daemon.watch import view
@@ -40,13 +42,20 @@ class Oversight:
     """The one who looks after everything. `now` is monotonic seconds throughout.
 
     Attributes:
-        engines: what each engine is doing now, for every status.
+        present: what engines and models are doing now, for every status.
     """
 
     def __init__(
-        self, spool: Spool, settings: Settings, dispatcher: Dispatcher, batches: Batches, setbacks: Setbacks
+        self,
+        spool: Spool,
+        settings: Settings,
+        dispatcher: Dispatcher,
+        rotations: Rotations,
+        batches: Batches,
+        setbacks: Setbacks,
     ) -> None:
-        self.engines: list[dict[str, Any]] = []
+        self.present = Present()
+        self._rotations = rotations
         self._spool, self._settings, self._dispatcher, self._batches = spool, settings, dispatcher, batches
         self._setbacks = setbacks
         self._hostname = socket.gethostname()
@@ -67,7 +76,11 @@ class Oversight:
         """Return what this daemon says of itself."""
         progress_at = time.time() - (now - self._health.progress_at)
         requests = view.requests_view(self._batches.totals, progress_at)
-        return view.daemon_view(self.engines, requests, self._gpus, self._host, self.raised)
+        return view.daemon_view(self.engines, self._rotations.said, requests, self._gpus, self._host, self.raised)
+
+    @property
+    def engines(self) -> Sequence[Mapping[str, Any]]:
+        return self.present.engines
 
     def reloaded(self) -> None:
         """Take note that the settings are others now."""
@@ -82,7 +95,8 @@ class Oversight:
             stuck: why files stand in the inbox about which somebody has to do something, by file name.
         """
         wall = time.time()
-        self.engines = [self._engine_now(traffic, wall) for traffic in self._dispatcher]
+        engines = [self._engine_now(traffic, wall) for traffic in self._dispatcher]
+        self.present = Present(engines, self._models())
         before, self._gpus = self._gpus, self._sampler.look(now, wall)
         self._say_of_gpus(before)
         if now - self._host_at >= _HOST_EVERY:
@@ -92,9 +106,14 @@ class Oversight:
         verdict = self._health.judge(self._moment(wanted, stuck, now, wall), now)
         self._announcer.say(self._alerts.observe(verdict.conditions, now, wall), wall)
         self._announcer.look(now)
-        for traffic, engine in zip(self._dispatcher, self.engines, strict=True):
+        for traffic, engine in zip(self._dispatcher, engines, strict=True):
             self._treatment.give(traffic, engine, verdict.kill.get(traffic.slot.number), self._gpus, now)
         return verdict.in_order
+
+    def _models(self) -> dict[str, dict[str, Any]]:
+        """Return how the model of each lane stands; {} where there is only one."""
+        said = {view["model"]: view for view in self._rotations.said}
+        return {lane: said[one.name] for one in self._settings.models for lane in one.lanes if one.name in said}
 
     def _say_of_gpus(self, before: Gpus) -> None:
         """Say once what NVML cannot do where that is no alert: a driver does not fit, a GPU cannot be asked."""
@@ -130,8 +149,7 @@ class Oversight:
         return view.engine_view(facts)
 
     def _moment(self, wanted: bool, stuck: Mapping[str, str], now: float, wall: float) -> Moment:
-        infos = [info for traffic in self._dispatcher if (info := traffic.slot.info) and info.gpus]
-        reserved = infos[0].settings.get("gpu_memory_utilization") if infos else None
+        reserved = _reserved([info for traffic in self._dispatcher if (info := traffic.slot.info) and info.gpus])
         return Moment(
             engines=tuple(_moment_of(traffic) for traffic in self._dispatcher),
             wanted=wanted,
@@ -147,6 +165,13 @@ class Oversight:
 
     def _holds(self) -> dict[AlertName, float]:
         return {AlertName.GPU_UTILIZATION_LOW: self._settings.now.alerts.gpu_utilization_for}
+
+
+def _reserved(infos: Sequence[EngineInfo]) -> float | None:
+    """Return the share of a GPU's memory that vLLM was told to take: of models side by side, all of theirs."""
+    shares = {info.model: info.settings.get("gpu_memory_utilization") for info in infos}
+    known = [share for share in shares.values() if share is not None]
+    return sum(known) if known else None
 
 
 def _moment_of(traffic: Traffic) -> EngineMoment:

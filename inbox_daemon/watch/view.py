@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,12 +64,22 @@ def requests_view(totals: Tally, progress_at: float) -> dict[str, Any]:
 
 
 def daemon_view(
-    engines: Sequence[dict[str, Any]], requests: dict[str, Any], gpus: Gpus, host: Host, alerts: Sequence[Alert]
+    engines: Sequence[Mapping[str, Any]],
+    standings: Sequence[Mapping[str, Any]],
+    requests: dict[str, Any],
+    gpus: Gpus,
+    host: Host,
+    alerts: Sequence[Alert],
 ) -> dict[str, Any]:
-    """Return what a daemon says of itself in SPOOL/daemons, and all that its metrics are made of."""
+    """Return what a daemon says of itself in SPOOL/daemons, and all that its metrics are made of.
+
+    Args:
+        standings: how each of several models stands.
+    """
     return {
         "schema": SCHEMA,
         "engines": list(engines),
+        "standings": list(standings),
         "requests": requests,
         "gpus": asdict(gpus),
         "host": asdict(host),
@@ -78,7 +88,7 @@ def daemon_view(
 
 
 def summary(
-    batches: int, requests: tuple[int, int], suspended: int, engines: Sequence[dict[str, Any]], alerts: Sequence[str]
+    batches: int, requests: tuple[int, int], suspended: int, engines: Sequence[Mapping[str, Any]], alerts: Sequence[str]
 ) -> str:
     """Return the one line of `systemctl status`. `requests` are those done and all of them."""
     said = f"{batches} batches, {requests[0]} of {requests[1]} requests" if batches else "no batch"

@@ -15,7 +15,7 @@ from running import Daemon, eventually, jsonl, request
 from inbox_daemon.batch.life import Life
 from inbox_daemon.batch.memory import Memory
 from inbox_daemon.batch.pace import Done, Pace, Speed, seconds_left
-from inbox_daemon.batch.status import Tally
+from inbox_daemon.batch.status import Present, Tally
 from inbox_daemon.config import Config, ResultSettings
 from inbox_daemon.layout import Spool
 from inbox_daemon.records import BatchStatus, Outcome
@@ -271,7 +271,7 @@ def test_what_is_left_of_a_real_file_is_reckoned_by_the_length_of_its_lines(tmp_
             for one, line in zip(requests, answers, strict=True)
         ]
         life.running.settle(outcomes, now + second)
-        life.tick(now + second, 1, ())
+        life.tick(now + second, 1, Present())
     left = [len(line) for line in (held.work.input).read_bytes().splitlines()[450:]]
     assert life.eta == pytest.approx(45 * sum(left) / (450 * left[0]), rel=0.1)
     life.let_go()

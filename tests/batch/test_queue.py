@@ -248,8 +248,8 @@ def test_an_engine_gets_what_is_for_its_model_and_a_model_without_a_lane_gets_no
     assert second.take(5) == [4]
 
 
-def test_what_was_accepted_without_a_models_name_is_for_any_engine() -> None:
+def test_what_was_accepted_without_a_models_name_is_for_the_engines_that_are_for_that() -> None:
     queue = Queue(3)
-    for model in ("", "a/model", "b/model"):
-        assert queue.lane({model}) is queue.lanes[0]
+    assert queue.lane({""}) is queue.lane({"a/model", ""}) is queue.lanes[0]
+    assert queue.lane({"b/model"}) is None  # one of several models, and not the one for requests that name none
     assert queue_of([0, 1]).lane({""}) is None  # an engine without a name is not the one that was asked for

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from inbox_daemon.config import EngineSettings
+from inbox_daemon.config.models import Model
 from inbox_daemon.engine.causes import lasting
 
+ORG_M = Model("org/m", EngineSettings(model="org/m"), True)
 CORE = "(EngineCore pid=7) ERROR 11-28 05:46:39 [core.py:1284] "
 GATED = "OSError: You are trying to access a gated repo.\nMake sure to have access to it.\n"
 WRONG = "pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig\n  Value error, "
@@ -61,7 +64,7 @@ MAY_PASS = [
 def test_what_no_other_try_mends_is_said_with_the_cause_and_the_next_step(log: str, words: list[str]) -> None:
     before = "INFO 11-28 05:46:39 [model.py:733] Resolved architecture: Qwen3ForCausalLM"
     after = "RuntimeError: Engine core initialization failed. See root cause above."
-    sentence = lasting([before, *log.splitlines(), after], "org/m")
+    sentence = lasting([before, *log.splitlines(), after], ORG_M)
     assert sentence is not None
     for word in words:
         assert word in sentence
@@ -70,4 +73,10 @@ def test_what_no_other_try_mends_is_said_with_the_cause_and_the_next_step(log: s
 
 @pytest.mark.parametrize("log", MAY_PASS)
 def test_what_may_pass_is_tried_again(log: str) -> None:
-    assert lasting(log.splitlines(), "org/m") is None
+    assert lasting(log.splitlines(), ORG_M) is None
+
+
+def test_of_one_of_several_models_the_next_step_names_its_own_table() -> None:
+    folder = Model("org/m", EngineSettings(model="/srv/m"), False, 'model."org/m"')
+    log = ["OSError: It looks like the config file at '/srv/m/config.json' is not a valid JSON file."]
+    assert str(lasting(log, folder)).endswith('or name another folder in model."org/m".path')

@@ -281,14 +281,14 @@ def test_an_engine_starts_while_another_one_backs_off_and_all_are_one_count() ->
         return NullEngine(settings, place)
 
     fleet = Fleet(make, Settings(Config(engine=settings)))
-    fleet.ensure(True, 1.0)
-    fleet.ensure(True, 1.0)
+    fleet.ensure({""}, 1.0)
+    fleet.ensure({""}, 1.0)
     assert made == [(1, None), (2, Place(2, 3, "")), (3, Place(3, 3, ""))]
     with pytest.raises(EngineDied):
         fleet.slots[1].receive(1.0, True)
-    fleet.ensure(True, 1.5)
+    fleet.ensure({""}, 1.5)
     assert [slot.occupied for slot in fleet] == [True, False, True]
-    fleet.ensure(True, 2.0)
+    fleet.ensure({""}, 2.0)
     assert made[3:] == [(4, Place(2, 3, ""))]
     assert [slot.name for slot in fleet] == ["engine 1", "engine 2", "engine 3"]
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from inbox_daemon.config import EngineSettings
+from inbox_daemon.config.models import Model
 from inbox_daemon.engine import Place
 from inbox_daemon.engine.local import LocalEngine
 from inbox_daemon.engine.workers import WorkerProcess, Workers
@@ -34,7 +35,7 @@ def _workers() -> int:
 )
 def test_the_engines_of_a_model_import_vllm_side_by_side(args: dict[str, Any], spares: bool, expected: int) -> None:
     workers = Workers(spares)
-    engine = LocalEngine(workers, EngineSettings(model="none", args=args), {}, 1, None)
+    engine = LocalEngine(workers, Model("none", EngineSettings(model="none", args=args), True), {}, 1, None)
     try:
         assert _workers() == expected
     finally:
@@ -52,7 +53,7 @@ def test_an_engine_that_was_given_its_place_has_no_others_import_beside_it() -> 
     try:
         for number in (1, 2, 3):
             place = Place(number, 3, "") if number > 1 else None
-            engines.append(LocalEngine(workers, settings, {}, number, place))
+            engines.append(LocalEngine(workers, Model("none", settings, True), {}, number, place))
             assert _workers() == 3, "those that wait are taken, and nobody imports for a fourth"
     finally:
         for engine in engines:

@@ -92,7 +92,7 @@ class Several:
     def start(self) -> None:
         """Start the engines that are missing; which others there are, the first one tells."""
         for _ in range(2):
-            self.fleet.ensure(True, time.monotonic())
+            self.fleet.ensure({""}, time.monotonic())
         assert len(self.engines) == ENGINES and all(slot.occupied for slot in self.fleet)
 
     def hear(self) -> None:
@@ -172,5 +172,5 @@ def test_engines_without_a_descriptor_or_no_engines_have_none_to_wait_on() -> No
         Fleet(lambda model, start, place: NullEngine(settings, place), Settings(Config(engine=settings)))
     ) as fleet:
         assert fleet.fileno() is None
-        fleet.ensure(True, time.monotonic())
+        fleet.ensure({""}, time.monotonic())
         assert fleet.fileno() is None

@@ -1,0 +1,407 @@
+"""Several models on one set of GPUs: the daemon carries out whose turn it is. Engines and the clock are ours."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from running import IN_MEMORY, jsonl, lines, request
+
+from inbox_daemon import config
+from inbox_daemon.config.models import Model
+from inbox_daemon.daemon import Daemon, Exit
+from inbox_daemon.engine import Place
+from inbox_daemon.engine.null import NullEngine
+from inbox_daemon.errors import ConfigError, EngineDied
+from inbox_daemon.machine.notify import Notifier
+from inbox_daemon.records import Outcome, Request
+
+A, B, C = "org/a", "org/b", "org/c"
+STEP = 0.5  # seconds of our clock from one pass of the loop to the next
+
+
+class Engine(NullEngine):
+    """An engine that takes its time to load, computes a few requests at a time, each for as long as it says, and ends
+    when it is told to.
+    """
+
+    def __init__(self, site: Site, model: Model, start: int, place: Place | None) -> None:
+        super().__init__(model.engine, place)
+        self.site, self.name, self.start = site, model.name, start
+        self.whole, self.info, self.phase = self.info, None, "loading"
+        self.ready_at = site.now + site.loads[model.name]
+        self.has: dict[int, tuple[Request, float]] = {}
+        self.ended_at: float | None = None
+        self.back: list[int] = []
+        site.note("start", model.name)
+
+    def room(self) -> int:
+        return self.info.in_flight - len(self.has) if self.info else 0
+
+    def send(self, requests: Sequence[Request]) -> None:
+        assert self.ended_at is None
+        for one in requests:
+            asked = orjson.loads(one.line)
+            assert self.site.meant[asked["body"].get("model")] == self.name, "a request of another model"
+            self.has[one.ticket] = (one, self.site.now + asked["body"]["max_tokens"])
+
+    def receive(self) -> list[Outcome]:
+        wrong = self.site.wrong.get(self.name)
+        if wrong and (self.info is None or self.has or not isinstance(wrong, EngineDied)):
+            self.site.note("died", self.name)
+            raise wrong
+        if self.info is None and self.site.now >= self.ready_at:
+            self.info, self.phase = self.whole, ""
+            self.site.note("ready", self.name)
+        done = [one for one, until in self.has.values() if self.site.now >= until and self.info]
+        for one in done:
+            del self.has[one.ticket]
+            self.site.answered[self.name] += 1
+        return [self._answer(one) for one in done]
+
+    def recall(self, tickets: Sequence[int]) -> None:
+        self.site.recalled[self.name] += len(tickets)
+        if not self.site.deaf:
+            self.back += [ticket for ticket in tickets if self.has.pop(ticket, None)]
+
+    def recalled(self) -> list[int]:
+        back, self.back = self.back, []
+        return back
+
+    def kill(self) -> None:
+        self.ended_at = self.site.now
+        self.site.note("end", self.name)
+        self.has.clear()
+        self.site.there.remove(self)
+
+    def gone(self) -> bool:
+        return self.site.closing or (self.ended_at is not None and self.site.now >= self.ended_at + 1.0)
+
+
+class Site:
+    """A daemon with several models, driven pass by pass.
+
+    Attributes:
+        events: (seconds since the beginning, what, of which model).
+        loads: seconds that each model takes to load; wrong: why an engine of it ends, while that is so.
+        deaf: engines give nothing back.
+    """
+
+    def __init__(self, spool: Path, tables: dict[str, Any], engine: dict[str, Any], models: dict[str, Any]) -> None:
+        tree = {
+            "spool": str(spool),
+            "engine": {"kind": "null", "model": A, "in_flight": 4, **engine},
+            "inbox": {"settle": 0.0, "settle_unproven": 0.0, "watch": "poll", "rescan": 0.1},
+            "model": tables,
+            "models": models,
+        }
+        self.read = config.build(tree, "test")
+        self.events: list[tuple[float, str, str]] = []
+        self.loads = dict.fromkeys((A, B, C), 5.0)
+        self.wrong: dict[str, Exception] = {}
+        self.deaf = False
+        self.answered: Counter[str] = Counter()
+        self.recalled: Counter[str] = Counter()
+        self.meant: dict[str | None, str] = {A: A, B: B, C: C, None: A}
+        self.there: list[Engine] = []
+        self.closing = False
+        self.spool, self.began = spool, time.monotonic()
+        self.now = self.began
+        self.daemon = Daemon(self.read, self._made, Notifier({}), drain=False)
+
+    def _made(self, model: Model, start: int, place: Place | None) -> Engine:
+        one = Engine(self, model, start, place)
+        self.there.append(one)
+        return one
+
+    def note(self, what: str, model: str) -> None:
+        self.events.append((self.now - self.began, what, model))
+
+    def told(self, what: str) -> list[str]:
+        """Of which models this happened, in order."""
+        return [model for _, happened, model in self.events if happened == what]
+
+    def when(self, what: str, model: str) -> float:
+        """When it happened last, in seconds since the beginning."""
+        return next(at for at, happened, of in reversed(self.events) if (happened, of) == (what, model))
+
+    def drop(self, name: str, *asked: tuple[str | None, int], each: int = 1) -> None:
+        """Drop a file with so many requests for each of these models, of so many seconds each."""
+        count = itertools.count()
+        bodies = [{} if model is None else {"model": model} for model, many in asked for _ in range(many)]
+        whole = jsonl([request(f"{name}{next(count)}", "say", **body, max_tokens=each) for body in bodies])
+        hidden = self.spool / "inbox" / f".{name}"
+        hidden.write_bytes(whole)
+        hidden.rename(self.spool / "inbox" / f"{name}.jsonl")
+
+    def control(self, name: str) -> None:
+        (self.spool / "inbox" / name).touch()
+
+    def end(self) -> None:
+        self.closing = True
+        self.daemon._shut_down()
+
+    def step(self) -> None:
+        self.now += STEP
+        self.daemon.step(self.now)
+
+    def until(self, predicate: Callable[[], object], within: float = 1000.0) -> None:
+        deadline = self.now + within
+        while not predicate():
+            assert self.now < deadline, (self.events, [self.status(name) for name in self.names()])
+            self.step()
+
+    def go_on(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.step()
+
+    def names(self) -> list[str]:
+        return [path.name for path in (self.spool / "outbox").iterdir() if not path.name.startswith(".")]
+
+    def status(self, name: str) -> dict[str, Any]:
+        path = self.spool / "outbox" / name / "status.json"
+        return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
+
+    def ended(self, name: str) -> bool:
+        return (self.spool / "outbox" / name / "receipt.json").exists()
+
+    def results(self, name: str) -> list[dict[str, Any]]:
+        return lines(self.spool / "outbox" / name / "results.jsonl")
+
+    def standing(self, model: str) -> dict[str, Any]:
+        return next(one for one in self.daemon._rotations.said if one["model"] == model)
+
+
+@contextmanager
+def site(tables: dict[str, Any], engine: dict[str, Any] | None = None, **models: Any) -> Iterator[Site]:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        made = Site(Path(folder) / "spool", tables, engine or {}, models)
+        try:
+            yield made
+        finally:
+            made.end()
+
+
+@pytest.fixture
+def two() -> Iterator[Site]:
+    with site({B: {}}) as made:
+        yield made
+
+
+def test_a_mixed_file_is_answered_by_each_lines_own_model_with_one_load_of_each(two: Site) -> None:
+    two.drop("x", (A, 20), (B, 20), (None, 5), (A, 10))
+    two.until(lambda: two.ended("x"))
+    said = [line["response"]["body"]["model"] for line in two.results("x")]
+    assert said == [A] * 20 + [B] * 20 + [A] * 15
+    assert two.told("start") == [A, B] and two.answered == {A: 35, B: 20}
+    assert two.when("start", B) >= two.when("end", A) + 1.0, "while the other one's processes held the GPU"
+    receipt = orjson.loads((two.spool / "outbox" / "x" / "receipt.json").read_bytes())
+    assert [one["model"] for one in receipt["engines"]] == [A, B]
+
+
+def test_what_names_no_model_is_for_engine_model_though_another_one_is_loaded(two: Site) -> None:
+    two.drop("b", (B, 2000))
+    two.until(lambda: two.answered[B])
+    two.drop("none", (None, 8))
+    two.until(lambda: two.ended("none"))
+    assert {line["response"]["body"]["model"] for line in two.results("none")} == {A}
+
+
+def test_a_small_file_comes_within_its_turn_by_though_another_model_has_hours_of_work(two: Site) -> None:
+    two.drop("long", (A, 20_000))
+    two.until(lambda: two.answered[A] > 100)
+    two.drop("short", (B, 3))
+    two.until(lambda: two.standing(B)["state"] == "waiting")
+    seen = two.now
+    two.go_on(5)
+    told = two.standing(B)
+    promised = seen + told["turn_by"] - told["since"]
+    assert told["behind"] == [A] and told["since"] < told["turn_by"]
+    [waiting] = two.status("short")["models"]
+    assert (waiting["model"], waiting["total"], waiting["done"], waiting["state"]) == (B, 3, 0, "waiting")
+    assert two.status("short")["eta_seconds"] is None
+    two.until(lambda: two.standing(A)["state"] == "leaving")
+    assert promised - 10 < two.now <= promised + 2 * STEP
+    two.until(lambda: two.ended("short"))
+    two.until(lambda: two.standing(A)["state"] == "ready")
+    assert two.told("start") == [A, B, A], "what was left of the long one goes on"
+
+
+def test_what_has_begun_may_end_for_the_grace_and_the_rest_runs_again_and_is_not_interrupted_twice() -> None:
+    with site({B: {}}, swap_grace=3.0, max_wait=1.0, longest_wait=1.0) as one:
+        one.drop("long", (A, 40), each=100)
+        one.until(lambda: "ready" in [what for _, what, _ in one.events])
+        one.drop("short", (B, 2))
+        one.until(lambda: one.told("end") == [A])
+        leaving = one.when("end", A)
+        assert one.recalled[A] == 4 and one.answered[A] % 4 == 0
+        one.until(lambda: one.ended("short"))
+        assert one.when("ready", B) > leaving
+        before = one.answered[A]
+        one.drop("again", (B, 2))
+        one.until(lambda: one.told("end").count(A) == 2)
+        assert one.answered[A] >= before + 4, "what it was interrupted in has its answers first"
+        one.until(lambda: one.ended("again") and one.ended("long"), 20_000)
+        assert len(one.results("long")) == 40
+
+
+def test_an_engine_that_gives_nothing_back_is_killed_and_its_requests_run_again() -> None:
+    with site({B: {}}, swap_grace=1.0, max_wait=1.0, longest_wait=1.0) as one:
+        one.drop("long", (A, 6), each=300)
+        one.until(lambda: one.told("ready"))
+        one.deaf = True
+        one.drop("short", (B, 2))
+        one.until(lambda: one.ended("short"), 2000)
+        one.deaf = False
+        one.until(lambda: one.ended("long"), 5000)
+        assert [line["custom_id"] for line in one.results("long")] == [f"long{n}" for n in range(6)]
+
+
+def test_while_a_model_loads_nothing_else_begins_or_ends_on_its_gpus() -> None:
+    with site({B: {}, C: {}}, max_wait=1.0, longest_wait=1.0) as one:
+        one.loads = {A: 20.0, B: 20.0, C: 20.0}
+        one.drop("x", (A, 400), (B, 400), (C, 400))
+        one.until(lambda: one.ended("x"), 20_000)
+        assert len(one.results("x")) == 1200
+        loading: str | None = None
+        for _, what, model in one.events:
+            assert loading in (None, model), one.events
+            loading = model if what == "start" else None
+
+
+def test_models_whose_shares_of_a_gpu_fit_stand_side_by_side_and_are_loaded_one_after_the_other() -> None:
+    half, third = {"args": {"gpu_memory_utilization": 0.5}}, {"args": {"gpu_memory_utilization": 0.3}}
+    with site({A: half, B: third, C: half}) as one:
+        one.drop("x", (A, 200), (B, 200))
+        one.until(lambda: one.answered[A] and one.answered[B])
+        assert one.told("end") == [] and len(one.there) == 2
+        assert one.when("start", B) >= one.when("ready", A)
+        one.drop("y", (C, 4))
+        one.until(lambda: one.ended("x"))
+        one.until(lambda: one.ended("y"))
+        assert one.told("end") == [A], "the one that has been idle for longest and makes room enough"
+
+
+def test_models_on_gpus_of_their_own_are_loaded_at_once_and_never_wait_for_each_other() -> None:
+    with site({A: {"gpus": [0]}, B: {"gpus": [1]}}) as one:
+        one.drop("x", (A, 200), (B, 200))
+        one.until(lambda: one.ended("x"))
+        assert one.told("end") == [] and one.when("start", B) == one.when("start", A)
+
+
+def test_a_model_that_fails_three_times_parks_what_is_for_it_and_resume_tries_again(two: Site) -> None:
+    two.wrong[B] = EngineDied("no room for the model")
+    two.drop("mixed", (A, 30), (B, 10))
+    two.drop("b", (B, 5))
+    two.until(lambda: two.status("b").get("parked") and two.status("mixed").get("parked"))
+    assert two.told("start").count(B) == 3 and two.answered[A] == 30
+    reason = "org/b cannot be loaded: 3 loads in a row failed, the last one: no room for the model"
+    assert two.status("mixed")["parked"] == reason
+    assert two.status("mixed")["request_counts"]["completed"] == 30
+    assert (two.standing(B)["state"], two.standing(B)["why"]) == ("failed", reason)
+    two.drop("a", (A, 3))
+    two.until(lambda: two.ended("a"))
+    assert two.told("start").count(B) == 3, "it is left alone"
+    two.wrong.clear()
+    two.control("mixed.resume")
+    two.until(lambda: two.ended("mixed"))
+    assert len(two.results("mixed")) == 40 and not two.ended("b")
+    two.control("b.resume")
+    two.until(lambda: two.ended("b"))
+
+
+def test_what_no_other_try_mends_parks_at_once_and_a_batch_that_comes_later_tries_once(two: Site) -> None:
+    two.wrong[B] = ConfigError("org/b needs a licence and a token: accept it first")
+    two.drop("b", (B, 5))
+    two.until(lambda: two.status("b").get("parked"))
+    assert two.told("start") == [B]
+    assert two.status("b")["parked"].endswith("org/b needs a licence and a token: accept it first")
+    two.drop("c", (B, 5))
+    two.until(lambda: two.status("c").get("parked"))
+    assert two.told("start") == [B, B]
+    two.wrong.clear()
+    two.drop("d", (B, 5))
+    two.until(lambda: two.ended("d"))
+    assert two.status("b")["parked"], "that one waits for somebody's word"
+
+
+def test_a_parked_batch_can_be_cancelled_and_keeps_what_the_other_model_has_answered(two: Site) -> None:
+    two.wrong[B] = ConfigError("there is no org/b")
+    two.drop("mixed", (A, 30), (B, 10))
+    two.until(lambda: two.status("mixed").get("parked"))
+    two.control("mixed.cancel")
+    two.until(lambda: two.ended("mixed"))
+    assert len(two.results("mixed")) == 30
+
+
+def test_a_model_in_back_off_holds_no_gpu_and_the_other_one_works_meanwhile(two: Site) -> None:
+    two.wrong[B] = EngineDied("the network is down")
+    two.drop("b", (B, 5))
+    two.until(lambda: two.told("died") == [B])
+    two.drop("a", (A, 3))
+    two.until(lambda: two.ended("a"))
+    two.wrong.clear()
+    two.until(lambda: two.ended("b"))
+    assert two.told("died").count(B) < 3
+
+
+def test_an_engines_death_at_work_costs_its_model_no_turn_and_the_others_nothing(two: Site) -> None:
+    two.drop("x", (A, 60), (B, 20))
+    two.until(lambda: two.answered[A])
+    two.wrong[A] = EngineDied("killed")
+    two.until(lambda: two.told("died"))
+    two.wrong.clear()
+    two.until(lambda: two.ended("x"))
+    assert two.told("start") == [A, A, B] and len(two.results("x")) == 80
+
+
+def test_after_a_restart_what_was_bound_stays_bound_though_another_model_has_worked_first() -> None:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        first = Site(Path(folder) / "spool", {B: {}}, {}, {})
+        first.drop("x", (B, 4), (None, 400))
+        first.until(lambda: first.answered[A] > 10 and first.answered[B] == 4)
+        first.end()
+        tables = {A: {}, B: {}}
+        again = Site(Path(folder) / "spool", tables, {"model": B}, {})  # requests without a model would be for B now
+        again.until(lambda: again.ended("x"))
+        said = [line["response"]["body"]["model"] for line in again.results("x")]
+        assert said == [B] * 4 + [A] * 400
+        again.end()
+
+
+def test_preload_loads_engine_model_before_anybody_asks_and_again_when_all_is_done() -> None:
+    with site({B: {}}, {"preload": True, "idle_unload": 30.0}) as one:
+        one.until(lambda: one.told("ready") == [A])
+        one.drop("b", (B, 3))
+        one.until(lambda: one.ended("b"))
+        one.until(lambda: one.told("ready") == [A, B, A])
+
+
+def test_a_stop_begins_no_change_and_ends_cleanly(two: Site) -> None:
+    two.drop("a", (A, 4), each=50)
+    two.until(lambda: two.status("a").get("in_flight"))
+    two.drop("b", (B, 3))
+    two.daemon._stop_by = two.now + 20
+    two.go_on(15)
+    assert two.told("start") == [A]
+    two.go_on(10)
+    assert two.daemon._done(two.now)
+
+
+def test_drained_it_ends_with_a_failure_where_a_model_cannot_be_loaded() -> None:
+    with site({B: {}}) as one:
+        one.daemon._drain = True
+        one.wrong[B] = ConfigError("there is no org/b")
+        one.drop("x", (A, 3), (B, 3))
+        one.until(lambda: one.status("x").get("parked"))
+        one.until(lambda: one.daemon._done(one.now))
+        assert Exit.FAILURE == 1 and len(one.daemon._batches) == 1
