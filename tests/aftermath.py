@@ -22,6 +22,7 @@ from inbox_daemon.spool import proof
 SETTINGS = """
 [engine]
 kind = "null"
+model = "{model}"
 in_flight = {in_flight}
 [engine.null]
 engines = {engines}
@@ -37,6 +38,9 @@ sync_every = 2
 sync_after = 60
 seal_every = 3
 """
+ANOTHER_MODEL = """
+[model."org/b"]
+"""
 
 Sabotage = Callable[[], None] | None
 
@@ -46,6 +50,13 @@ BATCH = (
     jsonl(GOOD[:1]) + b"this is not json\n" + jsonl(GOOD[1:2]) + b"\n" + jsonl(GOOD[2:4])
     + b'{"custom_id": "no body"}\n' + jsonl(GOOD[4:])
 )  # fmt: skip
+
+
+FOR_TWO = [
+    request(f"r{i}", f"say {i}", **body)
+    for i, body in enumerate(({"model": "org/b"}, {"model": "org/a"}, {}) * 2 + ({"model": "org/b"},))
+]
+MIXED = jsonl(FOR_TWO[:3]) + b"this is not json\n" + jsonl(FOR_TWO[3:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,7 @@ class Scene:
         stop_at: the operation at which the first run gets SIGTERM.
         resent: the file lies there a second time; that is counted, and nothing of it runs.
         recalled: two engines answer nothing, and the batch is cancelled while they have its requests.
+        two_models: that take turns; requests name one of them, or none.
     """
 
     start: Path
@@ -70,11 +82,17 @@ class Scene:
     stop_at: int = 0
     recalled: bool = False
     resent: bool = False
+    two_models: bool = False
 
     @property
     def settings(self) -> str:
+        return self._settings + (ANOTHER_MODEL if self.two_models else "")
+
+    @property
+    def _settings(self) -> str:
+        rest = {"model": "org/a" if self.two_models else "", "strict": str(self.strict).lower()}
         engines = {"in_flight": 8, "engines": 2, "rate": 0.001} if self.recalled else {}
-        return SETTINGS.format(strict=str(self.strict).lower(), **{"in_flight": 2, "engines": 1, "rate": 0} | engines)
+        return SETTINGS.format(**{"in_flight": 2, "engines": 1, "rate": 0} | engines | rest)
 
     @property
     def happens(self) -> dict[str, Any]:
@@ -261,6 +279,9 @@ def _lines_of_the_batch(folder: Path, scene: Scene) -> list[str]:
                 content = line["response"]["body"]["choices"][0]["message"]["content"]
                 if content != f"null engine: {len(requests[number])} bytes read":
                     problems.append(f"{name}: line {number} has another's answer")
+                asked = orjson.loads(requests[number])["body"].get("model") or "org/a"
+                if scene.two_models and line["response"]["body"]["model"] != asked:
+                    problems.append(f"{name}: line {number} has another model's answer")
             elif scene.status == "completed" and number in numbers.values():
                 problems.append(f"{name}: line {number} has an error: {error_of(line)}")
         if ours != sorted(ours):

@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from aftermath import Scene, come_after, copy, scene
+from aftermath import MIXED, Scene, come_after, copy, scene
 from crashing import Strike, run
 from running import batch_of
 
@@ -50,6 +50,11 @@ def resent_at_work(start: Path) -> Scene:
     made = replace(half_done(start, "resume", "completed"), resent=True)
     shutil.copyfile(made.original, start / "spool" / "inbox" / made.dropped)
     return made
+
+
+def for_two_models(start: Path) -> Scene:
+    """Nothing has happened yet; in the run to come, two models take turns."""
+    return scene(start, MIXED, two_models=True)
 
 
 def stood(start: Path) -> Scene:

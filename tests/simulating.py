@@ -63,6 +63,7 @@ gpu_every = 0
 [alerts]
 batch_deadline = 14400
 """
+TWO_MODELS = SETTINGS.replace('kind = "null"', 'kind = "null"\nmodel = "org/a"') + '[model."org/b"]\n'
 AS_STARTED = {"max_claimed": 8, "priority": 5, "sync_every": 8, "seal_every": 25}
 RELOADS: Sequence[dict[str, int]] = (
     AS_STARTED,
@@ -151,7 +152,7 @@ class Report:
 COUNTED = (
     "passes", "operations", "batches", "requests", "answers", "refused", "engines", "deaths", "hangs", "kills",
     "starts", "crashes", "stops", "full disks", "failed operations", "clock steps", "re-sends", "controls", "reloads",
-    "removals", "parked",
+    "removals", "parked", "swaps",
 )  # fmt: skip
 
 
@@ -162,10 +163,12 @@ class Weather:
     Attributes:
         every: by the name of what happens.
         hangs_after: of an engine, from when it is ready.
+        two_models: that take turns; a file's requests name one of them, or both, or none.
     """
 
     every: dict[str, float]
     hangs_after: float = 5 * HOUR
+    two_models: bool = False
 
 
 _USUAL: dict[str, float] = {
@@ -185,6 +188,7 @@ _USUAL: dict[str, float] = {
 }
 WEATHERS = {
     "usual": Weather(_USUAL),
+    "two models": Weather(_USUAL, two_models=True),
     # Engines hang, files fail, and no crash of the daemon makes an end of that.
     "sticky": Weather(
         _USUAL
@@ -193,6 +197,7 @@ WEATHERS = {
         hangs_after=2400,
     ),
 }
+MODELS = (("org/a",), ("org/b",), ("org/a", "org/b"), ("org/a", "org/b", None))
 LOOK_EVERY = 120.0  # seconds at most between two looks at the files
 WAITS_AT_MOST = 6 * HOUR  # of times in which the daemon could have worked on it
 _PATIENCE = 3  # times the daemon's own: whatever else becomes durable meanwhile has its patience begin anew
@@ -365,11 +370,13 @@ class Simulation:
             for _ in range(random.choice((1, 1, 2))):
                 kinds[random.randrange(count)] = "poison"
         padding = "long words " * random.choice((0, 0, 0, 30))
+        names = random.choice(MODELS) if self._weather.two_models else ()
         lines = []
         for place, kind in enumerate(kinds):
             text = f"{padding}{POISON if kind == 'poison' else 'say'} {place:03}"
             body = {"temperature": 0} if repeats and kind == "good" else {}
             text = f"{padding}say {random.randrange(5):03}" if body else text
+            body |= {"model": model} if names and (model := random.choice(names)) else {}
             line = b"no request" if kind == "faulty" else jsonl([request(f"{prefix}-{place:03}", text, **body)])[:-1]
             lines.append(line)
         content = b"\n".join(lines) + b"\n"
@@ -509,7 +516,7 @@ class Simulation:
         self._mourn()
 
     def _configure(self, values: dict[str, int]) -> None:
-        self.place.settings.write_text(SETTINGS.format(**values))
+        self.place.settings.write_text((TWO_MODELS if self._weather.two_models else SETTINGS).format(**values))
 
     def _fill_disk(self) -> None:
         if self._disk == "":
@@ -562,6 +569,8 @@ class Simulation:
                 continue
             status = _status(folder)
             if status is None:  # its user has removed it, and the daemon is not there
+                continue
+            if status.get("not_taken"):  # a file that stands in the inbox: no batch yet
                 continue
             if other := seen.get(status["id"]):
                 self._wrong(f"{other} and {folder.name} are the same batch")
@@ -638,7 +647,9 @@ class Simulation:
         for fault in ("by a fault of ours", "Traceback"):
             if fault in said:
                 self._wrong(f"{fault}: {said[max(0, said.index(fault) - 300) :]}")
-        named = re.findall(r"engine(?: \d)? died: .*\(engine\.(?:stall_after|stall_after_answers|load_timeout)\)", said)
+        why = r"(?:.*\(engine\.(?:stall_after|stall_after_answers|load_timeout)\)|it gave no request back)"
+        named = re.findall(rf"engine(?: \d)? died: {why}", said)
+        self._counts["swaps"] += said.count(" gives way to ")
         self._counts["kills"] += len(named)
         self._counts["parked"] += said.count(": parked: ")
         if len(named) > len(killed):
@@ -767,6 +778,9 @@ class Simulation:
         content = line["response"]["body"]["choices"][0]["message"]["content"]
         if prefix != drop.prefix or content != f"null engine: {len(drop.lines[number])} bytes read":
             self._wrong(f"{folder.name}: line {number + 1} has another's answer")
+        asked = orjson.loads(drop.lines[number])["body"].get("model", "org/a")
+        if self._weather.two_models and line["response"]["body"]["model"] != asked:
+            self._wrong(f"{folder.name}: line {number + 1} has another model's answer")
         if drop.kinds[number] != "good":
             self._wrong(f"{folder.name}: a {drop.kinds[number]} line has an answer")
         return number

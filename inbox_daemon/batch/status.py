@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from inbox_daemon import __version__
 from inbox_daemon.batch.pace import Speed
 from inbox_daemon.batch.queue import Lane
@@ -192,11 +194,12 @@ def end(told: Mapping[str, Any], folder: Path, host: str) -> dict[str, Any]:
     return {"schema": SCHEMA, **said, "problem": problems[0], "folder": str(folder), "host": host}
 
 
-def _different(engines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _different(engines: Sequence[Any]) -> list[Any]:
     """Return each once: models that took turns were loaded again and again."""
-    first: dict[bytes, dict[str, Any]] = {}
+    first: dict[bytes, Any] = {}
     for engine in engines:
-        first.setdefault(dumps({**engine, "load_seconds": 0}), engine)
+        said = orjson.loads(dumps(engine))  # as the history has it once it was read back
+        first.setdefault(dumps(said | {"load_seconds": 0}), engine)
     return list(first.values())
 
 

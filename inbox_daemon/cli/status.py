@@ -102,7 +102,7 @@ def _engines(status: BatchObject) -> str:
     if views.has_ended(status):
         return ""
     having = views.no_model(status) or show.engines(views.engines_for(status))
-    return "\n".join([*([having] if having else []), *show.lanes(status, time.time())])
+    return "; ".join([*([having] if having else []), *show.lanes(status, time.time())])
 
 
 def _say_errors(spool: Spool, status: BatchObject) -> None:

@@ -101,7 +101,7 @@ class NullEngine:
             "id": request.id,
             "object": "chat.completion",
             "created": int(time.time()),
-            "model": request.model if request.model in self._adapters else parsed["body"].get("model") or self._model,
+            "model": request.model if request.model in self._adapters else self._model or parsed["body"].get("model"),
             "choices": [
                 {
                     "index": 0,

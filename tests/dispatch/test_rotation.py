@@ -152,6 +152,7 @@ class Site:
     def step(self) -> None:
         self.now += STEP
         self.daemon.step(self.now)
+        assert not self.daemon._batches.suspended, "a fault of ours"
 
     def until(self, predicate: Callable[[], object], within: float = 1000.0) -> None:
         deadline = self.now + within

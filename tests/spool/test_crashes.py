@@ -19,6 +19,7 @@ from crashing import Strike, run
 from scenes import (
     cancelled,
     dropped,
+    for_two_models,
     name_in_use,
     recalled,
     refused,
@@ -75,6 +76,7 @@ def second_strikes(firsts: Sequence[tuple[Strike, Finding]], most: int) -> list[
         (resent, 40),
         (resent_at_work, 40),
         (stood, 20),
+        (for_two_models, 40),
     ],
 )
 def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_promise(
