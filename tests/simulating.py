@@ -570,8 +570,6 @@ class Simulation:
             status = _status(folder)
             if status is None:  # its user has removed it, and the daemon is not there
                 continue
-            if status.get("not_taken"):  # a file that stands in the inbox: no batch yet
-                continue
             if other := seen.get(status["id"]):
                 self._wrong(f"{other} and {folder.name} are the same batch")
             seen[status["id"]] = folder.name

@@ -30,6 +30,13 @@ def test_72_simulated_hours_of_everything_at_once_hold_every_promise(record_prop
         held(report)
 
 
+def test_two_simulated_days_with_two_models_that_take_turns_hold_every_promise(record_property: Any) -> None:
+    report = simulated(3, 48, weather="two models")
+    record_property("two models", str(report))
+    held(report)
+    assert report.counts["swaps"] > 48
+
+
 def test_a_seed_gives_the_same_run_again() -> None:
     one, again, another = several((7, 7, 8), hours=8)
     assert one.digest == again.digest, f"{one} and then {again}"
