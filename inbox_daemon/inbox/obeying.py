@@ -16,7 +16,7 @@ from inbox_daemon.batches import Batches
 from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.inbox.arrivals import Arriving
 from inbox_daemon.layout import Spool
-from inbox_daemon.spool import control, published
+from inbox_daemon.spool import control, meant, published
 from inbox_daemon.spool.meant import Came
 
 _PATIENCE = 5.0  # seconds that a control file for no batch is kept: somebody may have claimed it, and not named it yet
@@ -52,9 +52,12 @@ class Obeying:
     def obey(self, now: float) -> None:
         """Carry out control files for a slice of time, one at least. `now` is monotonic seconds."""
         to_come = published.to_come(self._spool) if self._controls else {}  # by now
+        expected = meant.expected(self._spool) if self._controls else set()
         deadline = time.monotonic() + _SLICE
         while self._controls:
-            self._one(*self._controls.popleft(), to_come, now)
+            path, name, verb = self._controls.popleft()
+            if path.name not in expected:
+                self._one(path, name, verb, to_come, now)
             if time.monotonic() >= deadline:
                 break
 

@@ -117,14 +117,10 @@ def claim(spool: Spool, dropped: Path, controls: Sequence[Path] = ()) -> Held | 
 
 def adopt(spool: Spool, ours: Collection[str]) -> Iterator[Held]:
     """Yield every batch that nobody holds: after a restart, and after the death of a daemon beside this one."""
-    found = sorted(entry.name for entry in os.scandir(spool.work) if not entry.name.startswith((".", "gone-")))
-    nobodys = [Work(spool.work / name) for name in found if name not in ours]
-    for work in nobodys:  # before the inbox is looked at, which would take for another's what is this one's
-        if work.expected.is_dir() and (held := _lock(work)):
-            with suppress(OSError, SpoolError):  # its batch will say why
-                meant.fetch(spool, work) if _holds_anything(work) else held.remove()
-            held.release()
-    for work in nobodys:
+    for entry in sorted(os.scandir(spool.work), key=lambda e: e.name):
+        if entry.name in ours or entry.name.startswith((".", "gone-")):
+            continue
+        work = Work(Path(entry.path))
         held = _lock(work)
         if held is None:
             continue

@@ -117,6 +117,17 @@ def fetch(spool: Spool, work: Work) -> None:
     files.move(work.expected, work.beside)
 
 
+def expected(spool: Spool) -> set[str]:
+    """Return the control files that a claim has noted and not fetched yet, whosever: they mean nobody else."""
+    found: set[str] = set()
+    with suppress(OSError):
+        for id in os.listdir(spool.work):  # noqa: PTH208
+            with suppress(OSError):  # most have none
+                if not id.startswith("gone-"):
+                    found.update(os.listdir(Work(spool.work / id).expected))  # noqa: PTH208
+    return found
+
+
 def to_obey(spool: Spool, work: Work, name: str, source: str) -> list[tuple[Path, str]]:
     """Return (path, verb) of what a batch is to obey before anything of it runs: what came with its file, and after
     that what has come since, for its name or its id, in order.
@@ -128,7 +139,9 @@ def to_obey(spool: Spool, work: Work, name: str, source: str) -> list[tuple[Path
     since = _there(spool, control_files(name, source) + [(f"{work.id}{suffix}", suffix[1:]) for suffix in CONTROLS])
     if since:
         waiting = {path.name: as_it_lies(path) for path in _waiting(spool, name, source)}
+        others = expected(spool)
         since = [one for one in since if not goes_with(as_it_lies(one[0]), waiting, lives=True)]
+        since = [one for one in since if one[0].name not in others]
     return _beside(work) + sorted(since, key=lambda one: as_it_lies(one[0]))
 
 

@@ -6,6 +6,7 @@ there then must hold as it is; a restart must bring the batch to its end; one mo
 
 from __future__ import annotations
 
+import errno
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -127,18 +128,22 @@ Controlled = tuple[str, bool, int]  # status, paused, priority
         (False, "b.cancel b.jsonl b.priority", ("cancelled", False, 0), ("completed", False, 7)),
     ],
 )
-def test_killed_at_any_operation_of_a_claim_a_control_file_means_the_batch_that_it_came_for(
+def test_killed_or_refused_at_any_operation_of_a_claim_a_control_file_means_the_batch_that_it_came_for(
     pool: ProcessPoolExecutor, tmp_path: Path, ended: bool, names: str, of_first: Controlled, of_second: Controlled
 ) -> None:
     scene = name_in_use(tmp_path / "start", ended, *names.split())
     operations = unharmed(pool, scene, tmp_path / "unharmed")
     of_control = re.compile(r"inbox/b\.|/(expected|beside|pause|cancel|priority)\b")
-    last = max(at for at, what in enumerate(operations, 1) if of_control.search(what))
-    struck = list(each_struck(pool, scene.start / "spool", scene.settings, tmp_path, range(1, last + 2)))
-    for at, spool in [*struck[len(struck) // 2 :], (0, tmp_path / "unharmed")]:
+    refused = [at for at, what in enumerate(operations, 1) if of_control.search(what)]
+    killed = range(1, refused[-1] + 2)
+    spools = [(0, tmp_path / "unharmed")]
+    for ats, error in ((killed, 0), (refused, errno.EIO)):
+        struck = list(each_struck(pool, scene.start / "spool", scene.settings, tmp_path / f"{error}", ats, error))
+        spools += struck[len(ats) :]
+    for at, spool in spools:
         told = [orjson.loads(Published(spool / "outbox" / name).status.read_bytes()) for name in ("b", "b.2")]
         became = [(one["status"], one["paused"], one["priority"]) for one in told]
-        assert became == [of_first, of_second], f"killed before {operations[at - 1]}"
+        assert became == [of_first, of_second], f"{spool}: struck at {operations[at - 1]}"
         assert [*(spool / "inbox").iterdir(), *(spool / "work").iterdir()] == []
 
 
@@ -180,15 +185,17 @@ def test_killed_at_any_operation_while_the_outbox_is_told_of_half_a_file_it_is_t
 
 
 def each_struck(
-    pool: ProcessPoolExecutor, spool: Path, settings: str, folder: Path, ats: Sequence[int]
+    pool: ProcessPoolExecutor, spool: Path, settings: str, folder: Path, ats: Sequence[int], error: int = 0
 ) -> Iterator[tuple[int, Path]]:
-    """Yield each of these operations with a spool whose daemon was killed at it; then all again, run to the end."""
+    """Yield each of these operations with a spool whose daemon was killed at it, or refused it with an error; then all
+    again, run to the end.
+    """
     places = {at: folder / str(at) / "spool" for at in ats}
     for place in places.values():
         place.parent.mkdir(parents=True)
         copy(spool, place)
-    struck = [pool.submit(run, place, settings, Strike(at)) for at, place in places.items()]
-    assert all(one.result().killed for one in struck)
+    struck = [pool.submit(run, place, settings, Strike(at, error)) for at, place in places.items()]
+    assert all(one.result().killed is not bool(error) for one in struck)
     yield from places.items()
     ended = [pool.submit(run, place, settings) for place in places.values()]
     assert all(one.result().status in (0, 3) for one in ended)
