@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import psutil
+from backports import zstd
 
 from inbox_daemon.layout import Published
 from inbox_daemon.spool import proof
@@ -175,6 +176,12 @@ def jsonl(requests: Sequence[object]) -> bytes:
 
 def batch_of(count: int, prefix: str = "r", **body: Any) -> bytes:
     return jsonl([request(f"{prefix}{i}", f"say {i}", **body) for i in range(count)])
+
+
+def piped_through_zstd(content: bytes, window: int = 27) -> bytes:
+    """As `zstd --long=…` writes what comes through a pipe: it does not know how much that will be."""
+    pipe = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: window})
+    return pipe.compress(content[:1000]) + pipe.compress(content[1000:]) + pipe.flush()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

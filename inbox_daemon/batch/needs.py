@@ -44,11 +44,11 @@ class Needs:
             self._face.tell(books, now)
             self._face.say_room(lacking)
 
-    def fits_while_read(self, requests: int, block: int) -> bool:
-        """Say whether there is memory for so many requests of a file that is being read, block by block of so many
-        bytes; else ask again.
+    def fits_while_read(self, requests: int, beside: int) -> bool:
+        """Say whether there is memory for so many requests of a file that is being read, and for so many bytes of it
+        beside them; else ask again.
         """
-        return self._fits(requests * WHILE_READ + 2 * block)  # as it is, and cut into lines
+        return self._fits(requests * WHILE_READ + beside)
 
     def fits_in_work(self, requests: int) -> bool:
         """Say whether there is memory for the batch, which has so many requests; else ask again."""

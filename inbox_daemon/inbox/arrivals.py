@@ -26,6 +26,7 @@ from inbox_daemon.spool import complete, control, source
 from inbox_daemon.text import shown
 
 _READ_AT_ONCE = 32  # compressed files; each is an open file and a decompressor
+_KEPT_AT_ONCE = 1 << 28  # bytes of their content that the decompressors keep, of one up to 128 MiB
 _SOON = 0.2  # seconds until a file that is settling is looked at again
 _SLICE = 0.05  # seconds of one scan in one pass of the loop
 _READ = 0.005  # seconds of reading one file in one scan
@@ -39,7 +40,7 @@ class _Seen:
     since: float
     waiting: str = ""
     settled: bool = False
-    reading: Iterator[bytes] | None = None
+    reading: Iterator[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Arriving:
         self._scan: Generator[None, None, Arrivals] | None = None  # one that is under way
         self._scan_took = 0.0  # seconds of the loop's time
         self._seen: dict[str, _Seen] = {}
-        self._being_read = 0
+        self._being_read: dict[str, int] = {}  # and what that keeps in memory; who has begun first comes first
         self.complaints = Complaints()
         self.order = Order()
         self._watch = Watch(inbox, settings.now.inbox.watch == "poll", self._hint)
@@ -147,7 +148,8 @@ class Arriving:
     def _scanned(self, now: float) -> Generator[None, None, Arrivals]:
         """Judge every entry of the inbox, pausing after each."""
         arrivals = Arrivals()
-        self._being_read = sum(seen.reading is not None for seen in self._seen.values())
+        reading = {name for name, seen in self._seen.items() if seen.reading is not None}
+        self._being_read = {name: kept for name, kept in self._being_read.items() if name in reading}
         with os.scandir(self._inbox) as found:
             entries = list(found)
         names = {entry.name for entry in entries}
@@ -232,10 +234,10 @@ class Arriving:
             arrivals.waiting[shown(path.name)] = "still being written" if writers else "still settling"
             return False
         if seen.reading is None and not seen.waiting:
-            if self._being_read >= _READ_AT_ONCE:
+            if len(self._being_read) >= _READ_AT_ONCE:
                 arrivals.waiting[shown(path.name)] = "still to be read"
                 return True
-            self._being_read += 1
+            self._being_read[path.name] = 0
             seen.reading = complete.read_to_see(path, self._settings.now.inbox.max_file_bytes)
         if seen.reading is not None:
             return self._read_on(path, seen, arrivals, now)
@@ -249,10 +251,13 @@ class Arriving:
 
     def _read_on(self, path: Path, seen: _Seen, arrivals: Arrivals, now: float) -> bool:
         assert seen.reading is not None
-        enough = time.monotonic() + _READ
+        may = self._may_read_on(path.name)
+        enough = time.monotonic() + (_READ if may else 0.0)
         try:
-            while time.monotonic() < enough:
-                next(seen.reading)
+            while may or self._being_read[path.name] < source.BLOCK:  # what is small waits for nobody
+                self._being_read[path.name] = next(seen.reading)
+                if time.monotonic() >= enough:
+                    break
         except StopIteration:
             seen.settled = True
         except source.Truncated:
@@ -268,12 +273,16 @@ class Arriving:
             arrivals.waiting[shown(path.name)] = "being read"
             return True
         seen.reading = None
-        self._being_read -= 1
+        del self._being_read[path.name]
         if seen.settled:
             arrivals.settled.append(self._candidate(path, seen, now))
         else:
             self._waits(path, seen.waiting, arrivals)
         return False
+
+    def _may_read_on(self, name: str) -> bool:
+        """Say whether there is memory for unpacking more of this file; for the first of them there always is."""
+        return sum(self._being_read.values()) < _KEPT_AT_ONCE or name == next(iter(self._being_read))
 
     def _waits(self, path: Path, why: str, arrivals: Arrivals) -> None:
         arrivals.waiting[shown(path.name)] = why

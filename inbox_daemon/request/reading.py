@@ -162,6 +162,11 @@ class Reading:
         self._requests = Repeats()
         self._splitter = _Splitter(rules.inbox.max_line_bytes)
 
+    @property
+    def held(self) -> int:
+        """Bytes of a line whose end has not come yet."""
+        return self._splitter.held
+
     def feed(self, block: bytes) -> Iterator[Found | None]:
         """Yield the fault, or None, of every line that ends in this block.
 

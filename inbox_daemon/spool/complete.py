@@ -81,8 +81,10 @@ def arrived_at(path: Path) -> int:
         return 0
 
 
-def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
+def read_to_see(path: Path, limit: int) -> Iterator[int]:
     """Read as much of the file as shows whether it is whole; raises Rejected("incomplete") where it is not.
+
+    Yields, after each block, the bytes that unpacking it keeps in memory.
 
     What a sidecar says is believed: `.done` as it is, `.sha256` once the content has that hash. Without one, a plain
     file is whole when it ends with a newline or with a JSON object, a compressed one when its stream ends. A file with
@@ -102,12 +104,14 @@ def read_to_see(path: Path, limit: int) -> Iterator[bytes]:
                 told = f"where this is all of it, `touch {shown(path.name)}.done` beside it"
                 raise Rejected("incomplete", f"waiting for the rest: it ends in the middle of a line; {told}")
         elif sidecar is None and size <= limit:
-            yield from source.blocks(fd, path, limit)
+            unpacked = source.blocks(fd, path, limit)
+            for _ in unpacked:
+                yield unpacked.kept
     finally:
         os.close(fd)
 
 
-def _hold_against(sidecar: Path, fd: int) -> Iterator[bytes]:
+def _hold_against(sidecar: Path, fd: int) -> Iterator[int]:
     try:
         promised = _hash_in(_beginning(sidecar))
     except (Rejected, OSError) as error:  # says nothing of the file itself, whose upload may go on
@@ -115,7 +119,7 @@ def _hold_against(sidecar: Path, fd: int) -> Iterator[bytes]:
     hasher = hashlib.sha256()
     while block := os.read(fd, source.BLOCK):
         hasher.update(block)
-        yield block
+        yield 0
     if promised is None:
         how = f"write it with `sha256sum FILE > {shown(sidecar.name)}`, or remove it"
         raise Rejected("incomplete", f"waiting for a hash: {shown(sidecar.name)} holds none; {how}")

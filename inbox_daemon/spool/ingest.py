@@ -121,7 +121,7 @@ def ingest(
 
     Args:
         part: where the faults go, as output lines; fresh.
-        fits: asked before each block whether there is memory for so many requests in all, and its bytes.
+        fits: asked before each block whether there is memory for so many requests in all, and for so many bytes.
 
     Raises:
         Rejected: the file as a whole cannot be read, or holds no line at all.
@@ -174,14 +174,16 @@ def _pass(
         part.write(b"".join(lines))
 
     with copy:
-        for block in source.blocks(fd, dropped, rules.inbox.max_file_bytes, as_dropped):
+        blocks = source.blocks(fd, dropped, rules.inbox.max_file_bytes, as_dropped)
+        for block in blocks:
             while disk.lacking(work.dir, rules.keep_free + len(block)):
                 if not dropped.name.endswith(".jsonl"):  # what comes out of it may have no end
                     raise Rejected(
                         "disk_full", f"{name}: its lines do not fit on the disk; make room and drop it again"
                     )
                 yield False
-            while not fits(len(reading.index) + block.count(b"\n") + 1, len(block)):
+            beside = 2 * len(block) + reading.held + blocks.kept  # the block as it is, and cut into lines
+            while not fits(len(reading.index) + block.count(b"\n") + 1, beside):
                 yield False
             copy.write(block)
             content.update(block)

@@ -25,9 +25,10 @@ else:
 
 BLOCK = 1 << 20
 _HEAD = 1 << 16  # bytes that show what a file is
+_ZSTD = b"\x28\xb5\x2f\xfd"
 _OTHER_KINDS = (
     (b"\x1f\x8b", "gzip: name it NAME.jsonl.gz"),
-    (b"\x28\xb5\x2f\xfd", "zstd: name it NAME.jsonl.zst"),
+    (_ZSTD, "zstd: name it NAME.jsonl.zst"),
     (b"PK\x03\x04", "a zip archive: unpack it"),
     (codecs.BOM_UTF16_LE, "UTF-16: save it as UTF-8"),
     (codecs.BOM_UTF16_BE, "UTF-16: save it as UTF-8"),
@@ -37,6 +38,7 @@ _ARRAY = re.compile(rb"\[\s*\{")
 _OVER_LINES = re.compile(rb'\{(?:[^\n]*,)?[^\S\n]*\n\s*"')  # an object whose next key is on the next line
 _CR_ALONE = re.compile(rb"\}\s*\r\s*\{")
 _PIECES = 500
+_GZIP_WINDOW, _ZSTD_WINDOW = 1 << 15, 1 << 27  # bytes of content that are kept at the most; zstd refuses more
 _COMPRESSED_BLOCK = 1 << 16  # what is left over of it is copied for each stream in it, and it may hold thousands
 
 
@@ -85,6 +87,21 @@ class _Gzip:
         return out
 
 
+class Blocks(Iterator[bytes]):
+    """The content of a dropped file, block by block.
+
+    Attributes:
+        kept: bytes of what came before that its decompressor keeps in memory, at most.
+    """
+
+    def __init__(self) -> None:
+        self.kept = 0
+        self.content: Iterator[bytes] = iter(())
+
+    def __next__(self) -> bytes:
+        return next(self.content)
+
+
 def open_regular(path: Path, *, follow: bool = False) -> int:
     """Open a dropped file for reading. Raises Rejected where it is no regular file or may not be read.
 
@@ -112,8 +129,8 @@ def mark(path: Path) -> str:
     return f"{found.st_ino}-{found.st_mtime_ns}"
 
 
-def blocks(fd: int, path: Path, limit: int, hasher: Any = None) -> Iterator[bytes]:
-    """Yield the file's content in blocks of at most 1 MiB, decompressed by its suffix.
+def blocks(fd: int, path: Path, limit: int, hasher: Any = None) -> Blocks:
+    """Return the file's content in blocks of at most 1 MiB, decompressed by its suffix.
 
     Args:
         fd: open for reading at its beginning; stays open.
@@ -125,14 +142,18 @@ def blocks(fd: int, path: Path, limit: int, hasher: Any = None) -> Iterator[byte
         Truncated: the compressed stream has no end.
         Rejected: it is no such stream, is damaged, or has more content than `limit`.
     """
+    found = Blocks()
     for suffix, decoder in ((".gz", _Gzip), (".zst", zstd.ZstdDecompressor)):
         if path.name.endswith(suffix):
             raw = _raw_blocks(fd, _COMPRESSED_BLOCK, hasher)
-            return _limited(_looked_at(_gathered(_decompressed(raw, path, decoder)), path), path, limit)
+            unpacked = _gathered(_decompressed(raw, path, decoder, found))
+            found.content = _limited(_looked_at(unpacked, path), path, limit)
+            return found
     refuse_other_kinds(fd, path)
     if os.fstat(fd).st_size > limit:
         raise _too_large(path, limit)
-    return _limited(_raw_blocks(fd, BLOCK, hasher), path, limit)
+    found.content = _limited(_raw_blocks(fd, BLOCK, hasher), path, limit)
+    return found
 
 
 def refuse_other_kinds(fd: int, path: Path) -> None:
@@ -212,7 +233,9 @@ def _raw_blocks(fd: int, size: int, hasher: Any) -> Iterator[bytes]:
         yield block
 
 
-def _decompressed(raw: Iterator[bytes], path: Path, new: type[_Gzip] | type[zstd.ZstdDecompressor]) -> Iterator[bytes]:
+def _decompressed(
+    raw: Iterator[bytes], path: Path, new: type[_Gzip] | type[zstd.ZstdDecompressor], into: Blocks
+) -> Iterator[bytes]:
     decoder: _Decoder = new()
     started = False
     for block in raw:
@@ -222,7 +245,8 @@ def _decompressed(raw: Iterator[bytes], path: Path, new: type[_Gzip] | type[zstd
                 data = data.lstrip(b"\0") if new is _Gzip else data  # tapes and disks pad with zeros; gunzip skips them
                 if not data:
                     break
-                decoder = new()
+                decoder, into.kept = new(), 0
+            into.kept = into.kept or (_GZIP_WINDOW if new is _Gzip else _window(data))
             try:
                 yield decoder.decompress(data, BLOCK)
             except (zlib.error, zstd.ZstdError) as error:
@@ -232,6 +256,20 @@ def _decompressed(raw: Iterator[bytes], path: Path, new: type[_Gzip] | type[zstd
             more = bool(data) if decoder.eof else not decoder.needs_input
     if started and not decoder.eof:
         raise Truncated(path)
+
+
+def _window(head: bytes) -> int:
+    """Return how many bytes zstd keeps of the content of the frame that begins so (RFC 8878, 3.1.1.1).
+
+    What is no beginning of a frame, or too little of one, may be of any.
+    """
+    if len(head) < 18 or not head.startswith(_ZSTD):
+        return _ZSTD_WINDOW
+    flags = head[4]
+    if flags & 0x20:  # a single segment, kept whole; its size stands behind the dictionary's id
+        at, width = 5 + (0, 1, 2, 4)[flags & 3], 1 << (flags >> 6)
+        return min(_ZSTD_WINDOW, int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0))
+    return min(_ZSTD_WINDOW, (8 + (head[5] & 7)) << (7 + (head[5] >> 3)))
 
 
 def _damaged(path: Path, error: Exception) -> Rejected:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from running import Daemon, batch_of, eventually, proven
+from running import Daemon, batch_of, eventually, jsonl, piped_through_zstd, proven, request
 
 from inbox_daemon.batch.memory import IN_WORK, WHILE_READ, Memory
+from inbox_daemon.config import Config
+from inbox_daemon.layout import Work
+from inbox_daemon.request.reading import rules_of
+from inbox_daemon.spool import files, ingest, source
 
 MOST = 2 << 30
 LINES = 10_000_000  # as many as a file may have
@@ -45,6 +50,27 @@ def test_what_is_let_go_gives_back_what_it_had() -> None:
     memory.release(1)
     assert memory.may_take(2, 200, 1000)
     assert len(memory) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kept"),
+    [
+        ("x.jsonl.zst", piped_through_zstd(batch_of(10)), 1 << 27),  # a few hundred bytes that want a window of 128 MiB
+        ("x.jsonl", jsonl([request("long", "x" * 5_000_000)]), 4 << 20),  # a line whose end is still to come
+    ],
+    ids=["what zstd keeps", "a long line"],
+)
+def test_for_what_is_kept_of_a_file_while_it_is_read_there_must_be_memory_as_well(
+    tmp_path: Path, name: str, content: bytes, kept: int
+) -> None:
+    work = Work(tmp_path / "batch_0123456789ab0123456789")
+    work.dropped.mkdir(parents=True)
+    (work.dropped / name).write_bytes(content)
+    asked: list[int] = []
+    with files.Writer(work.open_part, fresh=True) as part:
+        for _ in ingest.ingest(work, rules_of(Config()), part, lambda requests, beside: not asked.append(beside)):
+            pass
+    assert kept <= max(asked) <= kept + 3 * source.BLOCK
 
 
 @pytest.mark.slow

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import os
 from pathlib import Path
 
 import orjson
 import pytest
 from backports import zstd
-from running import batch_of, jsonl, request
+from backports.zstd import DecompressionParameter
+from running import batch_of, jsonl, piped_through_zstd, request
 
 from inbox_daemon.cli.check import faults_of
 from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
-from inbox_daemon.spool import complete
+from inbox_daemon.spool import complete, source
 
 ASKED = [request(f"r{i}", f"say {i}") for i in range(3)]
 ARRAY = orjson.dumps(ASKED)
@@ -109,3 +111,42 @@ def test_a_zstd_window_that_would_take_too_much_memory_is_named(tmp_path: Path) 
     [sentence] = set(said_of(tmp_path / "b.jsonl.zst", packed))
     assert "window of over 128 MB" in sentence
     assert "--long=27" in sentence
+
+
+def kept(path: Path) -> list[int]:
+    """What each block's reading keeps in memory."""
+    fd = source.open_regular(path)
+    try:
+        unpacked = source.blocks(fd, path, 1 << 30)
+        return [unpacked.kept for _ in unpacked]
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("window", [10, 17, 21, 27])
+def test_what_unpacking_a_file_keeps_in_memory_is_what_zstd_says_that_it_needs(tmp_path: Path, window: int) -> None:
+    path = tmp_path / "x.jsonl.zst"
+    path.write_bytes(piped_through_zstd(batch_of(2000), window))
+    assert set(kept(path)) == {1 << window}
+    needed = {DecompressionParameter.window_log_max: window}
+    assert zstd.decompress(path.read_bytes(), options=needed) == batch_of(2000)
+    if window > 10:  # the least that it may be told
+        with pytest.raises(zstd.ZstdError, match="too much memory"):
+            zstd.decompress(path.read_bytes(), options={DecompressionParameter.window_log_max: window - 1})
+
+
+@pytest.mark.parametrize("size", [200, 5_000, 300_000])
+def test_a_stream_whose_size_is_known_keeps_no_more_than_that_and_one_of_many_its_own(
+    tmp_path: Path, size: int
+) -> None:
+    path = tmp_path / "x.jsonl.zst"
+    content = jsonl([request("a", "x" * size)])
+    path.write_bytes(zstd.compress(content))
+    assert set(kept(path)) == {len(content)}
+    large = piped_through_zstd(batch_of(20_000), 22)
+    path.write_bytes(zstd.compress(content) + large)
+    assert kept(path)[-1] == 1 << 22
+    path.write_bytes(large + zstd.compress(content))
+    assert kept(path)[0] == 1 << 22 and kept(path)[-1] == len(content)
+    path.with_suffix(".gz").write_bytes(gzip.compress(content))
+    assert max(kept(path.with_suffix(".gz"))) == 1 << 15
