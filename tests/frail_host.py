@@ -8,6 +8,7 @@ EngineCore ignore SIGTERM, as a process deep in a driver does. No test lives her
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 
 import orjson
 
+from inbox_daemon.engine.worker import words
 from inbox_daemon.records import EngineStats, Outcome, Request
 from inbox_daemon.request.output import answer_line
 from inbox_daemon.text import dumps
@@ -43,11 +45,14 @@ class VllmHost:
     @asynccontextmanager
     async def load(cls, options: Mapping[str, Any]) -> AsyncIterator[VllmHost]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        logging.getLogger("vllm").addHandler(logging.StreamHandler(sys.stdout))  # as vLLM has one
+        words.watch_over_loggers()
         core = subprocess.Popen([sys.executable, "-c", CORE, "EngineCore"])
         with suppress(FileNotFoundError):
             first, *others = LOADS.read_text().splitlines() or [""]
             LOADS.write_text("\n".join(others))
             strike(first, core)
+        words.begin()
         yield cls(core)
 
     def describe(self) -> dict[str, Any]:
@@ -60,11 +65,13 @@ class VllmHost:
 
     async def answer(self, request: Request) -> Outcome | None:
         parsed = orjson.loads(request.line)
-        _, _, order = parsed["body"]["messages"][0]["content"].partition("; ")
+        text, _, order = parsed["body"]["messages"][0]["content"].partition("; ")
         kind, _, how = order.partition(": ")
         struck = FRAIL / f"struck {parsed['custom_id']}"
         if kind == "always" or (kind == "once" and not struck.exists()):
             struck.touch()
+            if how == "talks":
+                talk(text, parsed["body"]["seed"])
             self._mute = True  # what is in flight now, its EngineCore was to answer
             strike(how, self._core)
         await asyncio.sleep(1e6 if self._mute else 0.01)
@@ -74,6 +81,25 @@ class VllmHost:
 
     def stats(self) -> EngineStats:
         return EngineStats(output_tokens=self._answered)
+
+
+def talk(text: str, number: int) -> None:
+    """Say a request's text, and a number of it, in every way in which vLLM or a library might, and die of it."""
+    log = logging.getLogger("vllm.frail")
+    log.error("as an argument: %s", {"stop": [text]})
+    log.error("as a number, where any text may stand: %s", number)
+    log.error(f"put together: {text}")
+    try:
+        try:
+            raise KeyError(text)
+        except KeyError as first:
+            raise ValueError(f"put together: {text}") from first
+    except ValueError:
+        log.exception("with an exception")
+    print(f"printed: {text}", flush=True)
+    print(f"1 error [type=x, input_value='{text}', input_type=str]", file=sys.stderr, flush=True)
+    print(f"RuntimeError: printed: {text}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def strike(how: str, core: subprocess.Popen[bytes]) -> None:

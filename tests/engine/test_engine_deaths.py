@@ -71,6 +71,27 @@ def test_however_an_engine_ends_its_requests_run_again_and_none_is_blamed(start_
         assert words in reason
 
 
+SECRET, NUMBER = "zqzqzqzq, that nobody is to know", 19771977
+
+
+def test_in_whatever_way_an_engine_says_a_requests_text_and_dies_of_it_nothing_of_it_is_said(
+    start_frail: Callable[..., Daemon],
+) -> None:
+    """The real vLLM says some of it in some of these ways (`test_vllm_faults`); the next release may in others."""
+    running = start_frail()
+    running.drop("b.jsonl", jsonl([request("poison", f"{SECRET}; always: talks", seed=NUMBER), request("good")]))
+    running.finished("b", 120)
+    journal = running.text()
+    for said in ("as an argument: …", "as a number, where any text may stand: …", "with an exception"):
+        assert said in journal
+    for kind in ("KeyError", "ValueError", "RuntimeError"):
+        assert f"{kind}: … (what it says may quote a request)" in journal
+    told = [running.spool / "alerts.jsonl", *running.spool.glob("daemons/*.json")]
+    told += [path for path in running.outbox("b").rglob("*") if path.is_file() and path.name != "retry.jsonl"]
+    for where in [journal, *[path.read_text() for path in told if path.exists()]]:
+        assert "zqzqzqzq" not in where and str(NUMBER) not in where
+
+
 TWO_ENGINES = {"INBOX_DAEMON_ENGINE__ARGS": "{data_parallel_size = 2}"}
 
 
