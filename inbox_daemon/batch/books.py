@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 
-from inbox_daemon.batch.pace import Done, Pace, Speed, seconds_left
+from inbox_daemon.batch.pace import Busy, Done, Pace, Speed, seconds_left
 from inbox_daemon.batch.queue import Queue
 from inbox_daemon.batch.status import Tally
 from inbox_daemon.config import ResultSettings
@@ -32,6 +32,7 @@ class Books:
         queue: what is left, in flight and done.
         tally: the durable outcomes, counted.
         outcomes: the log.
+        busy: how long engines have had something of it; whoever takes and gives back keeps it (`running`).
     """
 
     def __init__(self, work: Work, source: Input, models: Sequence[str], totals: Tally) -> None:
@@ -41,6 +42,7 @@ class Books:
         self.tally = Tally()
         self.outcomes = Outcomes(work, len(index))
         self._source, self._totals = source, totals
+        self.busy = Busy()
         self._pace = Pace()
         self._left_bytes = source.length
         self._answer_bytes = 0

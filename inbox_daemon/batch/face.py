@@ -100,6 +100,7 @@ class Face:
         """Say in status.json that no daemon has the batch in work any more; the next one says otherwise."""
         if self._state.status.final:
             return
+        self.history.save()
         unread = self._state.hopeless and self._state.accepted is None and self.has_name
         if books is None and not unread:  # what was said last is all that is known
             outbox.rest(self._spool, self._work)
@@ -137,7 +138,7 @@ class Face:
         if books is not None:
             queue = books.queue
             counts |= {"tally": books.tally, "in_flight": queue.in_flight, "priority": queue.priority}
-            counts |= {"speed": books.speed, "eta": books.eta(), "lanes": queue.lanes}
+            counts |= {"busy": books.busy.seconds, "speed": books.speed, "eta": books.eta(), "lanes": queue.lanes}
         return status.Facts(
             id=self._work.id,
             name=name or self.name,

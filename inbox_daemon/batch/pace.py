@@ -53,6 +53,20 @@ class Speed:
 
 
 @dataclass(slots=True)
+class Busy:
+    """For how many `seconds` engines have had something of a batch: neither loads nor other models' turns are in it."""
+
+    seconds: float = 0.0
+    _since: float | None = None
+
+    def mark(self, now: float, at_work: bool) -> None:
+        """Take note of whether engines have something from now on. `now` is monotonic seconds."""
+        if self._since is not None:
+            self.seconds += now - self._since
+        self._since = now if at_work else None
+
+
+@dataclass(slots=True)
 class Pace:
     """The speed over the last minute of work. Times are monotonic seconds.
 

@@ -46,6 +46,7 @@ class Running:
         self._twins = Twins(books, source, id, number)
         self._engines: set[int] = set()  # that have worked on it, as the history knows
         self.join, self.pass_on = self._twins.join, self._twins.pass_on
+        books.busy.seconds = face.history.busy
 
     # -- out
 
@@ -60,6 +61,7 @@ class Running:
 
     def _requests(self, places: Sequence[int], turn: int) -> list[Request]:
         source, id, number, model_of = self.source, self._id, self._number, self.books.queue.model_of
+        self._mark(time.monotonic())
         return [
             Request(
                 ticket(number, at), request_id(id, at), source.number(at), source.line(at), turn + later, model_of(at)
@@ -83,12 +85,15 @@ class Running:
     def settle(self, outcomes: Sequence[Outcome], now: float) -> None:
         """Record what an engine has answered."""
         self.books.append(outcomes, now)
+        self._mark(now)
         self._twins.owe(outcomes)
         self.errors.say(outcomes, self.source, now)
 
     def give_back(self, places: Sequence[int]) -> list[int]:
         """Take requests back that an engine had and has not answered; return those that were still in flight."""
-        return self.books.queue.give_back(places)
+        back = self.books.queue.give_back(places)
+        self._mark(time.monotonic())
+        return back
 
     def convict(self, place: int, died: EngineDied) -> None:
         """Give a request that kills the engine its error, with the engine's last words."""
@@ -128,6 +133,11 @@ class Running:
         """Make everything that has arrived durable, and visible in the outbox. Raises OSError, SpoolError."""
         self._sync(config)
         self._face.say_sealed(self.books.seal(self._face.folder(), now))
+        self._mark(now)
+        self._face.history.note_busy(self.books.busy.seconds)
+
+    def _mark(self, now: float) -> None:
+        self.books.busy.mark(now, self.books.queue.in_flight > 0)
 
     def _sync(self, config: Config) -> None:
         self._face.history.save()  # whose answers they are is known no later than that they count

@@ -82,6 +82,7 @@ class Facts:
         resent: how often the same file was sent again under its name.
         present: what engines and models are doing.
         lanes: what there is for each model.
+        busy: seconds in which engines had something of it.
         eta: seconds that it is expected to take still.
     """
 
@@ -100,6 +101,7 @@ class Facts:
     tally: Tally = field(default_factory=Tally)
     in_flight: int = 0
     priority: int = 0
+    busy: float = 0.0
     speed: Speed = Speed()  # noqa: RUF009  frozen
     eta: float | None = None
 
@@ -233,6 +235,7 @@ def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, An
             "in_progress_at": started,
             "finished_at": round(now, 1),
             "seconds": round(facts.age, 1),
+            "busy_seconds": round(facts.busy, 2),
         },
         "resumed": history.count("resumed"),
         "engine_deaths": history.count("engine_died"),

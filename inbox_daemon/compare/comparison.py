@@ -140,7 +140,8 @@ def _speed(receipt: Mapping[str, Any], price: float | None) -> Speed | None:
     began, ended = times.get("in_progress_at"), times.get("finished_at")
     if began is None or ended is None:
         return None
-    seconds = max(float(ended) - float(began), 0.0)
+    seconds = times.get("busy_seconds")  # since 0.3.0
+    seconds = float(seconds) if seconds else max(float(ended) - float(began), 0.0)
     tokens = (receipt.get("usage") or {}).get("output_tokens")
     gpus = sum(len(engine.get("gpus") or ()) for engine in receipt.get("engines") or ())
     spent = gpus * seconds / answers * 1_000 if gpus and answers else None

@@ -33,7 +33,7 @@ class Speed(TypedDict):
     """How fast one batch was, from its receipt.
 
     Attributes:
-        seconds: from the first request handed to an engine until every answer was there.
+        seconds: in which engines had requests of it; before 0.3.0, from "accepted" to the receipt.
         gpus: on how many it ran; 0 on a CPU.
         gpu_seconds_per_1000: GPU seconds for 1,000 answers; `cost_per_1000` at the price that was given.
     """

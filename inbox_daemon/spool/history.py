@@ -43,6 +43,16 @@ class History:
         if self._unsaved_since is None:
             self._unsaved_since = time.monotonic()
 
+    def note_busy(self, seconds: float) -> None:
+        """Take note of how long engines have had something of the batch: there is one such event, the last."""
+        self.events = [event for event in self.events if event["event"] != "busy"]
+        self.note("busy", time.time(), seconds=round(seconds, 2))
+
+    @property
+    def busy(self) -> float:
+        """Seconds in which engines had something of the batch, as noted last."""
+        return float((self.first("busy") or {}).get("seconds", 0.0))
+
     def save_is_due(self, now: float) -> bool:
         return self._unsaved_since is not None and now - self._unsaved_since >= _SAVE_AFTER
 

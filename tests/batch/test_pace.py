@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from running import Daemon, eventually, jsonl, request
 
 from inbox_daemon.batch.life import Life
 from inbox_daemon.batch.memory import Memory
-from inbox_daemon.batch.pace import Done, Pace, Speed, seconds_left
+from inbox_daemon.batch.pace import Busy, Done, Pace, Speed, seconds_left
 from inbox_daemon.batch.status import Present, Tally
 from inbox_daemon.config import Config, ResultSettings
 from inbox_daemon.layout import Spool
@@ -297,3 +298,28 @@ def test_a_resumed_batch_knows_its_time_left_at_once_and_counts_it_down(start_da
     done = counts["completed"] - before["request_counts"]["completed"]
     rate = done / (status["updated_at"] - before["updated_at"])  # 300 where the host has nothing else to do
     assert status["eta_seconds"] == pytest.approx((counts["total"] - counts["completed"]) / rate, rel=0.25)
+
+
+def test_busy_are_the_seconds_in_which_engines_had_something() -> None:
+    busy = Busy(5.0)
+    for now, at_work in ((0, False), (10, True), (12, True), (13, False), (100, False), (200, True), (201.5, False)):
+        busy.mark(now, at_work)
+    assert busy.seconds == 5 + 3 + 1.5
+
+
+@pytest.mark.slow
+def test_the_receipt_tells_how_long_engines_worked_on_a_batch_and_not_how_long_it_waited(start_daemon: Start) -> None:
+    settings = '[model."org/a"]\n[model."org/b"]\n'
+    slowly = {"INBOX_DAEMON_ENGINE__NULL__RATE": "40", "INBOX_DAEMON_ENGINE__NULL__LOAD": "1.5"}
+    daemon = start_daemon(settings=settings, environment=slowly | {"INBOX_DAEMON_DAEMON__STOP_GRACE": "0"})
+    asked = lambda model: jsonl([request(f"r{at}", model=model) for at in range(80)])  # noqa: E731
+    daemon.drop("a.jsonl", asked("org/a"))
+    daemon.drop("b.jsonl", asked("org/b"))
+    eventually(lambda: daemon.done("a") >= 40 or daemon.done("b") >= 40, 30)
+    assert daemon.stop() == 0
+    again = start_daemon(settings=settings, environment=slowly)
+    for name in ("a", "b"):
+        again.finished(name, 30)
+        times = orjson.loads((again.outbox(name) / "receipt.json").read_bytes())["times"]
+        assert 1.9 < times["busy_seconds"] < 3, times
+        assert times["seconds"] > times["busy_seconds"] + 1.4, "a load and the stop are in one of them alone"
