@@ -167,9 +167,12 @@ def _turn(view: StandingView, now: float) -> str:
         return f"{view['model']} gives way"
     if view["state"] != "waiting":
         return ""
-    since, due = clock(view.get("since"), now), clock(view.get("turn_by"), now)
     behind = f" for {' and '.join(view['behind'])}" if view.get("behind") else ""
-    return f"{view['model']} waits since {since}{behind}, its turn by {due}"
+    return f"{view['model']} waits since {clock(view.get('since'), now)}{behind}, {_its_turn(view.get('turn_by'), now)}"
+
+
+def _its_turn(turn_by: float | None, now: float) -> str:
+    return f"its turn by {clock(turn_by, now)}" if turn_by else "its turn when what is more urgent is done"
 
 
 def lanes(status: BatchObject, now: float) -> list[str]:
@@ -178,8 +181,8 @@ def lanes(status: BatchObject, now: float) -> list[str]:
     for lane in status.get("models") or ():
         left = lane["total"] - lane["done"]
         if lane["state"] == "waiting" and left:
-            since, due = clock(lane["since"], now), clock(lane["turn_by"], now)
-            lines.append(f"{left:,} requests wait for {lane['model']} since {since}, its turn by {due}")
+            due = _its_turn(lane["turn_by"], now)
+            lines.append(f"{left:,} requests wait for {lane['model']} since {clock(lane['since'], now)}, {due}")
         elif lane["state"] == "failed" and left:
             lines.append(f"{left:,} requests wait: {lane['why']}")
     return [shown(line) for line in lines]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,10 +34,21 @@ _A_SWAP = 60.0  # seconds, before any has been measured
 
 
 class Rotation:
-    """The models that share one set of GPUs. `now` is monotonic seconds."""
+    """The models that share one set of GPUs. `now` is monotonic seconds.
 
-    def __init__(self, standings: list[Standing], dispatcher: Dispatcher, batches: Batches, settings: Settings) -> None:
-        self.standings = standings
+    Args:
+        standings: of these models; `everyone` has those on other GPUs, too.
+    """
+
+    def __init__(
+        self,
+        standings: Sequence[Standing],
+        everyone: Sequence[Standing],
+        dispatcher: Dispatcher,
+        batches: Batches,
+        settings: Settings,
+    ) -> None:
+        self.standings, self._all = standings, everyone
         self._by_name = {one.name: one for one in standings}
         self._dispatcher, self._batches, self._settings = dispatcher, batches, settings
         self._change: tuple[Change, float] | None = None  # what is being carried out, and since when
@@ -104,12 +115,13 @@ class Rotation:
     def _load(self, change: Change, begun: float) -> None:
         """Have the model of a change loaded, once there is room."""
         target = self._by_name[change.load]
-        if target.on or any(self._by_name[name].on for name in change.let_go):
+        if any(self._by_name[name].on for name in change.let_go):
             return
-        if target.need is None and not self._is_preloaded(target):
+        if target.need is None and not self._is_preloaded(target) and not target.replicas.occupied:
+            target.is_off()
             self._change = None  # it was cancelled meanwhile
-            return
-        target.on, target.ready_at = True, None
+        elif not target.on:
+            target.on, target.ready_at = True, None
 
     def _decide(self, now: float) -> None:
         hot = [self._hot(one, now) for one in self.standings if one.on]
@@ -180,6 +192,7 @@ class Rotation:
     def _give_up(self, one: Standing, why: str) -> None:
         """Load it no more, and park what nothing else of this daemon can do anything for; all others go on."""
         one.failed = f"{one.name} cannot be loaded: {why}"
+        one.replicas.try_again()  # when that is, is decided here
         one.knew = {life.number: life.state.resumes for life in self._with_work_for(one)}
         log.error("%s; what is for it is parked, other models go on", one.failed)
 
@@ -204,9 +217,8 @@ class Rotation:
 
     def _has_more(self, life: Life) -> bool:
         """Whether something of a batch can still be done, or is being done."""
-        able = frozenset().union(*(one.replicas.model.lanes for one in self.standings if not one.failed))
-        rest = self._settings.lanes - frozenset().union(*(one.replicas.model.lanes for one in self.standings))
-        return life.queue.in_flight > 0 or any(lane.left for lane in life.queue.lanes_for(able | rest))
+        able: frozenset[str] = frozenset().union(*(one.replicas.model.lanes for one in self._all if not one.failed))
+        return life.queue.in_flight > 0 or any(lane.left for lane in life.queue.lanes_for(able))
 
     # -- for people
 
@@ -221,7 +233,8 @@ class Rotation:
                 view["why"] = one.failed
             elif one in waiting:
                 view["since"] = round(wall - (now - one.since), 1)
-                view["turn_by"] = round(wall + (due[one.name] - now), 1)
+                by = due[one.name]
+                view["turn_by"] = round(wall + (by - now), 1) if by is not None else None
                 view["behind"] = [other.model for other in hot if other.priority is not None]
             yield view
 
@@ -241,11 +254,8 @@ class Rotations:
         self._looked_at = float("-inf")
         groups = sharing(settings.models) if self._several else []
         standings = [[Standing(fleet.models[model.name]) for model in group] for group in groups]
-        self._all = [Rotation(group, dispatcher, batches, settings) for group in standings]
-
-    @property
-    def _standings(self) -> list[Standing]:
-        return [one for rotation in self._all for one in rotation.standings]
+        self._standings = [one for group in standings for one in group]
+        self._all = [Rotation(group, self._standings, dispatcher, batches, settings) for group in standings]
 
     @property
     def changing(self) -> bool:

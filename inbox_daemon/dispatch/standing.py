@@ -49,7 +49,7 @@ class Standing:
 
     @property
     def changing(self) -> bool:
-        return self.leaving_since is not None or self.ending or self.replicas.loading
+        return self.leaving_since is not None or self.ending or self.replicas.loading or self.replicas.ending
 
     @property
     def since(self) -> float:

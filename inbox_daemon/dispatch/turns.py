@@ -88,17 +88,24 @@ class Turns:
                 return Change(wish.model, let_go)
         return None
 
-    def due(self, now: float, hot: Sequence[Hot], waiting: Sequence[Waiting]) -> dict[str, float]:
-        """Return for each that waits when room is made for it, at the latest, if nobody else comes; for people."""
-        found: dict[str, float] = {}
+    def due(self, now: float, hot: Sequence[Hot], waiting: Sequence[Waiting]) -> dict[str, float | None]:
+        """Return for each that waits when room is made for it, at the latest, if nobody else comes; for people.
+
+        None: when what is more urgent is done, and nobody knows when that is.
+        """
+        found: dict[str, float | None] = {}
         in_the_way = [one for one in hot if one.priority is not None]
         for wish in _in_turn(waiting):
-            turns = [
-                max(one.since + self.turn(wish, one), wish.since + self._patience(wish, one)) for one in in_the_way
-            ]
-            found[wish.model] = max(now, min(turns, default=now))
-            in_the_way = [Hot(wish.model, found[wish.model] + wish.swap, wish.priority)]  # then it is that one's turn
+            at = max(now, min((self._gives_way(wish, one, now) for one in in_the_way), default=now))
+            found[wish.model] = at if at < float("inf") else None
+            in_the_way = [Hot(wish.model, at + wish.swap, wish.priority)]  # then it is that one's turn
         return found
+
+    def _gives_way(self, wish: Waiting, one: Hot, now: float) -> float:
+        """Return when a model gives way to this one at the latest."""
+        if one.priority is not None and wish.priority < one.priority:
+            return max(now, one.since) + (float("inf") if one.left is None else one.left)
+        return max(one.since + self.turn(wish, one), wish.since + self._patience(wish, one))
 
     def turn(self, wish: Waiting, one: Hot) -> float:
         """Return the seconds that a model works, once loaded, before it is let go for this one."""

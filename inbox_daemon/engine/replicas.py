@@ -79,6 +79,11 @@ class Replicas:
         return any(slot.occupied for slot in self.slots)
 
     @property
+    def ending(self) -> bool:
+        """Whether processes of an engine that is no more may hold its GPU still."""
+        return any(not slot.occupied and not slot.ended for slot in self.slots)
+
+    @property
     def not_before(self) -> float:
         """When the next load may be tried, in monotonic seconds."""
         return min(slot.not_before for slot in self.slots)

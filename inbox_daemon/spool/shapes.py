@@ -52,15 +52,16 @@ class StandingView(TypedDict):
 
     Attributes:
         state: off, waiting, backing_off, loading, ready, leaving or failed.
-        since: Unix seconds from which requests for it have waited, while they do; `turn_by` is when room will be made
-            for it at the latest, if nothing more comes, and `behind` names those that have their turn now.
+        since: Unix seconds from which requests for it have waited, while they do.
+        turn_by: when room will be made for it at the latest, if nothing more comes; null: when what is more urgent is
+            done. `behind` names those that have their turn now.
         why: it is not loaded any more.
     """
 
     model: str
     state: str
     since: NotRequired[float]
-    turn_by: NotRequired[float]
+    turn_by: NotRequired[float | None]
     behind: NotRequired[list[str]]
     why: NotRequired[str]
 

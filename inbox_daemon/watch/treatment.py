@@ -56,7 +56,8 @@ class Treatment:
         """Put the autopsy next to the status of each batch that the engine had requests of, or that waits for it."""
         for life in self._batches:
             places = traffic.places_of(life)
-            if life.running is not None and (places or life.queue.takeable):
+            waits = any(lane.takeable for lane in life.queue.lanes_for(traffic.slot.models))
+            if life.running is not None and (places or waits):
                 self._batches.safely(life, partial(_write_for, life, life.running, places, scene, processes))
 
     def end(self) -> None:

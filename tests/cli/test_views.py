@@ -207,6 +207,29 @@ def test_of_several_models_each_has_a_line_and_a_batch_hears_of_its_own(spool: S
     assert "2 engines: 2 ready; 2048 running" in text and "loading" not in text
 
 
+def test_of_models_that_take_turns_it_is_said_who_waits_for_whom_since_when_and_until_when(
+    spool: Spool, verb: Verb
+) -> None:
+    since, due = time.mktime((2026, 1, 2, 14, 2, 0, 0, 0, -1)), time.mktime((2026, 1, 2, 14, 17, 0, 0, 0, -1))
+    standings: list[Any] = [
+        {"model": "qwen", "state": "ready"},
+        {"model": "gemma", "state": "waiting", "since": since, "turn_by": due, "behind": ["qwen"]},
+        {"model": "llama", "state": "failed", "why": "llama cannot be loaded: it needs a licence"},
+    ]
+    assert show.turns(standings, due) == [
+        "gemma waits since 14:02 for qwen, its turn by 14:17",
+        "llama cannot be loaded: it needs a licence; try again with: inbox-daemon resume NAME",
+    ]
+    live(spool, standings=standings)
+    assert "gemma waits since" in verb(spool, "status")[1]
+    lanes = [
+        {"model": "qwen", "total": 8, "done": 5, "in_flight": 3, "state": "ready", "since": None, "turn_by": None},
+        {"model": "gemma", "total": 12, "done": 2, "in_flight": 0, "state": "waiting", "since": since, "turn_by": due},
+    ]
+    batch = said.batch(models=lanes)
+    assert show.lanes(batch, due) == ["10 requests wait for gemma since 14:02, its turn by 14:17"]  # type: ignore[arg-type]
+
+
 def test_a_batch_of_a_model_that_no_engine_serves_says_so(spool: Spool, verb: Verb, watched: Watched) -> None:
     live(spool)
     lost = said.batch(waiting_for_model="BAAI/bge-m3", model="BAAI/bge-m3", engines=[said.engine()])

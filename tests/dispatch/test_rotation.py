@@ -48,6 +48,7 @@ class Engine(NullEngine):
 
     def send(self, requests: Sequence[Request]) -> None:
         assert self.ended_at is None
+        assert self.site.standing(self.name)["state"] != "leaving", "it gives way, and gets more"
         for one in requests:
             asked = orjson.loads(one.line)
             assert self.site.meant[asked["body"].get("model")] == self.name, "a request of another model"
@@ -83,6 +84,8 @@ class Engine(NullEngine):
         self.site.there.remove(self)
 
     def gone(self) -> bool:
+        if self.site.lingers and self.name == B and not self.site.closing:
+            return False
         return self.site.closing or (self.ended_at is not None and self.site.now >= self.ended_at + 1.0)
 
 
@@ -112,7 +115,7 @@ class Site:
         self.recalled: Counter[str] = Counter()
         self.meant: dict[str | None, str] = {A: A, B: B, C: C, None: A}
         self.there: list[Engine] = []
-        self.closing = False
+        self.closing = self.lingers = False
         self.spool, self.began = spool, time.monotonic()
         self.now = self.began
         self.daemon = Daemon(self.read, self._made, Notifier({}), drain=False)
@@ -217,6 +220,7 @@ def test_what_names_no_model_is_for_engine_model_though_another_one_is_loaded(tw
     assert {line["response"]["body"]["model"] for line in two.results("none")} == {A}
 
 
+@pytest.mark.slow
 def test_a_small_file_comes_within_its_turn_by_though_another_model_has_hours_of_work(two: Site) -> None:
     two.drop("long", (A, 20_000))
     two.until(lambda: two.answered[A] > 100)
@@ -237,6 +241,7 @@ def test_a_small_file_comes_within_its_turn_by_though_another_model_has_hours_of
     assert two.told("start") == [A, B, A], "what was left of the long one goes on"
 
 
+@pytest.mark.slow
 def test_what_has_begun_may_end_for_the_grace_and_the_rest_runs_again_and_is_not_interrupted_twice() -> None:
     with site({B: {}}, swap_grace=3.0, max_wait=1.0, longest_wait=1.0) as one:
         one.drop("long", (A, 40), each=100)
@@ -255,6 +260,7 @@ def test_what_has_begun_may_end_for_the_grace_and_the_rest_runs_again_and_is_not
         assert len(one.results("long")) == 40
 
 
+@pytest.mark.slow
 def test_an_engine_that_gives_nothing_back_is_killed_and_its_requests_run_again() -> None:
     with site({B: {}}, swap_grace=1.0, max_wait=1.0, longest_wait=1.0) as one:
         one.drop("long", (A, 6), each=300)
@@ -267,6 +273,7 @@ def test_an_engine_that_gives_nothing_back_is_killed_and_its_requests_run_again(
         assert [line["custom_id"] for line in one.results("long")] == [f"long{n}" for n in range(6)]
 
 
+@pytest.mark.slow
 def test_while_a_model_loads_nothing_else_begins_or_ends_on_its_gpus() -> None:
     with site({B: {}, C: {}}, max_wait=1.0, longest_wait=1.0) as one:
         one.loads = {A: 20.0, B: 20.0, C: 20.0}
@@ -279,6 +286,7 @@ def test_while_a_model_loads_nothing_else_begins_or_ends_on_its_gpus() -> None:
             loading = model if what == "start" else None
 
 
+@pytest.mark.slow
 def test_models_whose_shares_of_a_gpu_fit_stand_side_by_side_and_are_loaded_one_after_the_other() -> None:
     half, third = {"args": {"gpu_memory_utilization": 0.5}}, {"args": {"gpu_memory_utilization": 0.3}}
     with site({A: half, B: third, C: half}) as one:
@@ -344,6 +352,38 @@ def test_a_parked_batch_can_be_cancelled_and_keeps_what_the_other_model_has_answ
     assert len(two.results("mixed")) == 30
 
 
+def test_while_processes_of_a_dead_engine_hold_the_gpu_no_other_model_is_loaded(two: Site) -> None:
+    two.wrong[B], two.lingers = EngineDied("no room for the model"), True
+    two.drop("b", (B, 2))
+    two.until(lambda: two.told("died") == [B])
+    two.drop("a", (A, 2))
+    two.go_on(20)
+    assert two.told("start") == [B]
+    two.wrong.clear()
+    two.lingers = False
+    two.until(lambda: two.ended("a") and two.ended("b"))
+
+
+def test_a_change_that_nobody_waits_for_any_more_is_given_up() -> None:
+    with site({B: {}}, swap_grace=50.0, max_wait=1.0) as one:
+        one.drop("long", (A, 12), each=40)
+        one.until(lambda: one.status("long").get("in_flight"))
+        one.drop("b", (B, 2))
+        one.until(lambda: one.standing(A)["state"] == "leaving")
+        one.control("b.cancel")
+        one.until(lambda: one.ended("long"))
+        assert one.told("start") == [A, A] and one.ended("b")
+
+
+def test_batches_that_wait_for_models_of_which_none_can_be_loaded_are_parked_whatever_gpus_these_are_on() -> None:
+    with site({A: {"gpus": [0]}, B: {"gpus": [1]}, C: {"gpus": [1]}}) as one:
+        one.wrong |= {A: ConfigError("there is no org/a"), B: ConfigError("there is no org/b")}
+        one.drop("x", (A, 2), (B, 2))
+        one.until(lambda: one.status("x").get("parked"))
+        one.drop("c", (C, 2))
+        one.until(lambda: one.ended("c"))
+
+
 def test_a_model_in_back_off_holds_no_gpu_and_the_other_one_works_meanwhile(two: Site) -> None:
     two.wrong[B] = EngineDied("the network is down")
     two.drop("b", (B, 5))
@@ -365,6 +405,7 @@ def test_an_engines_death_at_work_costs_its_model_no_turn_and_the_others_nothing
     assert two.told("start") == [A, A, B] and len(two.results("x")) == 80
 
 
+@pytest.mark.slow
 def test_after_a_restart_what_was_bound_stays_bound_though_another_model_has_worked_first() -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         first = Site(Path(folder) / "spool", {B: {}}, {}, {})

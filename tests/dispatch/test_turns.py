@@ -92,7 +92,8 @@ class Machine:
         change = self.turns.next(self.now, hot, waiting, self._fits)
         assert change == self.turns.next(self.now, hot, waiting, self._fits), "the same, whenever it is asked"
         due = self.turns.due(self.now, hot, waiting)
-        assert due.keys() == {one.model for one in waiting} and all(at >= self.now for at in due.values())
+        assert due.keys() == {one.model for one in waiting}
+        assert all(at is None or at >= self.now for at in due.values())
         if change is None:
             assert hot or not waiting, "the GPU stands empty while somebody waits"
             return None
@@ -178,6 +179,11 @@ def test_how_long_others_wait_goes_by_what_a_swap_costs_within_bounds() -> None:
     for swap, short, long in ((60.0, 900, 7200), (10.0, 150, 1200), (1.0, 30, 300), (600.0, 5400, 7200)):
         assert Turns().due(0, hot, [Waiting("B", 0, 0, swap, 1.0)]) == {"B": short}
         assert Turns().due(0, hot, [Waiting("B", 0, 0, swap, 2e6)]) == {"B": max(short, long)}
+
+
+def test_who_waits_for_what_is_more_urgent_is_told_when_that_is_done_where_anybody_knows() -> None:
+    assert Turns().due(10, [Hot("A", 0, 5, 600.0)], [Waiting("B", 0, 0, 60)]) == {"B": 610}
+    assert Turns().due(10, [Hot("A", 0, 5)], [Waiting("B", 0, 0, 60), Waiting("C", 0, 1, 60)]) == {"B": None, "C": None}
 
 
 def test_who_waits_behind_another_is_told_a_time_after_that_ones_turn() -> None:

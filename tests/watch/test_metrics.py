@@ -99,6 +99,18 @@ def test_every_value_the_daemon_says_is_a_sample() -> None:
     assert value("alert_active", alert="BatchLate", severity="warning", batch="candidates") == 1
 
 
+def test_of_models_that_take_turns_each_has_its_state_and_who_waits_since_when_and_until_when() -> None:
+    standings = [
+        {"model": "qwen", "state": "ready"},
+        {"model": "gemma", "state": "waiting", "since": 100.0, "turn_by": 200.0, "behind": ["qwen"]},
+    ]
+    found = samples(exposed(said.daemon(standings=standings)))
+    states = {tuple(dict(labels).values()) for labels, n in found["inbox_daemon_model_state"].items() if n == 1}
+    assert states == {("qwen", "ready"), ("gemma", "waiting")}
+    assert found["inbox_daemon_model_waits_since_timestamp_seconds"] == {(("model", "gemma"),): 100.0}
+    assert found["inbox_daemon_model_turn_by_timestamp_seconds"] == {(("model", "gemma"),): 200.0}
+
+
 def test_each_engine_has_series_of_its_own() -> None:
     engines = [
         said.engine(1, output_tokens=10),
