@@ -9,6 +9,7 @@ import pytest
 from running import batch_of, jsonl, request
 
 from inbox_daemon import cli
+from inbox_daemon.cli import asking
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +20,9 @@ def _frail(frail_worker: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv(name, value)
 
 
-def checked(capsys: pytest.CaptureFixture[str], path: Path, *flags: object) -> tuple[int, list[str]]:
+def checked(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, list[str]]:
     """Run it, see that nothing of it is left, and return its exit status and what it says."""
-    status = cli.main(["check", str(path), *map(str, flags)])
+    status = cli.main(["check", *map(str, words)])
     assert psutil.Process().children() == []
     return status, capsys.readouterr().out.splitlines()
 
@@ -43,6 +44,19 @@ def test_a_worker_that_ends_while_it_is_asked_leaves_that_unknown_and_not_the_fo
     assert status == 1 and said[0].startswith(f"{path}:1: invalid_json: ")
     why = "what vLLM would refuse is not known: the worker was killed by SIGKILL"
     assert said[1:] == [f"{path}: 3 of 4 requests can run", f"{path}: {why}"]
+
+
+def test_many_requests_are_shared_out_among_several_workers_and_nothing_is_left_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_workers_for", lambda requests: 3)
+    model, path = a_model(tmp_path / "model"), tmp_path / "b.jsonl"
+    path.write_bytes(batch_of(100))
+    assert checked(capsys, path, path, "--model", model)[1] == [f"{path}: 100 of 100 requests can run"] * 2
+    path.write_bytes(batch_of(100) + jsonl([request("poison", "x; always: killed")]))
+    status, said = checked(capsys, path, path, "--model", model)
+    assert status == 0 and len(said) == 4, said
+    assert all("what vLLM would refuse is not known: the worker was killed by SIGKILL" in line for line in said[1::2])
 
 
 def test_each_of_several_models_is_asked_about_its_own_requests_and_no_other(

@@ -256,6 +256,47 @@ def test_check_says_of_every_kind_of_request_whether_it_runs_and_why_not_as_the_
     assert "settings of [engine.args]" in ran["/v1/chat/completions tools"][2]
 
 
+def test_check_asks_about_each_of_several_models_as_the_settings_have_it_and_no_engine_starts(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    settings, path = tmp_path / "config.toml", tmp_path / "two.jsonl"
+    settings.write_text(f"""
+        [engine.args]
+        max_model_len = 512
+        [model.chat]
+        path = "{tiny_model}"
+        args = {{enable_auto_tool_choice = true, tool_call_parser = "hermes"}}
+        [model.vectors]
+        path = "{tiny_model}"
+        args = {{runner = "pooling"}}
+    """)
+    ask = lambda url, model, **body: request(url) | {"url": url, "body": {"model": model, **body}}  # noqa: E731
+    tool = {"tools": [reference.TOOL], "tool_choice": "auto"}
+    good = [
+        ask("/v1/chat/completions", "chat", **reference.chat(**tool)),
+        ask("/v1/chat/completions", "chat", **reference.chat(tools=[reference.TOOL], tool_choice="required")),
+        ask("/v1/embeddings", "vectors", input=["one", "two"]),
+        ask("/v1/embeddings", "vectors", input=[[5, 6]], encoding_format="base64"),
+        ask("/v1/score", "vectors", text_1="one", text_2=["two", "three"]),
+    ]
+    bad = [
+        (ask("/v1/embeddings", "chat", input="one"), "does not serve /v1/embeddings"),
+        (ask("/v1/chat/completions", "vectors", **reference.chat()), "does not serve /v1/chat/completions"),
+        (ask("/v1/embeddings", "vectors", input=["one", reference.LONG]), "512"),
+        (ask("/v1/embeddings", "vectors", input="one", dimensions=3), "Matryoshka"),
+    ]
+    asked = [*good, *(line for line, _ in bad)]
+    path.write_bytes(jsonl([line | {"custom_id": f"r{at}"} for at, line in enumerate(asked, 1)]))
+    command = [sys.executable, "-m", "inbox_daemon", "check", path, "--config", settings, "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=300)
+    told = orjson.loads(done.stdout)
+    assert {one["model"] for one in told["vllm"]} == {"chat", "vectors"}, done.stderr
+    found = {fault["line"]: fault["message"] for fault in told["faults"]}
+    assert sorted(found) == [6, 7, 8, 9], found
+    for number, (_, words) in enumerate(bad, 6):
+        assert words in found[number]
+
+
 @pytest.mark.parametrize("victim", ["daemon", *VICTIMS])
 def test_kill_9_in_mid_batch_loses_no_counted_answer_and_repeats_none(
     shared: Shared, daemon: Daemon, victim: str, tmp_path: Path
