@@ -69,7 +69,7 @@ class Sshd:
 
         It leads a process group, so that `cut` ends it with the ssh that it has started.
         """
-        reach = [f"--rsh=ssh -F {self._config}"] if tool == "rsync" else ["-F", str(self._config)]
+        reach = [f"--rsh=ssh -F {self.config}"] if tool == "rsync" else ["-F", str(self.config)]
         command = [tool, *reach, *(str(argument) for argument in arguments)]
         pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
         client = subprocess.Popen(command, stdin=nothing, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True)
@@ -87,7 +87,7 @@ class Sshd:
                 cut(client)
 
     @property
-    def _config(self) -> Path:
+    def config(self) -> Path:
         return self._folder / "ssh_config"
 
 

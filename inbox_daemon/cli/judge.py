@@ -21,6 +21,8 @@ from inbox_daemon.compare.columns import Columns
 from inbox_daemon.compare.judging import Candidate
 from inbox_daemon.errors import InboxDaemonError
 from inbox_daemon.layout import Spool, batch_name
+from inbox_daemon.request.named import AT
+from inbox_daemon.request.reading import models_of
 from inbox_daemon.spool import drop, source
 
 _ABOUT = """\
@@ -28,7 +30,7 @@ Have a model judge: for a sample of requests it is shown the answers of every tw
 which one is better. That is a batch of its own, judge-NAME; once it has ended, `compare --judge` reads its verdicts.
 
   inbox-daemon judge candidates@qwen candidates@gemma --with Qwen/Qwen3-32B --input candidates.jsonl
-  inbox-daemon compare candidates@qwen candidates@gemma --judge judge-candidates@qwen
+  inbox-daemon compare candidates@qwen candidates@gemma --judge judge-candidates
 """
 
 
@@ -51,7 +53,8 @@ def go(given: argparse.Namespace) -> int:
     read = settings(given)
     spool = Spool(Path(read.spool))
     folders, receipts = folders_of(given.batches, spool)
-    _say_where_it_judges_itself(given.judge, receipts)
+    meant = models.meant if (models := models_of(read)) else {}
+    _say_where_it_judges_itself(meant.get(given.judge, given.judge), receipts)
     names = [folder.dir.name for folder in folders]
     joined, sides = columns.read(folders)
     requests = dict(_requests(given.input, read.inbox.max_file_bytes))
@@ -63,7 +66,8 @@ def go(given: argparse.Namespace) -> int:
     if given.output is not None:
         return _write(given.output, told)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"judge-{batch_name(names[0])}.jsonl"
+        # Without the model that its name may say: it is the judge that answers.
+        path = Path(folder) / f"judge-{batch_name(names[0]).partition(AT)[0]}.jsonl"
         path.write_bytes(b"".join(told))
         dropped = drop.drop(spool, path)
     show.say(f"{spool.inbox / dropped.file}: {len(told):,} lines for {given.judge}, on {len(chosen):,} requests")

@@ -9,7 +9,6 @@ from pathlib import Path
 from inbox_daemon.cli import show
 from inbox_daemon.cli.given import folder_of
 from inbox_daemon.cli.settings import settings
-from inbox_daemon.errors import InboxDaemonError
 from inbox_daemon.layout import Published, Spool
 from inbox_daemon.spool import proof, published
 from inbox_daemon.text import dumps
@@ -19,7 +18,7 @@ Read everything that batches have left and hold it against their receipts. A bat
 where there is none of that path, a name in the outbox.
 
   inbox-daemon verify answers/candidates --input candidates.jsonl
-  inbox-daemon verify candidates candidates.2
+  inbox-daemon verify candidates@qwen candidates@gemma --input candidates.jsonl
 """
 
 
@@ -27,15 +26,13 @@ def add(verb: argparse.ArgumentParser) -> None:
     verb.description = _ABOUT
     verb.formatter_class = argparse.RawDescriptionHelpFormatter
     verb.add_argument("batches", nargs="+", metavar="BATCH", help="a folder copied from the outbox, or a name in it")
-    how = "the file as it was dropped, packed or not, to prove that it is the one; of one batch"
+    how = "the file as it was dropped, packed or not, to prove that it is the one; of every batch named"
     verb.add_argument("--input", type=Path, metavar="FILE", help=how)
     verb.add_argument("--json", action="store_true", help="one object a batch, for programs")
     verb.set_defaults(go=go)
 
 
 def go(given: argparse.Namespace) -> int:
-    if given.input and len(given.batches) > 1:
-        raise InboxDaemonError("--input is the file of one batch; verify the others by themselves")
     held = [_holds(folder_of(batch, lambda: Spool(Path(settings(given).spool))), given) for batch in given.batches]
     return 0 if all(held) else 1
 

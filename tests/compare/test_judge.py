@@ -82,6 +82,11 @@ def test_the_lines_are_dropped_as_a_batch_of_their_own(tmp_path: Path, two: list
     file = dropped(tmp_path / "asked.jsonl")
     assert main(["judge", *two, "--with", "big", "--input", str(file), "--spool", str(tmp_path / "spool")]) == 0
     assert len((inbox / "judge-A.jsonl").read_bytes().splitlines()) == 200
+    for name in ("A", "B"):
+        (tmp_path / name).rename(tmp_path / f"x@{name}")
+    again = [str(tmp_path / f"x@{name}") for name in ("A", "B")]
+    assert main(["judge", *again, "--with", "big", "--input", str(file), "--spool", str(tmp_path / "spool")]) == 0
+    assert (inbox / "judge-x.jsonl").exists(), "judge-x@A would have A judge, whatever its lines say"
 
 
 def biased(truth: float, bias: float, judged: int = 2_000) -> list[tuple[str, str]]:

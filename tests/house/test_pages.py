@@ -15,7 +15,7 @@ from inbox_daemon import cli, config
 from inbox_daemon.spool.shapes import BatchObject
 
 PACKAGE = ROOT / "inbox_daemon"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "etc/docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "etc/docs").glob("*.md")), *sorted((ROOT / "etc/examples").glob("*/*.md"))]
 
 
 def anchors(page: Path) -> set[str]:
@@ -39,7 +39,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     readme = PAGES[0].read_text()
-    assert [page.name for page in PAGES[1:] if f"](etc/docs/{page.name})" not in readme] == []
+    assert [page.name for page in PAGES[1:] if f"]({page.relative_to(ROOT)})" not in readme] == []
 
 
 def codes() -> Iterator[str]:
