@@ -1,8 +1,9 @@
 """Why an engine could not be loaded, where loading it again cannot help: the cause and the operator's next step.
 
 Pure. Reads the last lines of an engine that ended while it loaded, in the words of vLLM, transformers and
-huggingface_hub. What it does not know may pass, as a network does that is down or a GPU that somebody else has filled:
-then the engine is started again.
+huggingface_hub. Why the hub did not give a model the worker has found out for itself (`worker/refusals`); its words are
+read where nobody could ask. What is not known may pass, as a network does that is down or a GPU that somebody else has
+filled: then the engine is started again.
 """
 
 from __future__ import annotations

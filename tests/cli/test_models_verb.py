@@ -64,6 +64,7 @@ def test_a_name_is_a_configured_model_by_whatever_it_is_called_or_else_what_vllm
     for name in ("org/small", "small", "gpt-4o-mini", "/srv/small"):
         (found,) = chosen(read, [name])
         assert (found.name, found.engine.model) == ("org/small", "/srv/small"), name
+    assert chosen(read, ["Qwen3-4B"])[0].name == "Qwen/Qwen3-4B", "as in NAME@Qwen3-4B.jsonl"
     (other,) = chosen(read, ["org/other"])
     assert (other.name, other.engine.model, dict(other.engine.args)) == ("org/other", "org/other", {})
     small = chosen(read, ["small"])[0].engine

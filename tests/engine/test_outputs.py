@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 
-from inbox_daemon.engine.worker.outputs import field, in_settings, without_place
+from inbox_daemon.engine.worker.outputs import field, in_settings, lacks_template, without_place
 
 TOOLS = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
 
@@ -31,3 +35,11 @@ def test_where_in_its_own_source_a_compiler_failed_and_when_is_not_said() -> Non
     said = 'Failed to transform json schema into a grammar: [08:34:02] <path>:4944: Unsupported type "thing"'
     assert without_place(said) == 'Failed to transform json schema into a grammar: Unsupported type "thing"'
     assert without_place("what [12:00] means: 5") == "what [12:00] means: 5"
+
+
+def test_a_model_without_a_chat_template_is_known_by_what_the_installed_vllm_says_of_it() -> None:
+    vllm = find_spec("vllm")
+    assert vllm is not None and vllm.origin is not None
+    renderer = Path(vllm.origin).parent / "renderers/hf.py"
+    texts = [node.value for node in ast.walk(ast.parse(renderer.read_text())) if isinstance(node, ast.Constant)]
+    assert [lacks_template(text) for text in texts if isinstance(text, str)].count(True) == 1

@@ -10,6 +10,8 @@ import hubs
 import pytest
 from hubs import Hub
 
+from inbox_daemon.engine.worker import refusals
+from inbox_daemon.errors import ConfigError
 from inbox_daemon.hub import asking
 from inbox_daemon.hub.answers import Had, Seen
 from inbox_daemon.hub.asking import Asked
@@ -114,3 +116,27 @@ def test_a_cache_that_is_somebody_elses_is_said_with_the_user_who_may(asks: Envi
         seen = asking.pulled(asking.pull(Asked("org/there")))
     assert seen.had is Had.NO_PLACE
     assert "run this as the user that the daemon runs as" in seen.sentence("org/there")
+
+
+@pytest.mark.slow
+def test_a_load_that_fails_ends_with_the_hubs_reason_where_it_has_one_and_with_its_own_where_not(
+    asks: Environment, tmp_path: Path
+) -> None:
+    class WhateverVllmSays(Exception):
+        """In the words of no release."""
+
+    def loads(model: str, **arguments: object) -> None:
+        with refusals.told_apart(model, arguments):
+            raise WhateverVllmSays
+
+    with hubs.serving(REPOSITORIES, frozenset({"org/gated"})) as hub:
+        asks(hub)
+        adapters = [{"name": "mine", "path": str(tmp_path)}, "theirs=org/gated"]
+        for model, arguments in (("org/gated", {}), ("org/there", {"lora_modules": adapters})):
+            with pytest.raises(ConfigError, match=r"^org/gated needs a licence and a token"):
+                loads(model, **arguments)
+        for model in ("org/there", str(tmp_path)):
+            with pytest.raises(WhateverVllmSays):
+                loads(model)
+    with pytest.raises(WhateverVllmSays):
+        loads("org/there")  # a network that is down may be up again

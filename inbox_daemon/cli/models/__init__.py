@@ -12,6 +12,7 @@ from inbox_daemon.config import Config
 from inbox_daemon.config.models import Model, configured
 from inbox_daemon.errors import InboxDaemonError
 from inbox_daemon.hub.asking import parts_of
+from inbox_daemon.request import named
 
 _ABOUT = """\
 Without a word: which models are configured, their names, where their files are, what they take, what their engines do.
@@ -57,12 +58,15 @@ def go(given: argparse.Namespace) -> int:
 def chosen(read: Config, names: Sequence[str]) -> list[Model]:
     """Return the models of these names, all that are configured where none is given.
 
-    A name that no configured one has is taken as vLLM takes it: a folder, or a name on Hugging Face.
+    A slug, by which a file's name says a model, is a name of it too. What no configured one is called is taken as vLLM
+    takes it: a folder, or a name on Hugging Face.
     """
     there = [model for model in configured(read) if model.engine.model]
     if not names:
         return there
     known = {name: model for model in there for name in (*model.aliases, *model.served, model.engine.model, model.name)}
+    slugs = named.slugs({name: model.name for name, model in known.items()})
+    known |= {slug: known[meant] for slug, meant in slugs.items() if slug not in known}
     known |= {alias: known[meant] for alias, meant in read.models.aliases.items() if meant in known}
     return [known.get(name) or _unlisted(read, name) for name in names]
 

@@ -20,6 +20,7 @@ import orjson
 
 from inbox_daemon.engine import wire
 from inbox_daemon.engine.worker import lifeline, words
+from inbox_daemon.errors import ConfigError
 from inbox_daemon.records import Outcome, Request
 
 _FLUSH_AFTER = 0.02  # seconds an outcome may wait for company in its frame
@@ -178,6 +179,9 @@ def main() -> None:
         import traceback
 
         traceback.print_exc()
+        if isinstance(error, ConfigError):
+            print(error, file=sys.stderr)  # its last line is what the daemon ends with
+            end(ConfigError.STATUS)
         print(f"inbox-daemon: worker failed after {time.monotonic() - started:.0f} s: {error}", file=sys.stderr)
         end(1)
 

@@ -16,6 +16,8 @@ from inbox_daemon.text import dumps
 
 _NO_PLACE = "Request must not be sent in stream mode"  # what vLLM's runner says of every answer that it cannot read
 
+_NO_TEMPLATE = "default chat template is no longer allowed"  # in whichever release
+
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)+)(?![\w-])")
 _IN_THE_COMPILER = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
 
@@ -58,6 +60,11 @@ def why(output: Any) -> tuple[int | None, str, str, str | None]:
     with contextlib.suppress(TypeError, ValueError):
         status = int(getattr(info, "code", status))
     return status, "engine_error" if status >= 500 else "invalid_request", sentence, getattr(info, "param", None)
+
+
+def lacks_template(sentence: str) -> bool:
+    """Say whether vLLM says that the model has no chat template, without which it chats with nobody."""
+    return _NO_TEMPLATE in sentence
 
 
 def field(param: object, body: Mapping[str, Any]) -> str | None:

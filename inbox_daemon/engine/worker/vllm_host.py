@@ -13,7 +13,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import orjson
@@ -36,9 +36,21 @@ except ImportError:
     safe_apply_chat_template = None
 
 from inbox_daemon.engine import placement
-from inbox_daemon.engine.worker import arguments, coreless, counters, grammars, numbers, outputs, serving, tokens, words
+from inbox_daemon.engine.worker import (
+    arguments,
+    coreless,
+    counters,
+    grammars,
+    numbers,
+    outputs,
+    refusals,
+    serving,
+    tokens,
+    words,
+)
 from inbox_daemon.engine.worker.arguments import EXIT_CONFIG
 from inbox_daemon.engine.worker.asked import Asked, Watch
+from inbox_daemon.hub import answers
 from inbox_daemon.machine import nvml
 from inbox_daemon.records import EngineStats, Fault, Outcome, Request
 from inbox_daemon.request.output import answer_line, error_line
@@ -111,8 +123,11 @@ class VllmHost:
         if hasattr(runner, "ignore_admission_limits"):
             runner.ignore_admission_limits(args)
         building = build_async_engine_client(args, usage_context=UsageContext.LLM_CLASS)
-        async with building if options["computes"] else coreless.without_engine(building) as client:
-            handlers = await serving.handlers(client, args)
+        async with AsyncExitStack() as stack:
+            with refusals.told_apart(options["model"], options["args"]):
+                made = building if options["computes"] else coreless.without_engine(building)
+                client = await stack.enter_async_context(made)
+                handlers = await serving.handlers(client, args)
             renderer = getattr(client, "renderer", None)
             gathered = tokens.speed_up(renderer, safe_apply_chat_template) if renderer else None
             _spare_the_collector()
@@ -201,6 +216,8 @@ class VllmHost:
         if answer is not None and not outputs.aborted(answer):
             return outputs.answered(request, parsed["custom_id"], answer)
         status, code, sentence, param = outputs.why(output)
+        if outputs.lacks_template(sentence):
+            return self._refused(request, parsed, 400, "model_mismatch", answers.a_base_model(self._served))
         if status is None or status >= 500 or parsed["url"].startswith("/v1/audio/"):  # 400, whatever has happened
             # An engine that is dying blames its requests first. Wait until it would be known to be dead.
             await asyncio.sleep(_SURE_AFTER)
