@@ -147,6 +147,7 @@ class GpuDevice:
         utilization: share of time in which a kernel ran, 0 to 1; says nothing about progress.
         throttle: why its clocks are held down, in NVML's words.
         ecc_uncorrected: memory errors since the driver was loaded.
+        energy_joules: spent since the driver was loaded.
         xid: the last Xid error since the daemon started, and `xid_at` when (Unix seconds).
         processes: (pid, bytes of its memory or None) of what computes on it.
     """
@@ -163,6 +164,7 @@ class GpuDevice:
     sm_clock_hertz: int | None = None
     throttle: tuple[str, ...] = ()
     ecc_uncorrected: int | None = None
+    energy_joules: float | None = None
     xid: int | None = None
     xid_at: float | None = None
     processes: tuple[dict[str, int | None], ...] = ()

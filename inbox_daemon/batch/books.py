@@ -33,6 +33,7 @@ class Books:
         tally: the durable outcomes, counted.
         outcomes: the log.
         busy: how long engines have had something of it; whoever takes and gives back keeps it (`running`).
+        energy: joules that GPUs have spent on it, as far as is known (`watch/energy`).
     """
 
     def __init__(self, work: Work, source: Input, models: Sequence[str], totals: Tally) -> None:
@@ -43,6 +44,7 @@ class Books:
         self.outcomes = Outcomes(work, len(index))
         self._source, self._totals = source, totals
         self.busy = Busy()
+        self.energy: float | None = None
         self._pace = Pace()
         self._left_bytes = source.length
         self._answer_bytes = 0
@@ -93,6 +95,12 @@ class Books:
     def mark(self, now: float) -> None:
         """Note how far the batch has come by now."""
         self._pace.mark(now, self._done(), self.queue.in_flight, owed=self._unsynced_since is not None)
+
+    @property
+    def work(self) -> int:
+        """What is done, in prompt tokens' worth (`pace`); a request where no tokens are counted."""
+        done = self._done()
+        return done.work or done.requests
 
     @property
     def speed(self) -> Speed:

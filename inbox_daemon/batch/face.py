@@ -138,7 +138,13 @@ class Face:
         if books is not None:
             queue = books.queue
             counts |= {"tally": books.tally, "in_flight": queue.in_flight, "priority": queue.priority}
-            counts |= {"busy": books.busy.seconds, "speed": books.speed, "eta": books.eta(), "lanes": queue.lanes}
+            counts |= {
+                "busy": books.busy.seconds,
+                "energy": books.energy,
+                "speed": books.speed,
+                "eta": books.eta(),
+                "lanes": queue.lanes,
+            }
         return status.Facts(
             id=self._work.id,
             name=name or self.name,

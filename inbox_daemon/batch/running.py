@@ -46,7 +46,7 @@ class Running:
         self._twins = Twins(books, source, id, number)
         self._engines: set[int] = set()  # that have worked on it, as the history knows
         self.join, self.pass_on = self._twins.join, self._twins.pass_on
-        books.busy.seconds = face.history.busy
+        books.busy.seconds, books.energy = face.history.spent
 
     # -- out
 
@@ -134,7 +134,7 @@ class Running:
         self._sync(config)
         self._face.say_sealed(self.books.seal(self._face.folder(), now))
         self._mark(now)
-        self._face.history.note_busy(self.books.busy.seconds)
+        self._face.history.note_spent(self.books.busy.seconds, self.books.energy)
 
     def _mark(self, now: float) -> None:
         self.books.busy.mark(now, self.books.queue.in_flight > 0)

@@ -82,7 +82,7 @@ class Facts:
         resent: how often the same file was sent again under its name.
         present: what engines and models are doing.
         lanes: what there is for each model.
-        busy: seconds in which engines had something of it.
+        busy: seconds in which engines had something of it; `energy`: joules that their GPUs have spent on it.
         eta: seconds that it is expected to take still.
     """
 
@@ -102,6 +102,7 @@ class Facts:
     in_flight: int = 0
     priority: int = 0
     busy: float = 0.0
+    energy: float | None = None
     speed: Speed = Speed()  # noqa: RUF009  frozen
     eta: float | None = None
 
@@ -237,6 +238,7 @@ def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, An
             "seconds": round(facts.age, 1),
             "busy_seconds": round(facts.busy, 2),
         },
+        "energy_joules": round(facts.energy) if facts.energy is not None else None,
         "resumed": history.count("resumed"),
         "engine_deaths": history.count("engine_died"),
         "parked": [{"at": int(e["at"]), "reason": e["reason"]} for e in history.events if e["event"] == "parked"],

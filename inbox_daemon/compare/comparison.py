@@ -143,6 +143,7 @@ def _speed(receipt: Mapping[str, Any], price: float | None) -> Speed | None:
     seconds = times.get("busy_seconds")  # since 0.3.0
     seconds = float(seconds) if seconds else max(float(ended) - float(began), 0.0)
     tokens = (receipt.get("usage") or {}).get("output_tokens")
+    joules = receipt.get("energy_joules")
     gpus = sum(len(engine.get("gpus") or ()) for engine in receipt.get("engines") or ())
     spent = gpus * seconds / answers * 1_000 if gpus and answers else None
     return {
@@ -152,6 +153,7 @@ def _speed(receipt: Mapping[str, Any], price: float | None) -> Speed | None:
         "gpus": gpus,
         "gpu_seconds_per_1000": spent,
         "cost_per_1000": spent / 3600 * price if spent is not None and price is not None else None,
+        "watt_hours_per_1000": joules / 3600 / answers * 1_000 if joules is not None and answers else None,
     }
 
 

@@ -36,6 +36,7 @@ class Speed(TypedDict):
         seconds: in which engines had requests of it; before 0.3.0, from "accepted" to the receipt.
         gpus: on how many it ran; 0 on a CPU.
         gpu_seconds_per_1000: GPU seconds for 1,000 answers; `cost_per_1000` at the price that was given.
+        watt_hours_per_1000: that the GPUs have spent on 1,000 answers, where the daemon could tell.
     """
 
     seconds: float
@@ -44,6 +45,7 @@ class Speed(TypedDict):
     gpus: int
     gpu_seconds_per_1000: float | None
     cost_per_1000: float | None
+    watt_hours_per_1000: float | None
 
 
 class Column(TypedDict):

@@ -47,6 +47,7 @@ def figures(sides: Sequence[Column]) -> Iterable[Row]:
         ("requests/s", [speed and speed["requests_per_second"] for speed in speeds], "{:,.1f}"),
         ("output tokens/s", [speed and speed["output_tokens_per_second"] for speed in speeds], "{:,.0f}"),
         ("GPU seconds for 1,000 answers", [speed and speed["gpu_seconds_per_1000"] for speed in speeds], "{:,.1f}"),
+        ("Wh of the GPUs for 1,000 answers", [speed and speed["watt_hours_per_1000"] for speed in speeds], "{:,.1f}"),
         ("cost of 1,000 answers", [speed and speed["cost_per_1000"] for speed in speeds], "{:,.4f}"),
     )
     for name, cells, form in values:

@@ -39,6 +39,7 @@ _THROTTLE = {
 _MEGA = 1_000_000
 _GONE = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
 _MOST_BYTES, _MOST_WATTS = 1 << 44, 20_000.0  # more than any GPU has
+_MOST_JOULES = 1e13  # more than one spends in ten years
 
 
 def present() -> bool:
@@ -145,6 +146,9 @@ class Watch:
             throttle=tuple(name for bit, name in _THROTTLE.items() if bits & bit),
             ecc_uncorrected=_within(
                 0, _asked(lambda: int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, counter))), 1 << 40
+            ),
+            energy_joules=_within(
+                0, _asked(lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000), _MOST_JOULES
             ),
             xid=xid,
             xid_at=xid_at,

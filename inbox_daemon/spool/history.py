@@ -43,15 +43,18 @@ class History:
         if self._unsaved_since is None:
             self._unsaved_since = time.monotonic()
 
-    def note_busy(self, seconds: float) -> None:
-        """Take note of how long engines have had something of the batch: there is one such event, the last."""
-        self.events = [event for event in self.events if event["event"] != "busy"]
-        self.note("busy", time.time(), seconds=round(seconds, 2))
+    def note_spent(self, seconds: float, joules: float | None) -> None:
+        """Take note of how long engines have had something of the batch, and of what it has cost, where that is known:
+        there is one such event, the last.
+        """
+        self.events = [event for event in self.events if event["event"] != "spent"]
+        self.note("spent", time.time(), seconds=round(seconds, 2), joules=joules)
 
     @property
-    def busy(self) -> float:
-        """Seconds in which engines had something of the batch, as noted last."""
-        return float((self.first("busy") or {}).get("seconds", 0.0))
+    def spent(self) -> tuple[float, float | None]:
+        """Seconds in which engines had something of the batch, and joules, as noted last."""
+        said = self.first("spent") or {}
+        return float(said.get("seconds", 0.0)), said.get("joules")
 
     def save_is_due(self, now: float) -> bool:
         return self._unsaved_since is not None and now - self._unsaved_since >= _SAVE_AFTER

@@ -29,6 +29,7 @@ from inbox_daemon.watch import view
 from inbox_daemon.watch.alerts import Alerts
 from inbox_daemon.watch.announce import Announcer
 from inbox_daemon.watch.conditions import BatchFacts, EngineMoment, Moment
+from inbox_daemon.watch.energy import Energy
 from inbox_daemon.watch.health import Health
 from inbox_daemon.watch.treatment import Treatment
 
@@ -62,6 +63,7 @@ class Oversight:
         self._gpus, self._host = Gpus(), Host()
         self._since: dict[int, tuple[EngineState, float]] = {}  # each engine's state, and since when (Unix seconds)
         self._sampler = Sampler(settings.now.daemon.gpu_every, nvml.present)
+        self._energy = Energy()
         self._health = Health(settings, time.monotonic())
         self._alerts = Alerts(self._holds())
         self._announcer = Announcer(spool, settings.now.alerts.command)
@@ -99,6 +101,7 @@ class Oversight:
         self.present = Present(engines, self._models())
         before, self._gpus = self._gpus, self._sampler.look(now, wall)
         self._say_of_gpus(before)
+        self._share_energy()
         if now - self._host_at >= _HOST_EVERY:
             self._host_at = now
             with suppress(OSError):  # a disk that does not answer stops the batches, and they say so
@@ -114,6 +117,14 @@ class Oversight:
         """Return how the model of each lane stands; {} where there is only one."""
         said = {view["model"]: view for view in self._rotations.said}
         return {lane: said[one.name] for one in self._settings.models for lane in one.lanes if one.name in said}
+
+    def _share_energy(self) -> None:
+        """Have each batch know what its answers have cost."""
+        running = {life.number: life.running.books for life in self._batches if life.running}
+        done = {number: books.work for number, books in running.items()}
+        at_work = any(traffic.in_flight for traffic in self._dispatcher)
+        for number, joules in self._energy.look(self._gpus, done, at_work).items():
+            running[number].energy = (running[number].energy or 0.0) + joules
 
     def _say_of_gpus(self, before: Gpus) -> None:
         """Say once what NVML cannot do where that is no alert: a driver does not fit, a GPU cannot be asked."""
