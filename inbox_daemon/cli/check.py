@@ -91,7 +91,8 @@ def _ask(read: Config, asking: Asking, form: Form, refused: Kinds) -> str | None
         except NotAsked as error:
             return f"what vLLM would refuse is not known: {error}"
     if form.fetching:
-        return f"what vLLM would refuse is not known of {form.fetching:,} requests: it would have to fetch their media"
+        some = "1 request" if form.fetching == 1 else f"{form.fetching:,} requests"
+        return f"what vLLM would refuse of {some} is not known: it would have to fetch media for that"
     return None
 
 

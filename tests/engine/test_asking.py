@@ -59,6 +59,20 @@ def test_many_requests_are_shared_out_among_several_workers_and_nothing_is_left_
     assert all("what vLLM would refuse is not known: the worker was killed by SIGKILL" in line for line in said[1::2])
 
 
+def test_a_request_whose_media_would_have_to_be_fetched_is_not_asked_about_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, settings, path = a_model(tmp_path / "model"), tmp_path / "config.toml", tmp_path / "b.jsonl"
+    settings.write_text('[requests]\nallowed_media_domains = ["media.example.org"]\n')
+    shown = lambda url: [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]  # noqa: E731
+    sound = {"url": "/v1/audio/transcriptions", "body": {"file_url": "http://media.example.org/a.wav"}}
+    asked = [request("a"), request("b", messages=shown("https://media.example.org/a.png")), request("c") | sound]
+    path.write_bytes(jsonl(asked))
+    status, said = checked(capsys, path, "--model", model, "--config", settings)
+    why = "it would have to fetch media for that"
+    assert (status, said[1:]) == (0, [f"{path}: what vLLM would refuse of 2 requests is not known: {why}"])
+
+
 def test_each_of_several_models_is_asked_about_its_own_requests_and_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
