@@ -107,11 +107,14 @@ def own_mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="module")
 def at_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Selftest, Selftest]]:
-    """One as users run it, and one that finds no unshare: side by side, since both spend their time waiting."""
+    """One as users run it, and one of two models that finds no unshare: side by side, since both spend their time
+    waiting.
+    """
+    models = {"INBOX_DAEMON_ENGINE__MODEL": "org/a", "INBOX_DAEMON_MODEL": '{"org/b" = {}}'}
     thorough, without, empty = (tmp_path_factory.mktemp(name) for name in ("thorough", "without", "empty"))
     with (
         Selftest(thorough, "--json") as first,
-        Selftest(without, "--json", "--requests", "20", PATH=str(empty)) as second,
+        Selftest(without, "--json", "--requests", "20", PATH=str(empty), **models) as second,
     ):
         yield first, second
 

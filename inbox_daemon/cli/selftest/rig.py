@@ -127,7 +127,7 @@ class Rig:
 
     def _loaded(self) -> bool:
         """Whether every engine answers. Raises ChildProcessError where one died before it ever did."""
-        engines = self.engines()
+        engines = [view for view in self.engines() if view["state"] != "off"]  # models whose turn it is not
         for view in engines:
             if view.get("last_death") and not view.get("version"):
                 raise ChildProcessError(f"the engine does not load: {view['last_death']}")
