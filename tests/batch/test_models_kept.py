@@ -16,6 +16,7 @@ from inbox_daemon.spool import published
 
 Start = Callable[..., Daemon]
 pytestmark = pytest.mark.slow
+LOADS_FOR = "INBOX_DAEMON_ENGINE__NULL__LOAD"
 
 
 def serving(model: str, rate: float = 0.0) -> dict[str, str]:
@@ -175,3 +176,22 @@ def test_what_an_adapter_was_asked_for_is_answered_by_that_adapter_and_waits_whe
     assert said == ["org/a", "screening", "screening"] * 100
     assert all(line["response"]["body"]["created"] > 1_700_000_000 for line in answers)
     proven(again, "mine")
+
+
+@pytest.mark.parametrize("moment", ["engine 1 starting", "org/a gives way to org/b", "engine 2 starting"])
+def test_killed_while_models_change_it_goes_on_and_each_line_has_its_own_models_answer(
+    start_daemon: Start, tmp_path: Path, moment: str
+) -> None:
+    """While one loads, while one gives way, and while something waits for the other."""
+    asked = [request(f"r{at}", f"say {at}", model=f"org/{'ab'[at % 2]}") for at in range(80)]
+    (tmp_path / "mine.jsonl").write_bytes(jsonl(asked))
+    two = {"settings": '[model."org/b"]\n', "environment": serving("org/a", rate=100) | {LOADS_FOR: "1.0"}}
+    first = start_daemon(**two)
+    first.drop("mine.jsonl", (tmp_path / "mine.jsonl").read_bytes())
+    eventually(lambda: moment in first.text(), 30, moment)
+    first.kill()
+    again = start_daemon(**two)
+    again.finished("mine")
+    answers = lines(again.outbox("mine") / "results.jsonl")
+    assert [line["response"]["body"]["model"] for line in answers] == ["org/a", "org/b"] * 40
+    proven(again, "mine", tmp_path / "mine.jsonl")
