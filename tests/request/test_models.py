@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inbox_daemon import config
+from inbox_daemon.cli import configuration
 from inbox_daemon.config.models import Model, configured
 from inbox_daemon.errors import ConfigError
 from inbox_daemon.request.reading import rules_of
@@ -110,3 +113,11 @@ def test_a_name_that_could_mean_two_things_or_a_mistake_in_a_table_is_said_with_
 def test_the_same_alias_twice_for_the_same_model_is_no_mistake() -> None:
     read = built({"model": QWEN}, {GEMMA: {"aliases": ["g"]}}, aliases={"g": GEMMA})
     assert rules_of(read).resolve("g") == GEMMA
+
+
+def test_config_show_has_a_table_for_each_model_that_can_be_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f'[model."{GEMMA}-2.5"]\naliases = ["g"]\nargs = {{seed = 1}}\n')
+    shown = "\n".join(configuration.lines(config.read(path, {}, {}), everything=False))
+    assert f'[model."{GEMMA}-2.5"]\naliases = ["g"]' in shown and f"# {path}" in shown
+    assert tomllib.loads(shown)["model"] == {f"{GEMMA}-2.5": {"aliases": ["g"], "args": {"seed": 1}}}
