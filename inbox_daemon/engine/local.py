@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -24,7 +23,7 @@ import orjson
 from inbox_daemon.config.models import Model
 from inbox_daemon.engine import Evidence, Place, wire
 from inbox_daemon.engine.causes import lasting
-from inbox_daemon.engine.placement import VISIBLE, likely, visible
+from inbox_daemon.engine.placement import environment, likely, visible
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError, EngineDied
 from inbox_daemon.journal import Message, of_engine, tell
@@ -97,7 +96,7 @@ class LocalEngine:
             "rules": dict(rules),
             "computes": computes,
             "first": place is None,
-            "environment": _environment(place or Place(1, 1, ",".join(map(str, gpus)))),
+            "environment": environment(place or Place(1, 1, ",".join(map(str, gpus))), numbered=bool(gpus)),
         }
         self._push([wire.message(wire.Kind.LOAD, options)])
 
@@ -276,17 +275,6 @@ class LocalEngine:
             words = last_words(self._tail)
             reason = f"the worker ended with exit status {code}{f': {words}' if words else ''}"
         return EngineDied(reason, tuple(self._tail))
-
-
-def _environment(place: Place) -> dict[str, str]:
-    """Return what puts an engine onto its GPUs; each but the first with a compile cache of its own.
-
-    vLLM's data-parallel ranks have that too: a cache that two share who compile at once is not what vLLM's is made for.
-    """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    root = os.environ.get("VLLM_CACHE_ROOT") or home / "vllm"
-    gpus = {VISIBLE: place.gpus} if place.gpus else {}
-    return gpus if place.number == 1 else gpus | {"VLLM_CACHE_ROOT": f"{root}/replica-{place.number}"}
 
 
 def last_words(log: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inbox_daemon.config.models import Model
+from inbox_daemon.engine import Place
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # the name for NVIDIA's GPUs and for AMD's
 # Replicas that are more than copies, or GPUs shared out in a way of its own: vLLM's business.
@@ -115,6 +116,21 @@ def weights_of(model: str, revision: str | None = None) -> int | None:
 
 def _bytes_of(folder: Path) -> int | None:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
+
+
+def environment(place: Place, *, numbered: bool = False) -> dict[str, str]:
+    """Return what puts an engine onto its GPUs; each but the first with a compile cache of its own.
+
+    vLLM's data-parallel ranks have that too: a cache that two share who compile at once is not what vLLM's is made for.
+
+    Args:
+        numbered: the settings name GPUs by number: as nvidia-smi has them, where CUDA would have the fastest first.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = os.environ.get("VLLM_CACHE_ROOT") or home / "vllm"
+    gpus = {VISIBLE: place.gpus} if place.gpus else {}
+    gpus |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if numbered else {}
+    return gpus if place.number == 1 else gpus | {"VLLM_CACHE_ROOT": f"{root}/replica-{place.number}"}
 
 
 # -- several models on one set of GPUs

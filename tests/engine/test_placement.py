@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from inbox_daemon.engine.placement import count, likely, share_out, visible, weights_of
+from inbox_daemon.config import EngineSettings
+from inbox_daemon.config.models import Model
+from inbox_daemon.engine import Place
+from inbox_daemon.engine.placement import count, environment, fit, likely, share_out, sharing, visible, weights_of
 
 GB = 1_000_000_000
 H100 = 80 * GB
@@ -104,3 +107,32 @@ def test_each_replica_has_gpus_of_its_own(
 def test_more_gpus_than_there_are_is_an_error_with_both_numbers() -> None:
     with pytest.raises(ValueError, match="2 replicas of 4 GPUs each need 8 GPUs; 4 visible"):
         share_out(2, ["0", "1", "2", "3"], {"tensor_parallel_size": 4})
+
+
+def model(name: str, *gpus: int, share: float | None = None) -> Model:
+    args = {} if share is None else {"gpu_memory_utilization": share}
+    return Model(name, EngineSettings(model=name, args=args), front=False, gpus=gpus)
+
+
+def test_models_that_use_the_same_gpus_are_one_group_and_those_on_others_another() -> None:
+    names = lambda groups: [[one.name for one in group] for group in groups]  # noqa: E731
+    a, b, c, d = model("a", 0), model("b", 1), model("c", 0, 2), model("d", 1, 3)
+    assert names(sharing([a, b, c, d])) == [["a", "c"], ["b", "d"]]
+    assert {frozenset(group) for group in names(sharing([a, b, model("all")]))} == {frozenset("ab") | {"all"}}
+
+
+def test_models_fit_side_by_side_where_their_shares_of_every_gpu_do() -> None:
+    half, rest, all_of_it = model("a", share=0.5), model("b", share=0.45), model("c")
+    assert fit([half, rest]) and fit([all_of_it])
+    assert not fit([half, rest, model("d", share=0.1)])
+    assert not fit([half, all_of_it]), "without a share it takes its GPUs to itself"
+    assert fit([model("a", 0), model("b", 1)]) and not fit([model("a", 0), model("b", 0, 1)])
+    assert fit([model("a", 0, share=0.9), model("b", 1, share=0.9)])
+
+
+def test_gpus_that_the_settings_number_are_nvidia_smis() -> None:
+    assert environment(Place(1, 1, "1,2"), numbered=True) == {
+        "CUDA_VISIBLE_DEVICES": "1,2",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    assert environment(Place(1, 1, "")) == {}
