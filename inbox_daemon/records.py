@@ -46,6 +46,7 @@ class EngineState(StrEnum):
     LOADING = "loading"
     READY = "ready"
     BACKING_OFF = "backing_off"
+    ASLEEP = "asleep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class EngineInfo:
         max_seqs: requests that it computes at a time, over all replicas.
         gpus: names of those it computes on, with their driver's version; () on a CPU.
         replicas: copies of the model that answer.
+        weights_bytes: as they lie on the disk; None where nothing says so.
     """
 
     kind: str
@@ -115,6 +117,7 @@ class EngineInfo:
     gpus: tuple[str, ...] = ()
     load_seconds: float = 0.0
     replicas: int = 1
+    weights_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,14 @@ class VllmHost:
         yield cls(core)
 
     def describe(self) -> dict[str, Any]:
-        frail = {"kind": "frail", "version": "0", "model": "frail", "settings": {}, "gpus": []}
-        return frail | {"in_flight": 4, "max_seqs": 4}
+        frail = {"kind": "frail", "version": "0", "model": "frail", "settings": {"enable_sleep_mode": True}, "gpus": []}
+        return frail | {"in_flight": 4, "max_seqs": 4, "weights_bytes": 0}
+
+    async def sleep(self) -> None:
+        (FRAIL / "slept").touch()
+
+    async def wake(self) -> None:
+        (FRAIL / "woken").touch()
 
     @property
     def dead(self) -> bool:

@@ -32,7 +32,7 @@ errors = Console(stderr=True, highlight=False)
 _WAITING_ALIKE = 10  # files that wait for the same, named
 
 _WORDS = {"waiting_for_disk": "disk full", "waiting_for_memory": "memory full", "waiting_for_model": "no engine"}
-_ENGINE_STATES = ("ready", "loading", "backing_off", "off")
+_ENGINE_STATES = ("ready", "loading", "backing_off", "asleep", "off")
 _NOT_YET = ("loading", "backing_off")
 
 _UNITS = {"d": 86400, "h": 3600, "min": 60}

@@ -61,6 +61,7 @@ class ModelSettings:
     max_wait: float = setting(0.0, least=0)
     longest_wait: float = setting(0.0, least=0)
     swap_grace: float = setting(10.0, least=0)
+    sleep: bool = setting(False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class NullSettings:
 
     rate: float = setting(0.0, least=0)
     load: float = setting(0.0, least=0)
+    sleeps: bool = setting(False)
     engines: int = setting(1, least=1)
 
 

@@ -1,9 +1,9 @@
 """Carries out whose turn it is: has a model's engines let go, and then another one's started. One change at a time.
 
 A model that gives way gets nothing more; what it has begun may end for `models.swap_grace`, and the rest comes back and
-runs at its next turn. While one is leaving, ending or loading, nothing else changes on its GPUs: vLLM measures the free
-memory while it loads. Owns how a model stands and when it is given up. Who is next, `turns` says; engines are the
-fleet's.
+runs at its next turn. Then it is put to sleep, where it can (`sleepers`), or ended. While one is leaving, ending or
+loading, nothing else changes on its GPUs: vLLM measures the free memory while it loads. Owns how a model stands and
+when it is given up. Who is next, `turns` says; engines are the fleet's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from inbox_daemon.batch.life import Life
 from inbox_daemon.batches import Batches
 from inbox_daemon.dispatch.demand import Demand
 from inbox_daemon.dispatch.dispatcher import Dispatcher
+from inbox_daemon.dispatch.sleepers import Sleepers
 from inbox_daemon.dispatch.standing import Standing
 from inbox_daemon.dispatch.traffic import Traffic
 from inbox_daemon.dispatch.turns import Change, Hot, Turns, Waiting
@@ -51,6 +52,7 @@ class Rotation:
         self.standings, self._all = standings, everyone
         self._by_name = {one.name: one for one in standings}
         self._dispatcher, self._batches, self._settings = dispatcher, batches, settings
+        self.sleepers = Sleepers(settings)
         self._change: tuple[Change, float] | None = None  # what is being carried out, and since when
 
     def look(self, demand: Demand, now: float, stopping: bool) -> None:
@@ -61,6 +63,8 @@ class Rotation:
             demand.say_who_waits(one.replicas.model.lanes, not one.replicas.ready)
         for one in self.standings:
             self._let_go(one, now)
+            self.sleepers.watch(one, now)
+        self.sleepers.spare_the_host(self.standings, now)
         if self._change and not stopping:
             self._load(*self._change)
         elif not stopping and not any(one.changing for one in self.standings):
@@ -84,6 +88,8 @@ class Rotation:
                 one.swap, self._change = now - self._change[1], None
         elif not one.replicas.occupied and one.replicas.failures:
             one.is_off()  # its back-off, or its end, holds up nobody
+            if self.sleepers.end_all(self.standings, f"{one.name} could not be loaded beside it"):
+                one.replicas.try_again()
             if self._change and self._change[0].load == one.name:
                 self._change = None
             if why := one.replicas.given_up:
@@ -107,9 +113,12 @@ class Rotation:
                 for traffic in traffics:  # what it has runs again, as after any death
                     traffic.slot.kill(f"it gave no request back within {_RECALLED_WITHIN:.0f} s")
             if not traffics:
-                one.replicas.end()
-                one.let_go_at, one.leaving_since, one.ending = one.leaving_since, None, True
-        if one.ending and one.replicas.ended:
+                if self.sleepers.may(one):
+                    one.replicas.sleep()
+                else:
+                    one.replicas.end()
+                one.let_go_at, one.leaving_since, one.ending, one.slept_at = one.leaving_since, None, True, now
+        if one.ending and (one.replicas.ended or one.replicas.asleep):
             one.is_off()
 
     def _load(self, change: Change, begun: float) -> None:

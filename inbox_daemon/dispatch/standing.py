@@ -19,7 +19,8 @@ class Standing:
         on: it has engines, or is to have them.
         ready_at: since when it answers; None: it does not.
         leaving_since: it gives way, and what it has begun may end.
-        ending: its engines have been let go, and are not gone yet.
+        ending: its engines have been let go, and are not gone or asleep yet.
+        slept_at: since when it has been asleep.
         let_go_at: when it gave way last.
         swap: seconds from the decision to its first engine, as measured last.
         failed: why it is not loaded any more; `knew` has the batches that it was known to by then, and how often each
@@ -36,6 +37,7 @@ class Standing:
     recalled: bool = False
     ending: bool = False
     let_go_at: float = float("-inf")
+    slept_at: float = float("-inf")
     swap: float | None = None
     failed: str | None = None
     knew: dict[int, int] = field(default_factory=dict)
@@ -63,14 +65,16 @@ class Standing:
 
     @property
     def state(self) -> str:
-        """For people: off, waiting, backing_off, loading, ready, leaving or failed."""
+        """For people: off, asleep, waiting, backing_off, loading, ready, leaving or failed."""
         if self.failed:
             return "failed"
         if self.leaving_since is not None or self.ending:
             return "leaving"
         if self.on:
             return "ready" if self.replicas.ready else "loading"
-        return "off" if self.need is None else "backing_off" if self.replicas.failures else "waiting"
+        if self.need is None:
+            return "asleep" if self.replicas.asleep else "off"
+        return "backing_off" if self.replicas.failures else "waiting"
 
     def waits(self, now: float) -> bool:
         """Whether it may be loaded, and there is something to do for it."""

@@ -91,6 +91,16 @@ class Engine(Protocol):
     def recalled(self) -> list[int]:
         """Return the tickets that have come back unanswered since the last call. To be asked after `receive`."""
 
+    @property
+    def asleep(self) -> bool:
+        """Whether it has given its GPU's memory back, from when it has said so until it is awake."""
+
+    def sleep(self) -> None:
+        """Have it give its GPU's memory back. To be asked of one that can (`info.settings`) and has no request."""
+
+    def wake(self) -> None:
+        """Have it take requests again. To be asked of one that is asleep."""
+
     def evidence(self) -> Evidence:
         """Return where to look when it hangs."""
 

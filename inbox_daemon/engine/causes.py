@@ -15,6 +15,9 @@ from inbox_daemon.config.models import Model
 from inbox_daemon.hub.answers import Had, sentence
 
 _LONGEST = 300
+_EXCEPTION = re.compile(r"\b(?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
+_POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above|may quote a request")
+_WORDS_LIMIT = 400
 
 
 def _hub(had: Had) -> str:
@@ -80,3 +83,13 @@ def lasting(log: Sequence[str], model: Model) -> str | None:
             setting = f"{model.table}.path" if model.table else "engine.model"
             return cause.format(model=model.engine.model, said=said, setting=setting, args=model.said_of_args)
     return None
+
+
+def last_words(log: Sequence[str]) -> str:
+    """Return the last exception in the log of a process that ended, or "". One that only points at another is none."""
+    for at in range(len(log) - 1, -1, -1):
+        found = _EXCEPTION.search(log[at])
+        if found and not _POINTS_AT_ANOTHER.search(found[0]):
+            lines = 3 if "ValidationError" in found[0] else 1  # what pydantic found wrong stands below its own line
+            return " ".join([found[0], *(line.strip() for line in list(log)[at + 1 : at + lines])])[:_WORDS_LIMIT]
+    return ""

@@ -42,7 +42,7 @@ class Fleet:
         return iter(self.slots)
 
     def ensure(self, wanted: Collection[str], now: float) -> None:
-        """Start engines of these models where they may start; end those that nobody has wanted for long enough."""
+        """Start or wake engines of these models where they may; end those that nobody has wanted for long enough."""
         for name, replicas in self.models.items():
             if added := replicas.grow(self._numbers):
                 self.slots += added
@@ -51,6 +51,8 @@ class Fleet:
                 if name in wanted and slot.may_start(now):
                     self._starts += 1
                     slot.begin(self._starts)
+                elif name in wanted and slot.asleep:
+                    slot.wake(now)
                 slot.idle(name in wanted, self._settings.now.engine.idle_unload, now)
 
     def _name(self) -> None:

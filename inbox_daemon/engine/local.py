@@ -22,7 +22,7 @@ import orjson
 
 from inbox_daemon.config.models import Model
 from inbox_daemon.engine import Evidence, Place, wire
-from inbox_daemon.engine.causes import lasting
+from inbox_daemon.engine.causes import last_words, lasting
 from inbox_daemon.engine.placement import environment, likely, visible
 from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError, EngineDied
@@ -38,9 +38,6 @@ _GONE_WITHIN = 20.0  # seconds; a process in an uninterruptible driver call may 
 _LONG_RUN = 60.0  # seconds
 EXIT_CONFIG = 78
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00\x02-\x08\x0b-\x1f\x7f-\x9f]")
-_EXCEPTION = re.compile(r"\b(?:[a-zA-Z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
-_POINTS_AT_ANOTHER = re.compile(r"EngineDeadError|[Ss]ee root cause above|may quote a request")
-_WORDS_LIMIT = 400
 
 
 class LocalEngine:
@@ -54,6 +51,7 @@ class LocalEngine:
         place: where it lives; None: it is the first, and finds out how many there are to be.
         computes: False: it loads no model and answers nothing. What vLLM would refuse it refuses; of all other requests
             the outcome is no error.
+        sleeps: whether it is to be able to sleep, where vLLM can.
 
     Raises:
         OSError: the host has no room for a worker.
@@ -68,6 +66,7 @@ class LocalEngine:
         place: Place | None,
         *,
         computes: bool = True,
+        sleeps: bool = False,
     ) -> None:
         self._model, self._settings, gpus = model, model.engine, model.gpus
         self._workers, self._number, self._place = workers, number, place
@@ -81,6 +80,7 @@ class LocalEngine:
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.phase = "starting"
+        self.asleep = False
         self._sizes: dict[int, int] = {}  # ticket -> bytes of its line, of what is in flight
         self._bytes = 0  # of all of them
         self._recalled: list[int] = []
@@ -95,6 +95,7 @@ class LocalEngine:
             "args": self._settings.arguments,
             "rules": dict(rules),
             "computes": computes,
+            "sleeps": sleeps,
             "first": place is None,
             "environment": environment(place or Place(1, 1, ",".join(map(str, gpus))), numbered=bool(gpus)),
         }
@@ -127,6 +128,12 @@ class LocalEngine:
     def recalled(self) -> list[int]:
         recalled, self._recalled = self._recalled, []
         return recalled
+
+    def sleep(self) -> None:
+        self._push([wire.message(wire.Kind.SLEEP, {})])
+
+    def wake(self) -> None:
+        self._push([wire.message(wire.Kind.WAKE, {})])
 
     def receive(self) -> list[Outcome]:
         self._read_log()
@@ -213,7 +220,9 @@ class LocalEngine:
                 self._recalled.append(ticket)
             return
         value: dict[str, Any] = orjson.loads(payload)
-        if kind is wire.Kind.PHASE:
+        if kind in (wire.Kind.ASLEEP, wire.Kind.AWAKE):
+            self.asleep = kind is wire.Kind.ASLEEP
+        elif kind is wire.Kind.PHASE:
             self.phase = value["phase"]
         elif kind is wire.Kind.PLACES:
             self.places = tuple(value["places"])
@@ -275,13 +284,3 @@ class LocalEngine:
             words = last_words(self._tail)
             reason = f"the worker ended with exit status {code}{f': {words}' if words else ''}"
         return EngineDied(reason, tuple(self._tail))
-
-
-def last_words(log: Sequence[str]) -> str:
-    """Return the last exception in the log of a process that ended, or "". One that only points at another is none."""
-    for at in range(len(log) - 1, -1, -1):
-        found = _EXCEPTION.search(log[at])
-        if found and not _POINTS_AT_ANOTHER.search(found[0]):
-            lines = 3 if "ValidationError" in found[0] else 1  # what pydantic found wrong stands below its own line
-            return " ".join([found[0], *(line.strip() for line in list(log)[at + 1 : at + lines])])[:_WORDS_LIMIT]
-    return ""

@@ -37,7 +37,11 @@ class NullEngine:
         in_flight = max(1, (settings.in_flight or _IN_FLIGHT) // (place.of if place else settings.null.engines))
         self.places: Sequence[str] = () if place else ("",) * settings.null.engines
         self._model = next(iter(names.names(settings)), settings.model)
-        self._loaded: EngineInfo | None = EngineInfo("null", __version__, self._model, in_flight, in_flight)
+        sleeps = {"enable_sleep_mode": True} if settings.null.sleeps else {}
+        self._loaded: EngineInfo | None = EngineInfo(
+            "null", __version__, self._model, in_flight, in_flight, sleeps, weights_bytes=0
+        )
+        self.asleep = False
         self._ready_at = time.monotonic() + settings.null.load if settings.null.load else math.inf
         self.info = None if settings.null.load else self._loaded
         self.stats = EngineStats()
@@ -85,6 +89,12 @@ class NullEngine:
     def recalled(self) -> list[int]:
         recalled, self._recalled = self._recalled, []
         return recalled
+
+    def sleep(self) -> None:
+        self.asleep = True
+
+    def wake(self) -> None:
+        self.asleep = False
 
     def evidence(self) -> Evidence:
         return Evidence()

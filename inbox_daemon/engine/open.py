@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inbox_daemon.config import Config
-from inbox_daemon.config.models import Model
+from inbox_daemon.config.models import Model, configured
 from inbox_daemon.engine import Engine, Place
 from inbox_daemon.engine.local import LocalEngine
 from inbox_daemon.engine.null import NullEngine
@@ -20,4 +20,5 @@ def engine_of(read: Config, workers: Workers, model: Model, number: int, place: 
     """
     if model.engine.kind == "null":
         return NullEngine(model.engine, place)
-    return LocalEngine(workers, model, policy.for_vllm(read.requests), number, place)
+    sleeps = read.models.sleep and len(configured(read)) > 1
+    return LocalEngine(workers, model, policy.for_vllm(read.requests), number, place, sleeps=sleeps)

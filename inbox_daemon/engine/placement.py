@@ -96,6 +96,17 @@ def share_out(replicas: int, visible: Sequence[str], args: Mapping[str, Any]) ->
     return [",".join(visible[at * each : (at + 1) * each]) for at in range(replicas)]
 
 
+def weights_here(model: str, revision: str | None = None) -> int | None:
+    """Return the bytes of a model's weights as they lie on this host; None where nothing tells. Asks no network."""
+    if Path(model).is_dir():
+        return _bytes_of(Path(model))
+    from huggingface_hub import snapshot_download
+
+    with suppress(Exception):
+        return _bytes_of(Path(snapshot_download(model, revision=revision, local_files_only=True)))
+    return None
+
+
 def weights_of(model: str, revision: str | None = None) -> int | None:
     """Return the bytes of a model's weights: a folder's, or those of a name on Hugging Face; None where neither tells.
 

@@ -72,7 +72,30 @@ class Replicas:
 
     @property
     def loading(self) -> bool:
-        return any(slot.occupied and not slot.info for slot in self.slots)
+        """Whether an engine loads, or is on its way into sleep or out of it."""
+        return any(slot.occupied and not slot.info and not slot.asleep for slot in self.slots)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether all engines that are here are asleep, and one is."""
+        return self.occupied and all(slot.asleep for slot in self.slots if slot.occupied)
+
+    @property
+    def can_sleep(self) -> bool:
+        return self.occupied and all(slot.can_sleep for slot in self.slots if slot.occupied)
+
+    @property
+    def weights(self) -> int | None:
+        """The bytes that its engines' weights take together; None where nothing says so."""
+        sizes = [slot.info.weights_bytes for slot in self.slots if slot.info]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
+
+    def sleep(self) -> None:
+        """Have all engines give their GPUs' memory back. To be asked where they can, and have no request."""
+        for slot in self.slots:
+            if slot.occupied:
+                slot.sleep()
 
     @property
     def occupied(self) -> bool:

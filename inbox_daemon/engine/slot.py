@@ -16,6 +16,7 @@ from inbox_daemon.records import EngineInfo, EngineState, EngineStats, Outcome, 
 
 log = logging.getLogger(__name__)
 
+_FALLING_ASLEEP, _ASLEEP, _WAKING = "falling asleep", "asleep", "waking"
 _BACK_OFF = (1.0, 2.0, 5.0, 15.0, 60.0, 300.0)  # seconds before the next start, by loads in a row that failed
 
 
@@ -50,6 +51,8 @@ class Slot:
         self._engine: Engine | None = None
         self._ending: Engine | None = None
         self._unstarted: EngineDied | None = None  # until `receive` has said so
+        self._dozing = ""  # it is asleep, or on its way there or back, as `phase` says it
+        self._woken_at = 0.0
         self._kill_reason: str | None = None
         self.not_before = 0.0
         self._idle_since: float | None = None
@@ -69,8 +72,10 @@ class Slot:
 
     @property
     def state(self) -> EngineState:
+        if self._dozing == _ASLEEP:
+            return EngineState.ASLEEP
         if self._engine is not None:
-            return EngineState.READY if self._engine.info else EngineState.LOADING
+            return EngineState.READY if self.info else EngineState.LOADING
         return EngineState.BACKING_OFF if self.last_death and self._wanted else EngineState.OFF
 
     @property
@@ -83,11 +88,21 @@ class Slot:
         """What it is doing, for people: empty where the state says it all."""
         if self._ending is not None:
             return "waiting for the last engine's processes to end"
-        return self._engine.phase if self._engine else ""
+        return self._dozing or (self._engine.phase if self._engine else "")
 
     @property
     def info(self) -> EngineInfo | None:
-        return self._engine.info if self._engine else None
+        """What the engine says of itself while it takes requests: loaded, and not asleep."""
+        return self._engine.info if self._engine and not self._dozing else None
+
+    @property
+    def asleep(self) -> bool:
+        """Whether an engine is here that has given its GPU's memory back, but for a little."""
+        return self._dozing == _ASLEEP
+
+    @property
+    def can_sleep(self) -> bool:
+        return self.info is not None and bool(self.info.settings.get("enable_sleep_mode"))
 
     @property
     def stats(self) -> EngineStats:
@@ -204,7 +219,29 @@ class Slot:
             raise EngineDied(str(wrong)) from wrong  # if it was right once, a GPU is lost, and may come back
         if self._kill_reason and not outcomes:
             raise EngineDied(self._kill_reason)
+        if self._dozing == _FALLING_ASLEEP and self._engine.asleep:
+            self._dozing = _ASLEEP
+            self._say.info("%s is asleep", self.name)
+        elif self._dozing == _WAKING and not self._engine.asleep:
+            self._dozing = ""
+            self._say.info("%s is awake", self.name)
         return outcomes
+
+    def sleep(self) -> None:
+        """Have the engine give its GPU's memory back. To be asked of one that can, and has no request."""
+        if self._engine is not None:
+            self._dozing = _FALLING_ASLEEP
+            self._engine.sleep()
+
+    def wake(self, now: float) -> None:
+        """Have an engine that is asleep take requests again, once it has its memory back."""
+        if self._engine is not None and self.asleep:
+            self._dozing, self._woken_at = _WAKING, now
+            self._engine.wake()
+
+    def has_been_waking(self, now: float) -> float:
+        """Return for how many seconds it has been on its way out of sleep; 0 where it is not."""
+        return now - self._woken_at if self._dozing == _WAKING else 0.0
 
     def kill(self, reason: str) -> None:
         """End an engine that is no good; the next `receive` raises EngineDied with this reason."""
@@ -221,7 +258,7 @@ class Slot:
             self._engine.kill()
             self._ending, self._engine = self._engine, None
         self._kill_reason = self._unstarted = None
-        self._idle_since = None
+        self._idle_since, self._dozing = None, ""
 
     @property
     def ended(self) -> bool:

@@ -33,6 +33,10 @@ class Kind(IntEnum):
     LOAD = 7  # daemon to worker, once, before anything else
     RECALL = 8  # daemon to worker: stop computing these, and say so
     RECALLED = 9
+    SLEEP = 10  # daemon to worker: give the GPU's memory back, but for what cannot be; it has no request then
+    ASLEEP = 11
+    WAKE = 12  # daemon to worker
+    AWAKE = 13
 
 
 def frame(kind: Kind, payload: bytes) -> bytes:

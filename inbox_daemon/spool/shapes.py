@@ -51,7 +51,7 @@ class StandingView(TypedDict):
     """How one of a daemon's several models stands.
 
     Attributes:
-        state: off, waiting, backing_off, loading, ready, leaving or failed.
+        state: off, asleep, waiting, backing_off, loading, ready, leaving or failed.
         since: Unix seconds from which requests for it have waited, while they do.
         turn_by: when room will be made for it at the latest, if nothing more comes; null: when what is more urgent is
             done. `behind` names those that have their turn now.

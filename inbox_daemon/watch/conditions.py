@@ -131,7 +131,7 @@ def _gpus(moment: Moment, settings: AlertSettings) -> Iterator[Condition]:
     for device in gpus.devices:
         yield from _device(device, moment.wall)
         yield from _memory(device, moment.reserved, settings.full)
-    there = [engine for engine in moment.engines if engine.state is not EngineState.OFF]  # models that wait have none
+    there = [engine for engine in moment.engines if engine.state not in (EngineState.OFF, EngineState.ASLEEP)]
     at_work = [engine.state is EngineState.READY and engine.in_flight > 0 for engine in there]
     if at_work and all(at_work):  # else nobody knows whose GPU it is that may idle
         yield from _idle(gpus, settings.gpu_utilization)

@@ -16,8 +16,8 @@ from inbox_daemon.spool import views
 from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView, StandingView
 
 PREFIX = "inbox_daemon_"
-ENGINE_STATES = ("off", "loading", "ready", "backing_off")
-MODEL_STATES = ("off", "waiting", "backing_off", "loading", "ready", "leaving", "failed")
+ENGINE_STATES = ("off", "loading", "ready", "backing_off", "asleep")
+MODEL_STATES = ("off", "asleep", "waiting", "backing_off", "loading", "ready", "leaving", "failed")
 GPU_STATES = ("absent", "no_driver", "ok", "lost", "silent")
 
 

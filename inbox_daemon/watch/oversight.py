@@ -36,6 +36,7 @@ from inbox_daemon.watch.treatment import Treatment
 log = logging.getLogger(__name__)
 
 _HOST_EVERY = 5.0  # seconds
+_ASLEEP_HOLDS = 2 << 30  # bytes of its GPU: a context, CUDA graphs
 _TELLS_WITHIN = 2.0  # seconds for alert commands at the end
 
 
@@ -160,7 +161,9 @@ class Oversight:
         return view.engine_view(facts)
 
     def _moment(self, wanted: bool, stuck: Mapping[str, str], now: float, wall: float) -> Moment:
-        reserved = _reserved([info for traffic in self._dispatcher if (info := traffic.slot.info) and info.gpus])
+        asleep = sum(traffic.slot.asleep for traffic in self._dispatcher)
+        infos = [info for traffic in self._dispatcher if (info := traffic.slot.info) and info.gpus]
+        reserved = _reserved(infos, asleep, self._gpus)
         return Moment(
             engines=tuple(_moment_of(traffic) for traffic in self._dispatcher),
             wanted=wanted,
@@ -178,11 +181,16 @@ class Oversight:
         return {AlertName.GPU_UTILIZATION_LOW: self._settings.now.alerts.gpu_utilization_for}
 
 
-def _reserved(infos: Sequence[EngineInfo]) -> float | None:
-    """Return the share of a GPU's memory that vLLM was told to take: of models side by side, all of theirs."""
+def _reserved(infos: Sequence[EngineInfo], asleep: int, gpus: Gpus) -> float | None:
+    """Return the share of a GPU's memory that vLLM was told to take: of models side by side, all of theirs.
+
+    Args:
+        asleep: engines that sleep, and hold a little of it as well.
+    """
     shares = {info.model: info.settings.get("gpu_memory_utilization") for info in infos}
     known = [share for share in shares.values() if share is not None]
-    return sum(known) if known else None
+    whole = max((one.memory_total_bytes or 0 for one in gpus.devices), default=0)
+    return sum(known) + (asleep * _ASLEEP_HOLDS / whole if whole else 0.0) if known else None
 
 
 def _moment_of(traffic: Traffic) -> EngineMoment:

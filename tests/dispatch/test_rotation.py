@@ -7,7 +7,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from inbox_daemon.daemon import Daemon, Exit
 from inbox_daemon.engine import Place
 from inbox_daemon.engine.null import NullEngine
 from inbox_daemon.errors import ConfigError, EngineDied
+from inbox_daemon.machine import host
 from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.records import Outcome, Request
 
@@ -76,6 +78,17 @@ class Engine(NullEngine):
     def recalled(self) -> list[int]:
         back, self.back = self.back, []
         return back
+
+    def sleep(self) -> None:
+        assert not self.has, "it has requests"
+        self.site.note("sleep", self.name)
+        if not self.site.deaf:
+            super().sleep()
+
+    def wake(self) -> None:
+        self.site.note("wake", self.name)
+        if not self.site.deaf:
+            super().wake()
 
     def kill(self) -> None:
         self.ended_at = self.site.now
@@ -447,3 +460,107 @@ def test_drained_it_ends_with_a_failure_where_a_model_cannot_be_loaded() -> None
         one.until(lambda: one.status("x").get("parked"))
         one.until(lambda: one.daemon._done(one.now))
         assert Exit.FAILURE == 1 and len(one.daemon._batches) == 1
+
+
+# -- asleep
+
+
+SLEEPS = {"null": {"sleeps": True}}
+
+
+def sleeping(*others: str, **models: Any) -> AbstractContextManager[Site]:
+    return site({name: {} for name in others}, SLEEPS, sleep=True, **models)
+
+
+def test_models_that_can_sleep_are_loaded_once_and_take_turns_within_a_second() -> None:
+    with sleeping(B) as one:
+        for number in range(3):
+            one.drop(f"a{number}", (A, 4))
+            one.until(lambda n=number: one.ended(f"a{n}"))
+            dropped = one.now
+            one.drop(f"b{number}", (B, 4))
+            one.until(lambda n=number: one.ended(f"b{n}"))
+        assert one.now - dropped < 5, "seconds, of which the answers take one and a load five"
+        assert (one.told("start"), one.told("end")) == ([A, B], [])
+        assert one.told("sleep") == [A, B, A, B, A] and one.told("wake") == [A, B, A, B]
+        one.go_on(1)
+        assert (one.standing(A)["state"], one.standing(B)["state"]) == ("asleep", "ready")
+        assert [slot.state for slot in one.daemon._fleet] == ["asleep", "ready"]
+
+
+def test_what_has_begun_may_end_before_sleep_and_the_rest_runs_after_it() -> None:
+    with sleeping(B, swap_grace=10.0, max_wait=1.0) as one:
+        one.drop("long", (A, 12), each=40)
+        one.until(lambda: one.status("long").get("in_flight"))
+        one.drop("b", (B, 2))
+        one.until(lambda: one.ended("b"))
+        one.until(lambda: one.ended("long"))
+        assert one.recalled[A] > 0 and one.told("start") == [A, B]
+        assert len(one.results("long")) == 12
+
+
+def test_where_the_host_lacks_memory_a_model_ends_and_the_one_that_has_slept_longest_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gib = 1 << 30
+    memory = {"taken": 20 * gib, "whole": 100 * gib}
+    monkeypatch.setattr(host, "memory", lambda: (memory["taken"], memory["whole"]))
+    with sleeping(B, C) as one:
+        for model in (A, B, C):
+            one.drop(model[-1], (model, 4))
+            one.until(lambda m=model: one.ended(m[-1]))
+        assert one.told("sleep") == [A, B] and one.told("end") == []
+        for engine in one.there:
+            engine.whole = engine.info = replace(engine.info, weights_bytes=20 * gib)
+        memory["taken"] = 95 * gib
+        one.until(lambda: one.told("end"), 10)
+        assert one.told("end") == [A], "one at a time, until there is room"
+        memory["taken"] = 70 * gib
+        one.go_on(20)
+        assert one.told("end") == [A]
+        one.drop("a2", (A, 4))
+        one.until(lambda: one.ended("a2"))
+        assert one.told("end") == [A, C], "its weights would take more than half of what is free"
+        assert one.told("start") == [A, B, C, A]
+
+
+def test_one_that_does_not_fall_asleep_is_killed_and_the_next_model_has_its_turn() -> None:
+    with sleeping(B) as one:
+        one.drop("a", (A, 4))
+        one.until(lambda: one.ended("a"))
+        one.deaf = True
+        one.drop("b", (B, 4))
+        one.until(lambda: one.ended("b"), 100)
+        assert one.told("end") == [A] and one.told("start") == [A, B]
+        assert "did not fall asleep" in str(next(iter(one.daemon._fleet)).last_death)
+
+
+def test_a_sleeper_that_dies_costs_a_load_and_nothing_else() -> None:
+    with sleeping(B) as one:
+        one.drop("a", (A, 4))
+        one.until(lambda: one.ended("a"))
+        one.drop("b", (B, 30), each=2)
+        one.until(lambda: one.standing(B)["state"] == "ready")
+        one.wrong[A] = EngineDied("killed", ("",))
+        next(engine for engine in one.there if engine.name == A).has[1] = (None, 1e18)  # type: ignore[assignment]
+        one.until(lambda: A in one.told("died"))
+        one.wrong.clear()
+        one.until(lambda: one.ended("b"))
+        assert one.status("b")["engine_deaths"] == 0
+        one.drop("a2", (A, 4))
+        one.until(lambda: one.ended("a2"))
+        assert one.told("start") == [A, B, A] and one.status("a2")["engine_deaths"] == 0
+
+
+def test_a_model_that_could_not_be_loaded_beside_sleepers_is_tried_once_they_have_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with sleeping(B) as one:
+        one.drop("a", (A, 4))
+        one.until(lambda: one.ended("a"))
+        one.wrong[B] = EngineDied("no memory", ("",))
+        one.drop("b", (B, 4))
+        one.until(lambda: B in one.told("died"))
+        one.wrong.clear()
+        one.until(lambda: one.ended("b"), 100)
+        assert A in one.told("end")

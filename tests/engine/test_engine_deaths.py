@@ -92,6 +92,35 @@ def test_in_whatever_way_an_engine_says_a_requests_text_and_dies_of_it_nothing_o
         assert "zqzqzqzq" not in where and str(NUMBER) not in where
 
 
+def test_a_model_sleeps_while_another_works_and_one_killed_asleep_or_beside_sleepers_costs_its_own_requests_a_load(
+    start_frail: Callable[..., Daemon],
+) -> None:
+    running = start_frail(INBOX_DAEMON_MODEL='{"org/b" = {}}', INBOX_DAEMON_MODELS__SLEEP="true")
+    asked = lambda model, *texts: jsonl([request(f"r{n}", text, model=model) for n, text in enumerate(texts)])  # noqa: E731
+
+    def answered(name: str, model: str, *texts: str) -> None:
+        running.drop(f"{name}.jsonl", asked(model, *texts))
+        counts = running.finished(name, 60)["request_counts"]
+        assert counts == {"total": len(texts), "completed": len(texts), "failed": 0}
+
+    answered("a1", "frail", "say 1", "say 2")
+    answered("b1", "org/b", "say 1")
+    first = workers(running)
+    answered("a2", "frail", "say 3")
+    assert {one.pid for one in first} <= {one.pid for one in workers(running)}, "none has ended"
+    assert running.text().count(" starting (") == 2
+    answered("b2", "org/b", "say 2; once: killed", "say 3")
+    assert running.text().count(" starting (") == 3 and " died: " in running.text()
+    [sleeper] = [one for one in first if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    sleeper.kill()
+    eventually(lambda: running.text().count(" died: ") == 2, 20, "the sleeper's death is seen")
+    answered("b3", "org/b", "say 4")
+    answered("a3", "frail", "say 4")
+    assert running.status("a3")["engine_deaths"] == running.status("b3")["engine_deaths"] == 0
+    running.stop()
+    assert not workers(running), "none is left, asleep or not"
+
+
 TWO_ENGINES = {"INBOX_DAEMON_ENGINE__ARGS": "{data_parallel_size = 2}"}
 
 

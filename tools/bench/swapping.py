@@ -19,6 +19,7 @@ import argparse
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--deadline", type=float, default=float("inf"), help="begin no part after so many seconds")
     parser.add_argument("--out", type=Path, default=Path("swapping"), help="OUT.json (default: swapping)")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end the daemon, which else would keep the GPU
     with tempfile.TemporaryDirectory(prefix="swapping-") as folder:
         Swapping(given, Path(folder)).run()
 

@@ -123,6 +123,12 @@ class Work:
                     await self._begin(wire.read_requests(payload))
                 elif kind is wire.Kind.RECALL:
                     self._recall(wire.read_tickets(payload))
+                elif kind is wire.Kind.SLEEP:
+                    await self._host.sleep()
+                    await self._connection.send(wire.message(wire.Kind.ASLEEP, {}))
+                elif kind is wire.Kind.WAKE:
+                    await self._host.wake()
+                    await self._connection.send(wire.message(wire.Kind.AWAKE, {}))
 
     async def _begin(self, requests: Iterable[Request]) -> None:
         for number, request in enumerate(requests, 1):

@@ -55,7 +55,10 @@ def read(options: Mapping[str, Any]) -> Namespace:
     settings = dict(options["args"])
     if placement.are_ours(settings):
         settings.pop("data_parallel_size", None)
-    args = parse(options["model"], _defaults(options["model"], settings) | settings)
+    defaults = _defaults(options["model"], settings)
+    if options["sleeps"] and current_platform.is_cuda():
+        defaults["enable_sleep_mode"] = True
+    args = parse(options["model"], defaults | settings)
     vars(args).update(options["rules"])  # not as flags: releases before 0.32 do not have all of them
     grammars.settle(args.structured_outputs_config)
     if why := adapters.problem(settings, current_platform.is_cuda_alike()):

@@ -155,6 +155,7 @@ class VllmHost:
             "enforce_eager": model.enforce_eager,
             "revision": model.revision,
             "adapters": sorted(self._adapters),
+            "enable_sleep_mode": bool(getattr(model, "enable_sleep_mode", False)),
         }
         return {
             "kind": "vllm",
@@ -165,6 +166,7 @@ class VllmHost:
             "settings": settings,
             "gpus": _gpus(parallel.world_size * replicas),
             "replicas": replicas,
+            "weights_bytes": placement.weights_here(model.model, model.revision),
         }
 
     @property
@@ -249,6 +251,16 @@ class VllmHost:
             self._has_said = True
             words.say(numbers.SENTENCE)
         return self._refused(request, parsed, None, "engine_error", numbers.SENTENCE)
+
+    async def sleep(self) -> None:
+        """Move the weights into the host's memory and drop the KV cache.
+
+        Level 2 would answer nonsense after waking, and any mode but "keep" would end a request that is still there.
+        """
+        await self._client.sleep(level=1, mode="keep")
+
+    async def wake(self) -> None:
+        await self._client.wake_up()
 
     def stats(self) -> EngineStats:
         return self._counters.stats()
