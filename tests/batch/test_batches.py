@@ -284,6 +284,7 @@ def test_cancel_keeps_what_has_an_answer_and_gives_the_rest_back(start_daemon: S
     proven(daemon, "b")
 
 
+@pytest.mark.slow
 def test_a_paused_batch_stands_still_until_it_is_resumed_even_over_a_restart(start_daemon: Start) -> None:
     daemon = start_daemon(environment=SLOW | {"INBOX_DAEMON_ENGINE__IN_FLIGHT": "20"})
     daemon.drop("b.jsonl", batch_of(10_000))

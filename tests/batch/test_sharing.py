@@ -131,6 +131,7 @@ def test_requests_that_chance_has_a_part_in_are_each_computed(
     eventually(lambda: computed(daemon) == 30, 30, "each was computed")
 
 
+@pytest.mark.slow
 def test_a_daemon_killed_among_repeated_requests_answers_each_once(start_daemon: Callable[..., Daemon]) -> None:
     slow = {"INBOX_DAEMON_ENGINE__NULL__RATE": "40", "INBOX_DAEMON_RESULTS__SYNC_EVERY": "1"}
     daemon = start_daemon(environment=slow)

@@ -178,6 +178,7 @@ def test_who_submits_two_files_of_one_name_is_told_each_ones_own_name_and_waits_
     assert [daemon.status(name)["request_counts"]["failed"] for name in ("x", "x.2")] == [0, 1]
 
 
+@pytest.mark.slow
 def test_of_a_file_that_no_daemon_has_taken_submit_says_where_it_lies_and_no_name(tmp_path: Path) -> None:
     spool = empty_spool(tmp_path / "spool")
     status, said = run(spool.root, "submit", file(tmp_path / "b.jsonl", batch_of(1)))
@@ -235,6 +236,7 @@ def test_who_cancels_a_file_that_no_daemon_takes_is_told_so_and_its_sidecar_name
     assert said.endswith(f": rm {spool.inbox}/t.jsonl {spool.inbox}/t.jsonl.done")
 
 
+@pytest.mark.slow
 def test_a_pause_of_a_file_that_is_not_taken_stays_until_it_is_and_a_verb_means_the_batch_in_work_before_it(
     start_daemon: Start,
 ) -> None:

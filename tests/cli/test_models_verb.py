@@ -184,6 +184,7 @@ def test_a_pull_without_room_says_how_much_is_lacking_and_fetches_nothing(
 
 
 @pytest.mark.vllm
+@pytest.mark.long
 def test_check_asks_the_vllm_that_is_installed_whether_it_knows_the_architectures(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -98,6 +98,7 @@ def test_what_is_not_there_is_told_apart_from_what_is_not_taken(ended: Spool, ca
     assert b"no batch can be called '../work'" in capfdbinary.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_running_batch_is_followed_to_its_end_each_answer_once_though_parts_are_taken_away(
     start_daemon: Start, tmp_path: Path
 ) -> None:

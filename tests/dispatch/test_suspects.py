@@ -306,6 +306,7 @@ def test_what_was_withheld_is_released_when_suspicion_ends(poisons: set[int]) ->
     assert most > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.sets(st.integers(0, 79), max_size=4), st.integers(1, 24), st.integers(0, 5), st.integers(0, 5))
 def test_two_engines_find_every_poison_and_nobody_else(poisons: set[int], window: int, first: int, second: int) -> None:

@@ -256,6 +256,7 @@ def test_check_says_of_every_kind_of_request_whether_it_runs_and_why_not_as_the_
     assert "settings of [engine.args]" in ran["/v1/chat/completions tools"][2]
 
 
+@pytest.mark.long
 def test_check_asks_about_each_of_several_models_as_the_settings_have_it_and_no_engine_starts(
     tiny_model: Path, tmp_path: Path
 ) -> None:

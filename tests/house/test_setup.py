@@ -25,6 +25,7 @@ extra-index-url =
 """
 
 
+@pytest.mark.slow
 def test_uv_looks_where_pip_is_told_to_look(tmp_path: Path) -> None:
     """Else a host behind a mirror, or with a cap on a release, would get what its operator does not want."""
     settings = tmp_path / "pip.conf"

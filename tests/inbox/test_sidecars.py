@@ -170,6 +170,7 @@ def test_a_sidecar_that_asks_for_another_run_does_not_say_that_the_file_is_whole
     assert "waiting for its sidecar" in look(tmp_path, 0.0, require_sidecar=True).waiting["b.jsonl"]
 
 
+@pytest.mark.slow
 def test_other_bytes_another_name_or_a_cancelled_first_one_are_run(start_daemon: Start) -> None:
     daemon = start_daemon(environment={"INBOX_DAEMON_ENGINE__IN_FLIGHT": "1", "INBOX_DAEMON_ENGINE__NULL__RATE": "50"})
     daemon.drop("b.jsonl", batch_of(300))
@@ -186,6 +187,7 @@ def test_other_bytes_another_name_or_a_cancelled_first_one_are_run(start_daemon:
     assert {daemon.finished(name)["status"] for name in ("b.2", "other")} <= {"cancelled", "completed"}
 
 
+@pytest.mark.slow
 def test_resends_are_run_where_the_settings_say_so(start_daemon: Start) -> None:
     daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__RUN_RESENDS": "true"})
     for name in ("b", "b.2"):

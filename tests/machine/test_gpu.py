@@ -111,6 +111,7 @@ def test_a_driver_that_goes_away_makes_its_gpus_lost(sampler: Make) -> None:
     assert gpus.problem is not None and "GPU-a" in gpus.problem and "Driver Not Loaded" in gpus.problem
 
 
+@pytest.mark.slow
 def test_an_xid_is_remembered_when_the_child_is_another(sampler: Make, tmp_path: Path) -> None:
     struck = GpuDevice(0, "GPU-a", "H100", xid=79, xid_at=4.0)
     mark = str(tmp_path / "second")

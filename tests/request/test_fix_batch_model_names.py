@@ -286,6 +286,7 @@ def test_killed_while_writing_it_leaves_in_whole_and_no_out(tmp_path: Path, wher
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_in_place_never_loses_what_another_process_appends_meanwhile(tmp_path: Path) -> None:
     source = batch(tmp_path / "in.jsonl", *[request("qwen3")] * 400_000)
     before = source.read_bytes()
@@ -300,6 +301,7 @@ def test_in_place_never_loses_what_another_process_appends_meanwhile(tmp_path: P
     assert list(tmp_path.iterdir()) == [source]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     source = batch(tmp_path / "in.jsonl", *[request("qwen3") + " " * 1000] * 90_000)
     limit = 80 << 20

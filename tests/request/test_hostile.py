@@ -315,6 +315,7 @@ def test_a_sparse_file_within_the_limits_waits_for_its_end(start_daemon: Start) 
     assert peak(daemon) < 150
 
 
+@pytest.mark.slow
 def test_a_line_of_64_mb_costs_that_line(start_daemon: Start) -> None:
     daemon = start_daemon(environment={"INBOX_DAEMON_INBOX__MAX_LINE_BYTES": str(MB)})
     long = b'{"custom_id":"' + b"x" * 64 * MB + b'"}\n'

@@ -47,6 +47,7 @@ def test_a_line_that_a_full_disk_cut_short_spoils_no_later_one(tmp_path: Path) -
     assert [orjson.loads(line)["state"] for line in (first, *later)] == ["raised", "cleared", "raised"]
 
 
+@pytest.mark.slow
 def test_an_engine_that_hangs_is_an_alert_and_leaves_an_autopsy_without_prompts(start_daemon: Start) -> None:
     daemon = start_daemon(environment=HANGS)
     daemon.drop("b.jsonl", jsonl([request(f"r{i}", "a secret prompt") for i in range(120)]))
@@ -108,6 +109,7 @@ def test_the_command_gets_each_alert_as_json_on_its_stdin(start_daemon: Start, t
     eventually(lambda: "ended with 3: no such channel" in daemon.text(), 20, "its failure in the log")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("sleep", "600"), ("/no/such/program",)])
 def test_a_command_that_hangs_or_is_missing_holds_nobody_up(start_daemon: Start, words: tuple[str, ...]) -> None:
     daemon = start_daemon(settings=command(*words), environment=HANGS)
@@ -161,6 +163,7 @@ def test_a_command_that_a_reload_takes_away_is_not_run_for_what_waited(tmp_path:
     telling.finish(1.0)
 
 
+@pytest.mark.slow
 def test_a_daemon_with_two_engines_says_what_each_of_them_does(start_daemon: Start) -> None:
     daemon = start_daemon(environment=TWO | {"INBOX_DAEMON_ENGINE__NULL__RATE": "300"})
     daemon.drop("b.jsonl", batch_of(2400))

@@ -201,6 +201,7 @@ def test_no_label_but_the_name_of_a_live_batch_comes_from_users(start_daemon: St
     assert found["inbox_daemon_process_resident_memory_bytes"][()] > 1e6
 
 
+@pytest.mark.slow
 def test_a_loop_that_hangs_is_still_scraped_and_seen_to_stand(start_daemon: Start) -> None:
     port = free_port()
     daemon = start_daemon(environment={"INBOX_DAEMON_METRICS__PORT": str(port)})
