@@ -176,12 +176,7 @@ def _pass(
     with copy:
         blocks = source.blocks(fd, dropped, rules.inbox.max_file_bytes, as_dropped)
         for block in blocks:
-            while disk.lacking(work.dir, rules.keep_free + len(block)):
-                if not dropped.name.endswith(".jsonl"):  # what comes out of it may have no end
-                    raise Rejected(
-                        "disk_full", f"{name}: its lines do not fit on the disk; make room and drop it again"
-                    )
-                yield False
+            yield from _until_there_is_room(work, name, rules.keep_free + len(block))
             beside = 2 * len(block) + reading.held + blocks.kept  # the block as it is, and cut into lines
             while not fits(len(reading.index) + block.count(b"\n") + 1, beside):
                 yield False
@@ -213,6 +208,14 @@ def _pass(
         warnings=reading.warnings(),
         named=reading.named,
     )
+
+
+def _until_there_is_room(work: Work, name: str, size: int) -> Iterator[bool]:
+    """Yield False while the disk has no room for so many bytes of a file. Raises Rejected."""
+    while disk.lacking(work.dir, size):
+        if not name.endswith(".jsonl"):  # what comes out of it may have no end
+            raise Rejected("disk_full", f"{name}: its lines do not fit on the disk; make room and drop it again")
+        yield False
 
 
 def _save(index: Index, path: Path) -> None:
