@@ -128,6 +128,7 @@ def test_the_list_has_of_each_model_its_files_its_size_and_what_its_engines_do(
     folder = put(tmp_path / "small", config__json=shape, model__safetensors=b"x" * 2048)
     (tmp_path / "c.toml").write_text(
         f"[engine]\nmodel = '{folder}'\n[model.other]\npath = '{tmp_path}/gone'\naliases = ['it']\n"
+        "[models.aliases]\nthat = 'other'\n"
     )
     daemon = said.daemon(
         engines=[said.engine(1, model=str(folder)), said.engine(2, model=str(folder), state="loading")]
@@ -142,7 +143,7 @@ def test_the_list_has_of_each_model_its_files_its_size_and_what_its_engines_do(
     assert (first["name"], first["front"], first["had"], first["folder"]) == (str(folder), True, "folder", str(folder))
     assert (first["weights_bytes"], first["kv_bytes_per_token"]) == (2048, 2 * 2 * 2 * 16 * 2)
     assert first["engines"] == ["ready", "loading"]
-    assert (second["name"], second["aliases"], second["had"], second["folder"]) == ("other", ["it"], "not here", None)
+    assert (second["name"], second["aliases"], second["had"], second["folder"]) == ("other", ["it", "that"], "not here", None)
 
 
 @pytest.mark.slow

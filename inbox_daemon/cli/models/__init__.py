@@ -52,7 +52,14 @@ def go(given: argparse.Namespace) -> int:
     models = chosen(read, given.names)
     if given.what == "check":
         return checking.check(models)
-    return listing.show_all(models, read.spool, as_json=given.json)
+    return listing.show_all([_with_all_names(read, model) for model in models], read.spool, as_json=given.json)
+
+
+def _with_all_names(read: Config, model: Model) -> Model:
+    """Return the model with the names that [models.aliases] gives it as well."""
+    meant = {model.name, *model.served, *model.aliases}
+    others = (alias for alias, means in read.models.aliases.items() if means in meant and alias not in meant)
+    return replace(model, aliases=(*model.aliases, *others))
 
 
 def chosen(read: Config, names: Sequence[str]) -> list[Model]:
