@@ -14,7 +14,7 @@ import pytest
 from engines import LOADED, proven
 from running import ROOT, Daemon, eventually, jsonl, lines, request
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(1800)]  # six starts of an engine
 
 Start = Callable[..., Daemon]
 QWEN, GEMMA = "tiny/qwen", "tiny/gemma"
