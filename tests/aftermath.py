@@ -120,7 +120,7 @@ def scene(start: Path, content: bytes = BATCH, **what: Any) -> Scene:
 def copy(spool: Path, target: Path) -> None:
     """Copy a spool as it lies; files with two names still have two, and the inbox has its order of arrival."""
     subprocess.run(["cp", "-a", spool, target], check=True)
-    came = sorted((spool / "inbox").iterdir(), key=lambda path: path.lstat().st_ctime_ns)
+    came = sorted((spool / "inbox").glob("*"), key=lambda path: path.lstat().st_ctime_ns)
     for last, path in itertools.pairwise(came):
         come_after(target / "inbox" / last.name, target / "inbox" / path.name)
 
