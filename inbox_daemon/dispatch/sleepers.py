@@ -57,8 +57,7 @@ class Sleepers:
         if now - self._looked_at < _LOOK_EVERY:
             return
         self._looked_at = now
-        asleep = sorted((one for one in standings if one.replicas.asleep and not one.on), key=lambda one: one.slept_at)
-        if not asleep:
+        if not (asleep := _asleep(standings)):
             return
         taken, whole = host.memory()
         if taken > _SHORT * whole:
@@ -68,8 +67,13 @@ class Sleepers:
 
     def end_all(self, standings: Sequence[Standing], why: str) -> bool:
         """End all that are asleep; say whether there were any."""
-        asleep = [one for one in standings if one.replicas.asleep and not one.on]
+        asleep = _asleep(standings)
         for one in asleep:
             log.warning("%s is asleep no more: %s", one.name, why)
             one.replicas.end()
         return bool(asleep)
+
+
+def _asleep(standings: Sequence[Standing]) -> list[Standing]:
+    """Return those that are asleep and not about to wake, the one first that has slept longest."""
+    return sorted((one for one in standings if one.replicas.asleep and not one.on), key=lambda one: one.slept_at)

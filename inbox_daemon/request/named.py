@@ -22,11 +22,13 @@ def slugs(meant: Mapping[str, str]) -> dict[str, str]:
     Args:
         meant: by each name under which requests may ask for a model, which model that is.
     """
-    last: dict[str, set[str]] = {}
+    short: dict[str, set[str]] = {}
+    found: dict[str, str] = {}
     for name, model in meant.items():
-        last.setdefault(_slug(name.rpartition("/")[2]), set()).add(model)
-    found = {_slug(name.strip("/").replace("/", "--")): model for name, model in meant.items()}
-    return found | {slug: models.pop() for slug, models in last.items() if len(models) == 1 and slug}
+        last, whole = _written(name)
+        short.setdefault(last, set()).add(model)
+        found[whole] = model
+    return found | {slug: models.pop() for slug, models in short.items() if len(models) == 1 and slug}
 
 
 def slug_of(name: str, meant: Mapping[str, str]) -> str | None:
@@ -35,8 +37,7 @@ def slug_of(name: str, meant: Mapping[str, str]) -> str | None:
     if name in known and name not in meant:
         return name
     model = meant.get(name)
-    written = (_slug(name.rpartition("/")[2]), _slug(name.strip("/").replace("/", "--")))
-    return next((slug for slug in written if slug and model is not None and known.get(slug) == model), None)
+    return next((slug for slug in _written(name) if slug and model is not None and known.get(slug) == model), None)
 
 
 def said_by(filename: str, known: Container[str]) -> str | None:
@@ -72,5 +73,9 @@ def _after(filename: str) -> list[str]:
     return list(dict.fromkeys((slug, re.sub(r"\.\d+$", "", slug)))) if at and slug else []
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+def _written(name: str) -> tuple[str, str]:
+    """Return the slugs that a name may have: of what follows its last slash, and of all of it."""
+    last, whole = (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in (name.rpartition("/")[2], name.strip("/").replace("/", "--"))
+    )
+    return last, whole

@@ -36,9 +36,6 @@ class Notice:
     mark: str
     name: str
 
-    def record(self, spool: Spool) -> Path:
-        return spool.standing / _key(self.file)
-
     def is_of_what_is_there(self, spool: Spool) -> bool:
         """Say whether its file still lies in the inbox, and is what it was."""
         with suppress(OSError):
@@ -76,14 +73,14 @@ def put(spool: Spool, file: str, status: Callable[[str], dict[str, object]]) -> 
             _take_back(spool, noted)
 
         def note(name: str) -> dict[str, object]:
-            notice = Notice(file, mark, name)
             said = {"file": os.fsencode(file).hex(), "mark": mark, "name": name}  # a name may be no UTF-8
-            files.write_whole(notice.record(spool), orjson.dumps(said))
+            files.write_whole(spool.standing / _key(file), orjson.dumps(said))
             return status(name)
 
-        outbox.take_name(spool, file, spool.standing / _DOOR, note)
-        if not Notice(file, mark, "").is_of_what_is_there(spool):
-            _take_back(spool, _read(spool.standing / _key(file)))  # claimed this very moment
+        folder = outbox.take_name(spool, file, spool.standing / _DOOR, note)
+        notice = Notice(file, mark, folder.dir.name)
+        if not notice.is_of_what_is_there(spool):
+            _take_back(spool, notice)  # claimed this very moment
         return True
     return False
 
@@ -108,9 +105,7 @@ def sweep(spool: Spool) -> None:
             spool.standing.rmdir()
 
 
-def _take_back(spool: Spool, noted: Notice | None) -> None:
-    if noted is None:
-        return
+def _take_back(spool: Spool, noted: Notice) -> None:
     folder, door = spool.batch(noted.name), spool.standing / _DOOR
     if published.is_notice(folder):
         if outbox.is_empty_but_for(folder.dir, folder.status):
@@ -118,7 +113,7 @@ def _take_back(spool: Spool, noted: Notice | None) -> None:
             outbox.clear(door)
         else:
             files.remove(folder.status)  # somebody has put something beside it
-    files.remove(noted.record(spool))
+    files.remove(spool.standing / _key(noted.file))
 
 
 def _key(file: str) -> str:

@@ -18,19 +18,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import make_tiny_model
 
-# Qwen/Qwen3-4B's published config.json.
-QWEN3_4B = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
+# What all three publish, with the ids of our tokenizer.
+COMMON: dict[str, Any] = {
     "attention_bias": False,
     "attention_dropout": 0.0,
     "bos_token_id": None,
     "eos_token_id": 2,
     "pad_token_id": 0,
+    "initializer_range": 0.02,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+}
+
+# Qwen/Qwen3-4B's published config.json.
+QWEN3_4B = COMMON | {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
     "head_dim": 128,
     "hidden_act": "silu",
     "hidden_size": 2560,
-    "initializer_range": 0.02,
     "intermediate_size": 9728,
     "max_position_embeddings": 40960,
     "max_window_layers": 36,
@@ -42,24 +48,16 @@ QWEN3_4B = {
     "rope_theta": 1000000,
     "sliding_window": None,
     "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-    "use_cache": True,
     "use_sliding_window": False,
     "vocab_size": 151936,
 }
 # meta-llama/Llama-3.2-3B-Instruct's.
-LLAMA_3_2_3B = {
+LLAMA_3_2_3B = COMMON | {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": None,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
     "head_dim": 128,
     "hidden_act": "silu",
     "hidden_size": 3072,
-    "initializer_range": 0.02,
     "intermediate_size": 8192,
     "max_position_embeddings": 131072,
     "mlp_bias": False,
@@ -76,24 +74,16 @@ LLAMA_3_2_3B = {
     },
     "rope_theta": 500000.0,
     "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-    "use_cache": True,
     "vocab_size": 128256,
 }
 
 # The text half of google/gemma-3-4b-it's.
-GEMMA_3_4B = {
+GEMMA_3_4B = COMMON | {
     "architectures": ["Gemma3ForCausalLM"],
     "model_type": "gemma3_text",
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": None,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
     "head_dim": 256,
     "hidden_activation": "gelu_pytorch_tanh",
     "hidden_size": 2560,
-    "initializer_range": 0.02,
     "intermediate_size": 10240,
     "max_position_embeddings": 131072,
     "num_attention_heads": 8,
@@ -106,8 +96,6 @@ GEMMA_3_4B = {
     "rope_theta": 1000000.0,
     "sliding_window": 1024,
     "sliding_window_pattern": 6,
-    "torch_dtype": "bfloat16",
-    "use_cache": True,
     "vocab_size": 262208,
 }
 

@@ -54,6 +54,10 @@ def engines_of(model: Model, daemons: Sequence[DaemonView]) -> list[EngineView]:
     return [engine for daemon in daemons for engine in views.engines_of(daemon) if engine["model"] in names]
 
 
+def _aliases(model: Model) -> list[str]:
+    return [*model.aliases, *(name for name in model.served if name != model.name)]
+
+
 def _kv_bytes(model: Model, seen: Seen) -> int | None:
     return answers.kv_bytes(seen.config, model.engine.arguments)
 
@@ -62,7 +66,7 @@ def _object(model: Model, seen: Seen, engines: Sequence[EngineView]) -> dict[str
     return {
         "schema": SCHEMA,
         "name": model.name,
-        "aliases": [*model.aliases, *(name for name in model.served if name != model.name)],
+        "aliases": _aliases(model),
         "adapters": model.adapters,
         "front": model.front,
         "had": seen.had.value,
@@ -75,7 +79,7 @@ def _object(model: Model, seen: Seen, engines: Sequence[EngineView]) -> dict[str
 
 def _drawn(found: Sequence[tuple[Model, Seen, list[EngineView]]]) -> Fitting:
     def names(model: Model) -> str:
-        return ", ".join([*model.aliases, *(name for name in model.served if name != model.name), *model.adapters])
+        return ", ".join([*_aliases(model), *model.adapters])
 
     kv = [_kv_bytes(model, seen) for model, seen, _ in found]
     return Fitting(
