@@ -27,7 +27,7 @@ from typing import Any
 import orjson
 
 from inbox_daemon.config import Config
-from inbox_daemon.config.models import Model, configured
+from inbox_daemon.config.models import Model, configured, sleeping
 from inbox_daemon.errors import ConfigError, NotNow, may_pass
 from inbox_daemon.hub import contents
 from inbox_daemon.layout import Spool
@@ -119,13 +119,14 @@ def arguments(read: Config, *, with_network: bool = False) -> Iterator[Finding]:
     """`[engine.args]`, as vLLM's own parser has them; and for the model, where it is on this host or may be fetched."""
     for one in configured(read):
         if one.engine.kind == "vllm" and one.engine.model and util.find_spec("vllm") is not None:
-            yield _arguments_of(one, dict(policy.for_vllm(read.requests)), with_network)
+            asked = {"rules": dict(policy.for_vllm(read.requests)), "sleeps": sleeping(read)}
+            yield _arguments_of(one, asked, with_network)
 
 
-def _arguments_of(one: Model, rules: dict[str, Any], with_network: bool) -> Finding:
+def _arguments_of(one: Model, asked: dict[str, Any], with_network: bool) -> Finding:
     engine = one.engine
     local = (Path(engine.model) / "config.json").exists()
-    told = {"model": engine.model, "args": engine.arguments, "rules": rules, "with_model": local or with_network}
+    told = asked | {"model": engine.model, "args": engine.arguments, "with_model": local or with_network}
     known = _Accepted(told)
     said = f"{one.said_of_args} " + (", ".join(engine.arguments) or "has nothing")
     if not with_network and (not engine.args or known.before()):
@@ -134,16 +135,16 @@ def _arguments_of(one: Model, rules: dict[str, Any], with_network: bool) -> Find
         )
     command = [sys.executable, "-P", "-m", "inbox_daemon.engine.worker.arguments"]
     try:
-        asked = subprocess.run(
+        answer = subprocess.run(
             command, input=orjson.dumps(told), capture_output=True, timeout=_VLLM_WITHIN, check=False
         )
     except subprocess.TimeoutExpired:
         return Finding(Verdict.UNKNOWN, f"{said}: vLLM has not said anything within {_VLLM_WITHIN:.0f} s")
-    words = asked.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-    if asked.returncode == 0:
+    words = answer.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    if answer.returncode == 0:
         known.note()
         return Finding(Verdict.RIGHT, f"{said}: accepted by vLLM" + (" for this model" if told["with_model"] else ""))
-    if asked.returncode == ConfigError.STATUS:
+    if answer.returncode == ConfigError.STATUS:
         return Finding(Verdict.WRONG, words)
     return Finding(Verdict.UNKNOWN, f"{said}: vLLM could not be asked: {words}")
 

@@ -79,6 +79,11 @@ def configured(config: Config) -> tuple[Model, ...]:
     return (Model(engine.model, engine, True), *rest)
 
 
+def sleeping(config: Config) -> bool:
+    """Whether engines are loaded so that they can sleep: models take turns, and the one that gives way is to."""
+    return config.models.sleep and len(configured(config)) > 1
+
+
 def _of_table(engine: EngineSettings, name: str, table: ModelTable, front: bool) -> Model:
     """Return the model of one table; what only `engine.model` can mean in [engine.args] is not for another one."""
     shared = {key: value for key, value in engine.arguments.items() if engine.model == name or key not in _OF_ONE_MODEL}

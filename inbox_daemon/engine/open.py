@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inbox_daemon.config import Config
-from inbox_daemon.config.models import Model, configured
+from inbox_daemon.config.models import Model, sleeping
 from inbox_daemon.engine import Engine, Place
 from inbox_daemon.engine.local import LocalEngine
 from inbox_daemon.engine.null import NullEngine
@@ -20,5 +20,4 @@ def engine_of(read: Config, workers: Workers, model: Model, number: int, place: 
     """
     if model.engine.kind == "null":
         return NullEngine(model.engine, place)
-    sleeps = read.models.sleep and len(configured(read)) > 1
-    return LocalEngine(workers, model, policy.for_vllm(read.requests), number, place, sleeps=sleeps)
+    return LocalEngine(workers, model, policy.for_vllm(read.requests), number, place, sleeps=sleeping(read))

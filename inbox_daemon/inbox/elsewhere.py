@@ -18,7 +18,7 @@ import orjson
 from inbox_daemon.errors import Rejected
 from inbox_daemon.layout import Spool, Work
 from inbox_daemon.request.catalog import Models
-from inbox_daemon.request.named import said_by, slugs
+from inbox_daemon.request.named import said_by
 from inbox_daemon.request.reading import models_of
 from inbox_daemon.settings import Settings
 from inbox_daemon.spool import ingest, published, source
@@ -48,11 +48,12 @@ class Elsewhere:
     def __init__(self, spool: Spool, settings: Settings) -> None:
         self._spool, self._settings = spool, settings
         self._asked_at = float("-inf")
-        self._known: list[DaemonView] = []
+        self._known: list[tuple[DaemonView, Models]] = []
+        self._ours = (settings.now, models_of(settings.now))  # of which settings, and what they serve
 
     def ours(self) -> dict[str, Any]:
         """Return what the others are to know of us: under which names requests may ask for a model here."""
-        models = models_of(self._settings.now)
+        models = self._served()
         known = [models.served, *models.others, *models.aliases, *sorted(models.adapters)] if models else []
         return {"models": known, "translate_ollama": self._settings.now.models.translate_ollama}
 
@@ -61,19 +62,18 @@ class Elsewhere:
 
         What its name says comes before what its first request names, where somebody has a model that is called so.
         """
-        if (models := models_of(self._settings.now)) is None or said_by(path.name, slugs(models.meant)):
+        if (models := self._served()) is None or said_by(path.name, models.slugs):
             return None
-        for other in self._others():
-            if slug := said_by(path.name, slugs(_models_of(other).meant)):
+        for _, theirs in self._others():
+            if slug := said_by(path.name, theirs.slugs):
                 return Asked(slug, by_name=True)
         name = _first_model(path)
         return Asked(name) if name is not None and models.accepts(name) else None
 
     def serving(self, asked: Asked) -> str | None:
         """Return which daemon has a model that is asked for."""
-        for other in self._others():
-            models = _models_of(other)
-            if asked.model in slugs(models.meant) if asked.by_name else models.accepts(asked.model) is None:
+        for other, theirs in self._others():
+            if asked.model in theirs.slugs if asked.by_name else theirs.accepts(asked.model) is None:
                 return called(other)
         return None
 
@@ -90,16 +90,22 @@ class Elsewhere:
             models = {model or History(work).model for model in ingest.load(work).models}
             if not models or models & self._settings.lanes:
                 return None
-            for other in self._others():
+            for other, _ in self._others():
                 if models & set(other.get("models", ())):
                     return called(other)
         return None
 
-    def _others(self) -> list[DaemonView]:
+    def _served(self) -> Models | None:
+        """Return the names under which requests may ask here; made once of the settings, since each file is asked."""
+        if self._ours[0] is not self._settings.now:
+            self._ours = (self._settings.now, models_of(self._settings.now))
+        return self._ours[1]
+
+    def _others(self) -> list[tuple[DaemonView, Models]]:
         now = time.monotonic()
         if now - self._asked_at >= _ASK_EVERY:
             self._asked_at = now
-            self._known = list(self._alive())
+            self._known = [(one, _models_of(one)) for one in self._alive()]
         return self._known
 
     def _alive(self) -> Iterator[DaemonView]:

@@ -19,6 +19,7 @@ from importlib import resources
 from typing import Any
 
 from inbox_daemon.config.names import ANY_NAME
+from inbox_daemon.request.named import slugs
 
 TOOL = "tools/fix_batch_model_names.py"
 
@@ -210,6 +211,11 @@ class Models:
         """What answers, by each name that somebody has given it here."""
         names = [self.served, *self.others, *self.adapters, *(name for name in self.aliases if name != ANY_NAME)]
         return {name: answering for name in names if (answering := self.answering(name)) is not None}
+
+    @functools.cached_property
+    def slugs(self) -> dict[str, str]:
+        """What answers, by what a file's name may say of a model (`named`)."""
+        return slugs(self.meant)
 
     def _behind(self, entry: Entry | None) -> str | None:
         """Return under which name a model of Ollama's is served, or would be."""

@@ -6,7 +6,7 @@ while no engine has a request, and nothing of a batch after its last sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from inbox_daemon.records import Gpus
 
@@ -21,6 +21,11 @@ class Energy:
         self._read: dict[str, float] = {}  # joules that each GPU had spent by then
         self._done: dict[int, int] = {}  # work that each batch had done by then
         self._spent = 0.0  # joules since work was done last
+
+    @property
+    def known(self) -> Set[int]:
+        """The batches of which it knows what they had done by some time."""
+        return self._done.keys()
 
     def look(self, gpus: Gpus, done: Mapping[int, int], at_work: bool) -> dict[int, float]:
         """Return the joules that batches have cost since the last look, by their numbers.

@@ -102,7 +102,7 @@ class Oversight:
         self.present = Present(engines, self._models())
         before, self._gpus = self._gpus, self._sampler.look(now, wall)
         self._say_of_gpus(before)
-        self._share_energy()
+        self._share_energy(self._gpus.at != before.at)
         if now - self._host_at >= _HOST_EVERY:
             self._host_at = now
             with suppress(OSError):  # a disk that does not answer stops the batches, and they say so
@@ -119,9 +119,11 @@ class Oversight:
         said = {view["model"]: view for view in self._rotations.said}
         return {lane: said[one.name] for one in self._settings.models for lane in one.lanes if one.name in said}
 
-    def _share_energy(self) -> None:
-        """Have each batch know what its answers have cost."""
+    def _share_energy(self, sampled: bool) -> None:
+        """Have each batch know what its answers have cost, where there is a new sample, or a batch to be seen first."""
         running = {life.number: life.running.books for life in self._batches if life.running}
+        if not sampled and running.keys() <= self._energy.known:
+            return
         done = {number: books.work for number, books in running.items()}
         at_work = any(traffic.in_flight for traffic in self._dispatcher)
         for number, joules in self._energy.look(self._gpus, done, at_work).items():

@@ -56,7 +56,7 @@ def read(options: Mapping[str, Any]) -> Namespace:
     if placement.are_ours(settings):
         settings.pop("data_parallel_size", None)
     defaults = _defaults(options["model"], settings)
-    if options.get("sleeps") and current_platform.is_cuda():
+    if options["sleeps"] and current_platform.is_cuda():
         defaults["enable_sleep_mode"] = True
     args = parse(options["model"], defaults | settings)
     vars(args).update(options["rules"])  # not as flags: releases before 0.32 do not have all of them
