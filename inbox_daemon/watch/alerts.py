@@ -78,7 +78,7 @@ class Alerts:
         """Return what has been raised and cleared. `now` is monotonic seconds, `wall` Unix seconds."""
         found = {_key(c): c for c in conditions if c.lingers} | {_key(c): c for c in conditions if not c.lingers}
         edges = [edge for condition in found.values() for edge in self._holds(condition, now, wall)]
-        for key in self._watched.keys() - found.keys():
+        for key in [key for key in self._watched if key not in found]:  # in the order in which they came
             edges += self._absent(key, now)
         return edges
 
