@@ -30,6 +30,7 @@ ROOMS = (
     {"watch"},
     {"daemon"},
     {"compare"},
+    {"web"},
     {"cli"},
     {"__main__"},
 )
