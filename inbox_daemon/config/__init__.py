@@ -34,6 +34,7 @@ from inbox_daemon.config.sections import (
     NullSettings,
     RequestSettings,
     ResultSettings,
+    WebSettings,
     seconds,
 )
 from inbox_daemon.errors import ConfigError, NotNow, may_pass
@@ -242,6 +243,7 @@ __all__ = [
     "Read",
     "RequestSettings",
     "ResultSettings",
+    "WebSettings",
     "build",
     "found",
     "leaves",

@@ -182,6 +182,30 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WebSettings:
+    """`[web]`: the web process, who may ask it, what it keeps. Sizes are bytes; `keep_files` has a unit."""
+
+    listen: str = setting(
+        "127.0.0.1:8001",
+        each=r"unix:/.+|(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}",
+        looks='an address and a port such as "127.0.0.1:8001" or "[::1]:8001", or "unix:" and a path',
+    )
+    hosts: tuple[str, ...] = setting(
+        (), each=r"[a-z0-9-]+(\.[a-z0-9-]+)*", looks='a list of names in lower case, such as ["answers.example.org"]'
+    )
+    keys: str = setting("", each=r"(/.+)?", looks='a path such as "/etc/inbox-daemon/web-keys", or "" for no keys')
+    rate: float = setting(50.0, least=0)
+    max_upload_bytes: int = setting(16 * GIB, least=1024)
+    max_stored_bytes: int = setting(0, least=0)
+    uploads: int = setting(4, least=1)
+    keep_files: str = setting("30d", each=_DURATION, looks='a time such as "30d", "12h" or "90m"; 0: for ever')
+    webhook_url: str = setting("", each=r"(https?://\S+)?", looks='a URL such as "https://hooks.example.org/batches"')
+    webhook_secret_file: str = setting("", each=r"(/.+)?", looks='a path, or "" where there is none')
+    cache: str = setting("", each=r"(/.+)?", looks='a path such as "/var/cache/inbox-daemon-web"')
+    cache_bytes: int = setting(20 * GIB, least=0)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     spool: str = setting("/var/spool/inbox-daemon")
     inbox: InboxSettings = field(default_factory=InboxSettings)
@@ -194,3 +218,4 @@ class Config:
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
     alerts: AlertSettings = field(default_factory=AlertSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    web: WebSettings = field(default_factory=WebSettings)

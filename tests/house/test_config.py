@@ -67,6 +67,12 @@ def test_every_setting_in_the_example_has_a_reason() -> None:
         ("[engine.args]\nenable-log-requests = true", ["engine.args", "prompts into the journal"]),
         ("[alerts]\ncommand = 'mail'", ["alerts.command", "'mail'", "a program and its arguments"]),
         ("[engine.args]\nallowed_local_media_path = '/'", ["engine.args", "'/'", "leave it out"]),
+        ("[web]\nlisten = 8001", ["web.listen", "8001", "127.0.0.1:8001", "unix:"]),
+        ("[web]\nlisten = '127.0.0.1'", ["web.listen", "'127.0.0.1'", "an address and a port"]),
+        ("[web]\nhosts = ['https://a.org']", ["web.hosts", "'https://a.org'", "names in lower case"]),
+        ("[web]\nkeys = 'web-keys'", ["web.keys", "'web-keys'", "a path such as"]),
+        ("[web]\nuploads = 0", ["web.uploads", "0", "1 or more"]),
+        ("[web]\nkeep_files = 'long'", ["web.keep_files", "'long'", '"30d"']),
         ("spool = ", ["not TOML"]),
     ],
 )
