@@ -200,6 +200,11 @@ class Published:
         return self.dir / "status.json"
 
     @property
+    def input(self) -> Path:
+        """The accepted requests, unpacked: a second name of the batch's own file (`results.keep_input`)."""
+        return self.dir / "input.jsonl"
+
+    @property
     def parts(self) -> Path:
         return self.dir / "parts"
 
@@ -226,7 +231,7 @@ class Published:
 
 # What the daemon writes into outbox/NAME, beside the file that it hands back; and below it into parts/.
 _OURS = re.compile(
-    r"\.?(status\.json|results\.jsonl|errors\.jsonl|retry(@[\w.-]+)?\.jsonl|autopsy-\d+\.txt)(\.new)?|\.receipt\.json\.new"
+    r"\.?(status\.json|(input|results|errors|retry(@[\w.-]+)?)\.jsonl|autopsy-\d+\.txt)(\.new)?|\.receipt\.json\.new"
 )
 _OUR_PART = re.compile(r"part-\d{6,}\.jsonl")
 
@@ -292,8 +297,3 @@ def batch_name(filename: str) -> str:
 
 def _fit_for_a_folder(name: str) -> str:
     return re.sub(r"^\.", "_", shown(name).replace("/", "_").strip())
-
-
-def numbered(name: str, attempt: int) -> str:
-    """Return the name to try at the `attempt`-th try (1-based): NAME, NAME.2, NAME.3 …"""
-    return name if attempt == 1 else f"{name}.{attempt}"

@@ -161,6 +161,8 @@ def broken_now(spool: Path, scene: Scene) -> list[str]:
         there = Published(folder)
         for path in [*folder.glob("parts/*"), there.results, there.errors, there.retry()]:
             problems += torn(path)
+        if not scene.rejected and there.input.exists() and there.input.read_bytes() != scene.original.read_bytes():
+            problems.append(f"{there.input}: not what was dropped")
         try:
             counts = orjson.loads(there.status.read_bytes())["request_counts"]
         except (OSError, ValueError) as error:
@@ -250,7 +252,7 @@ def broken_at_the_end(spool: Path, scene: Scene) -> list[str]:
         if status["request_counts"] != counts:
             problems.append(f"status.json counts {status['request_counts']}, the receipt {counts}")
         problems += _lines_of_the_batch(folder, scene)
-        expected = {"status.json", "receipt.json", "parts", "results.jsonl", "errors.jsonl"}
+        expected = {"status.json", "receipt.json", "parts", "input.jsonl", "results.jsonl", "errors.jsonl"}
         if receipt["files"].keys() & {"retry.jsonl"}:
             expected.add("retry.jsonl")
     left = {str(path.relative_to(folder)) for path in folder.iterdir()} ^ expected

@@ -14,6 +14,7 @@ from typing import Any, cast
 from inbox_daemon.batch import status
 from inbox_daemon.batch.books import Books
 from inbox_daemon.batch.state import State
+from inbox_daemon.config import ResultSettings
 from inbox_daemon.journal import Message, of_batch, tell
 from inbox_daemon.layout import AGAIN, Published, Spool, Work
 from inbox_daemon.machine import clock
@@ -77,6 +78,11 @@ class Face:
             outbox.take_up(self._spool, self._work)
         return outbox.ensure(self._published)
 
+    def keep_input(self, results: ResultSettings) -> None:
+        """Show the accepted requests in the batch's folder, once: nobody brings back what its user has taken away."""
+        if results.keep_input and not outbox.keep_input(self._work, self.folder()):
+            self.log.info("%s: its input.jsonl is not kept: the spool's file system has no hard links", self.name)
+
     # -- status.json
 
     def is_due(self, now: float, batches: int) -> bool:
@@ -117,10 +123,11 @@ class Face:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the status and the receipt with which the batch ends; what `publish` tells, nobody tells again."""
         self._state.status = final
-        self.folder()  # for its name: a user may have removed it while the answers were merged
+        folder = self.folder()  # for its name: a user may have removed it while the answers were merged
         facts, at = self._facts(books), time.time()
         self.told = status.batch_object(facts, at)
-        return self.told, status.receipt(facts, merged, at)
+        kept = folder.input.name if self._state.accepted and folder.input.exists() else None
+        return self.told, status.receipt(facts, merged, kept, at)
 
     def note_end(self, program: Sequence[str]) -> None:
         """Note durably what the operator's program is to hear of the batch's end, if there is one (`batches.ended`)."""

@@ -140,6 +140,7 @@ class Life:
                 reading = ingest.ingest(self.work, rules_of(self._settings.now), part, self._needs.fits_while_read)
                 state.accepted = yield from busily(reading, self._while_reading)
         for dropped in list(self.work.dropped.iterdir()):
+            face.keep_input(self._settings.now.results)
             files.remove(dropped)
 
     def _while_reading(self, busy: bool) -> None:

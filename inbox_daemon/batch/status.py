@@ -206,8 +206,13 @@ def _different(engines: Sequence[Any]) -> list[Any]:
     return list(first.values())
 
 
-def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, Any]:
-    """Return `receipt.json`: what went in, what came out, by what. `now` is in Unix seconds."""
+def receipt(facts: Facts, merged: dict[str, Merged], kept: str | None, now: float) -> dict[str, Any]:
+    """Return `receipt.json`: what went in, what came out, by what.
+
+    Args:
+        kept: the file beside it that has the requests, if there is one.
+        now: Unix seconds.
+    """
     accepted, history = facts.state.accepted, facts.history
     started = history.stamp("started")
     worked = [e["engine"] for e in history.events if e["event"] == "engine" and e.get("engine")]
@@ -225,6 +230,7 @@ def receipt(facts: Facts, merged: dict[str, Merged], now: float) -> dict[str, An
             "content_sha256": accepted.content_sha256 if accepted else None,
             "requests": accepted.requests if accepted else 0,
             "model_from": "name" if accepted and accepted.named else "lines",
+            "kept": kept,
         },
         "answers": facts.tally.completed,
         "errors": facts.tally.failed,

@@ -20,16 +20,16 @@ from inbox_daemon.compare import columns, judging
 from inbox_daemon.compare.columns import Columns
 from inbox_daemon.compare.judging import Candidate
 from inbox_daemon.errors import InboxDaemonError
-from inbox_daemon.layout import Spool, batch_name
+from inbox_daemon.layout import Published, Spool, batch_name
 from inbox_daemon.request.named import AT
 from inbox_daemon.request.reading import models_of
-from inbox_daemon.spool import drop, source
+from inbox_daemon.spool import drop, published, source
 
 _ABOUT = """\
 Have a model judge: for a sample of requests it is shown the answers of every two batches, in both orders, and says
 which one is better. That is a batch of its own, judge-NAME; once it has ended, `compare --judge` reads its verdicts.
 
-  inbox-daemon judge candidates@qwen candidates@gemma --with Qwen/Qwen3-32B --input candidates.jsonl
+  inbox-daemon judge candidates@qwen candidates@gemma --with Qwen/Qwen3-32B
   inbox-daemon compare candidates@qwen candidates@gemma --judge judge-candidates
 """
 
@@ -41,7 +41,7 @@ def add(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--with", dest="judge", metavar="MODEL", required=True, help="the judge, as a daemon here serves it"
     )
-    verb.add_argument("--input", type=Path, metavar="FILE", required=True, help="the file that was dropped")
+    verb.add_argument("--input", type=Path, metavar="FILE", help="the file that was dropped, where no input.jsonl is")
     verb.add_argument("--sample", type=int, default=500, metavar="N", help="requests that are judged, default 500")
     verb.add_argument("--seed", type=int, default=7, metavar="N", help="which ones; the same seed takes the same")
     verb.add_argument("--criteria", type=Path, metavar="FILE", help="what a good answer is, in a few sentences")
@@ -57,10 +57,11 @@ def go(given: argparse.Namespace) -> int:
     _say_where_it_judges_itself(meant.get(given.judge, given.judge), receipts)
     names = [folder.dir.name for folder in folders]
     joined, sides = columns.read(folders)
-    requests = dict(_requests(given.input, read.inbox.max_file_bytes))
+    asked = given.input or _kept(folders)
+    requests = dict(_requests(asked, read.inbox.max_file_bytes))
     chosen = _chosen(sides, joined.places, requests, given.sample, given.seed)
     if not chosen:
-        raise InboxDaemonError(f"{given.input}: no request of it has two different answers in {', '.join(names)}")
+        raise InboxDaemonError(f"{asked}: no request of it has two different answers in {', '.join(names)}")
     criteria = given.criteria.read_text(encoding="utf-8") if given.criteria else ""
     told = list(judging.lines(_candidates(sides, chosen, requests), names, given.judge, criteria))
     if given.output is not None:
@@ -77,6 +78,13 @@ def go(given: argparse.Namespace) -> int:
 def _say_where_it_judges_itself(judge: str, receipts: Sequence[Mapping[str, Any]]) -> None:
     if judge in {engine.get("model") for receipt in receipts for engine in receipt.get("engines") or ()}:
         show.say(f"{judge} judges answers of its own; models prefer those: take another judge", show.errors)
+
+
+def _kept(folders: Sequence[Published]) -> Path:
+    """Return the requests that lie beside the answers of one of the batches. Raises InboxDaemonError: of none."""
+    if found := next((folder.input for folder in folders if published.exists(folder.input)), None):
+        return found
+    raise InboxDaemonError(f"none of these batches has its {folders[0].input.name}; name the file with --input")
 
 
 def _write(path: Path, told: Sequence[bytes]) -> int:

@@ -137,6 +137,7 @@ class ResultSettings:
     seal_every: int = setting(1000, least=1)
     seal_after: float = setting(30.0, least=0)
     keep_free: int = setting(256 * MIB, least=0)
+    keep_input: bool = setting(True)
     keep: str = setting("0", each=_DURATION, looks='a time such as "30d", "12h" or "90m"; 0: for ever')
     keep_parts: str = setting(
         UNTIL_THE_END, each=f"{_DURATION}|{UNTIL_THE_END}", looks='"until the end", or a time after it such as "7d"'

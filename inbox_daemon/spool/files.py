@@ -79,10 +79,9 @@ def move(source: Path, target: Path) -> None:
     source.rename(target)
 
 
-def duplicate(source: Path, target: Path) -> None:
-    """Give a file a second name; where the file system has no hard links (exFAT, some network mounts), copy it.
+def linked(source: Path, target: Path) -> bool:
+    """Give a file a second name; False where the file system has no hard links (exFAT, some network mounts).
 
-    A copy is durable once it returns; a crash may leave a part of one, and whoever asks must know if it had ended.
     Raises FileExistsError where there is something of that name.
     """
     try:
@@ -90,6 +89,17 @@ def duplicate(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
+        return False
+    return True
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Give a file a second name; where the file system has no hard links, copy it.
+
+    A copy is durable once it returns; a crash may leave a part of one, and whoever asks must know if it had ended.
+    Raises FileExistsError where there is something of that name.
+    """
+    if not linked(source, target):
         with Writer(target, fresh=True) as copy, source.open("rb", buffering=0) as original:
             while block := original.read(_BLOCK):
                 copy.write(block)
@@ -98,12 +108,9 @@ def duplicate(source: Path, target: Path) -> None:
 
 def move_to_free(source: Path, target: Path) -> None:
     """Rename where nothing has that name. Raises FileExistsError; nothing is ever overwritten, whoever is as fast."""
-    try:
-        os.link(source, target)
+    if linked(source, target):
         source.unlink()
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
+    else:
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         source.rename(target)  # over what is ours
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from inbox_daemon.layout import numbered
+
+def numbered(name: str, attempt: int) -> str:
+    """Return the name to try at the `attempt`-th try (1-based): NAME, NAME.2, NAME.3 …"""
+    return name if attempt == 1 else f"{name}.{attempt}"
 
 
 def free(name: str, taken: Callable[[str], bool]) -> str:

@@ -178,6 +178,18 @@ def _amend(spool: Spool, work: Work, change: Callable[[BatchObject], Any]) -> No
             write_status(published, changed | {"updated_at": round(time.time(), 1)})
 
 
+def keep_input(work: Work, published: Published) -> bool:
+    """Show the accepted requests beside their answers, as a second name of the batch's own file: that costs nothing
+    while the batch is in work, and stays when work goes.
+
+    Returns:
+        False where the file system has no hard links: a copy of gigabytes would hold up all batches.
+    """
+    with suppress(FileExistsError):  # before a crash
+        return files.linked(work.input, published.input)
+    return True
+
+
 def write_autopsy(published: Published, text: str) -> str:
     """Write what was found of a hung engine next to the status, and return the file's name."""
     number = next(n for n in itertools.count(1) if not published.autopsy(n).exists())

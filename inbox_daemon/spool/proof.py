@@ -66,9 +66,28 @@ def verify(folder: Published, original: Path | None = None) -> Proof:
         problems.append(f"{requests} requests, but {answers} answers and {errors} errors")
     if len(places) != requests:
         problems.append(f"{requests} requests, but lines for {len(places)} of them")
+    if receipt["input"].get("kept") and (problem := _is_no_copy(folder.input, receipt["input"])):
+        problems.append(problem)
     if original is not None and (problem := _is_another(original, receipt["input"])):
         problems.append(problem)
     return Proof(receipt, problems)
+
+
+def _is_no_copy(kept: Path, promised: Mapping[str, Any]) -> str | None:
+    """Return what shows that the requests which lie beside the answers are not those that were accepted.
+
+    None where they are, and where somebody has taken them away, which is everybody's right.
+    """
+    digest = hashlib.sha256()
+    try:
+        with opened(kept) as file:
+            while block := file.read(source.BLOCK):
+                digest.update(block)
+    except FileNotFoundError:
+        return None
+    if digest.hexdigest() == promised.get("content_sha256"):
+        return None
+    return f"{kept}: sha256 is {digest.hexdigest()}, the receipt says {promised.get('content_sha256')}"
 
 
 def _is_another(original: Path, promised: Mapping[str, Any]) -> str | None:

@@ -16,10 +16,11 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import orjson
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar, numbered
+from inbox_daemon.layout import Published, Spool, batch_name, is_batch_file, is_sidecar
 from inbox_daemon.machine import clock
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool.daemons import STALE_AFTER, silent_for
+from inbox_daemon.spool.names import numbered
 from inbox_daemon.spool.shapes import BatchObject, DaemonView
 
 _FINAL = frozenset(status.value for status in BatchStatus if status.final)

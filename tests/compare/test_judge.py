@@ -36,6 +36,17 @@ def two(tmp_path: Path) -> list[str]:
     return [str(tmp_path / name) for name in "AB"]
 
 
+def test_the_requests_that_lie_beside_the_answers_need_no_input_and_where_none_do_it_is_said(
+    tmp_path: Path, two: list[str], capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    asked = dropped(tmp_path / "asked.jsonl")
+    given = lines_of(capfdbinary, *two, "--with", "judge", "--input", str(asked))
+    assert main(["judge", *two, "--with", "judge", "--output", "-"]) == 1
+    assert b"name the file with --input" in capfdbinary.readouterr().err
+    asked.rename(Path(two[1]) / "input.jsonl")
+    assert lines_of(capfdbinary, *two, "--with", "judge") == given != []
+
+
 def lines_of(capfdbinary: pytest.CaptureFixture[bytes], *words: str) -> list[dict[str, Any]]:
     assert main(["judge", *words, "--output", "-"]) == 0
     return [orjson.loads(line) for line in capfdbinary.readouterr().out.splitlines()]

@@ -499,7 +499,7 @@ def test_a_member_of_the_group_drops_a_file_and_reads_the_answers_and_others_can
     service.drop("mine", numbered(50))
     service.wait_until("mine", "completed")
     assert service.ids("mine", user="bob") == numbered(50)
-    files = f"{SPOOL}/outbox/mine/{{status.json,errors.jsonl,receipt.json,parts/*}}"
+    files = f"{SPOOL}/outbox/mine/{{status.json,input.jsonl,errors.jsonl,receipt.json,parts/*}}"
     service.host.run(f"cat {files}", user="bob", check=True)
     for attempt in (f"cat {SPOOL}/outbox/mine/results.jsonl", f"ls {SPOOL}/outbox", f"touch {SPOOL}/inbox/x.jsonl"):
         assert "Permission denied" in service.host.run(attempt, user="eve").stderr

@@ -505,7 +505,7 @@ def test_a_custom_id_meant_for_a_path_or_a_terminal_is_only_an_id(start_daemon: 
     for name in ("results.jsonl", "errors.jsonl", "status.json"):
         assert not re.search(rb"[\x00-\x09\x0b-\x1f]", (daemon.outbox("x") / name).read_bytes())
     assert sorted(path.name for path in daemon.outbox("x").iterdir()) == [
-        *("errors.jsonl", "parts", "receipt.json", "results.jsonl", "status.json"),
+        *("errors.jsonl", "input.jsonl", "parts", "receipt.json", "results.jsonl", "status.json"),
     ]
     assert set(tmp_path.iterdir()) == outside
     harmless(daemon.text())

@@ -100,6 +100,7 @@ class Told:
     receipt: dict[str, Any] | None = None
     cancelled: bool = False  # the daemon has said so
     gone: bool = False  # it was published, and its user has removed it
+    cleared: bool = False  # its user has removed its folder, and what had been put there with it
     held: int | None = None  # requests that engines had been sent when it was last seen paused, parked or cancelled
 
 
@@ -265,6 +266,7 @@ class Promises(RuleBasedStateMachine):
             told = self.told[status["id"]]
             told.receipt, told.held = None, None  # until it is seen again
             told.gone |= (folder / "receipt.json").exists()
+            told.cleared = True
             if told.gone:
                 self.removed.add(
                     status["input_sha256"] or hashlib.sha256((folder / f"{name}.jsonl").read_bytes()).hexdigest()
@@ -325,6 +327,8 @@ class Promises(RuleBasedStateMachine):
             counted = counts["completed"] + counts["failed"]
             assert counted >= told.counted, f"{folder.name}: {told.counted} outcomes were counted, now {counted}"
             told.counted = counted
+            if status["input_sha256"] and (folder / "input.jsonl").exists():
+                assert sha256((folder / "input.jsonl").read_bytes()) == status["input_sha256"]
             for part in folder.glob("parts/*"):
                 told.parts.update(whole_lines(part))
             self.held_batches_stand_still(folder, status, told)
@@ -411,6 +415,7 @@ class Promises(RuleBasedStateMachine):
 
     def holds(self, drop: Drop, folder: Path, status: dict[str, Any], told: Told) -> None:
         results, errors = whole_lines(folder / "results.jsonl"), whole_lines(folder / "errors.jsonl")
+        assert told.cleared or (folder / "input.jsonl").read_bytes() == drop.content
         assert told.parts <= {*results, *errors}, f"{folder.name}: a line that was in a part is in no result"
         numbers = []
         for line in map(orjson.loads, results):
