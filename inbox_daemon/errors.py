@@ -4,7 +4,8 @@
     ├── ConfigError      a setting is unknown or wrong; exit 78
     ├── NotNow           something stands in the way that may pass; exit 1, and systemd starts it again
     ├── SpoolError       the spool cannot be used as it is
-    │   └── NotDurable   a write did not reach the disk; the file is no longer trusted
+    │   ├── NotDurable   a write did not reach the disk; the file is no longer trusted
+    │   └── NoRoom       the disk is full, or has only what must stay free
     ├── Rejected         one dropped file cannot become a batch; costs that file
     └── EngineDied       the engine ended, however it did; costs nothing but time
 
@@ -46,6 +47,10 @@ class SpoolError(InboxDaemonError):
 
 class NotDurable(SpoolError):
     """fsync failed. Linux may have dropped the pages, so trying again could report success for lost data."""
+
+
+class NoRoom(SpoolError):
+    """The disk is full, or has no more than `results.keep_free` says must stay free. Room may come."""
 
 
 class Rejected(InboxDaemonError):

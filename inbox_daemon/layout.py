@@ -7,6 +7,7 @@ SPOOL/work/gone-ID/          a finished one on its way out
 SPOOL/work/.standing/        what the outbox says of files that stand in the inbox
 SPOOL/daemons/HOST-PID-MARK.json      what each daemon says of itself, for views
 SPOOL/alerts.jsonl           every alert, once when it was raised and once when it cleared
+SPOOL/files/, SPOOL/web/     the web process's own; `weblayout` has the names in them
 """
 
 from __future__ import annotations
@@ -68,6 +69,14 @@ class Spool:
     @property
     def alerts(self) -> Path:
         return self.root / "alerts.jsonl"
+
+    @property
+    def files(self) -> Path:
+        return self.root / "files"
+
+    @property
+    def web(self) -> Path:
+        return self.root / "web"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,28 +238,15 @@ class Published:
         return self.dir / f"autopsy-{number}.txt"
 
 
-# What the daemon writes into outbox/NAME, beside the file that it hands back; and below it into parts/.
+# What the daemon writes into outbox/NAME, beside the file that it hands back; below it is what `spool/parts` names.
 _OURS = re.compile(
     r"\.?(status\.json|(input|results|errors|retry(@[\w.-]+)?)\.jsonl|autopsy-\d+\.txt)(\.new)?|\.receipt\.json\.new"
 )
-_OUR_PART = re.compile(r"part-\d{6,}\.jsonl")
 
 
 def is_ours(filename: str) -> bool:
     """Say whether a file in a batch's folder, the receipt apart, is one that only the daemon writes."""
     return bool(_OURS.fullmatch(filename))
-
-
-def is_our_part(filename: str) -> bool:
-    return bool(_OUR_PART.fullmatch(filename))
-
-
-def part_name(number: int) -> str:
-    return f"part-{number:06d}.jsonl"
-
-
-def number_of_part(name: str) -> int:
-    return int(name.removeprefix("part-").removesuffix(".jsonl"))
 
 
 def is_batch_file(filename: str) -> bool:

@@ -19,9 +19,10 @@ from inbox_daemon.cli.exits import NOT_FOUND
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.cli.status import exit_status
 from inbox_daemon.compare import answers
-from inbox_daemon.layout import Spool, part_name
+from inbox_daemon.layout import Spool
 from inbox_daemon.request.output import failure
 from inbox_daemon.spool import published, views
+from inbox_daemon.spool.parts import part_name
 from inbox_daemon.spool.said import Said
 
 _ABOUT = """\

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,11 +54,16 @@ def ensure_dir(path: Path, mode: int = 0o755) -> None:
         path.mkdir(mode)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Create or replace a file so that every reader sees the old content or the new; after a power cut, either."""
+def write_whole(path: Path, data: bytes, *, shared: bool = False) -> None:
+    """Create or replace a file so that every reader sees the old content or the new; after a power cut, either.
+
+    `shared`: the group may read it.
+    """
     temporary = unfinished(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
+        if shared:
+            share(fd)
         write_all(fd, data, path)
         sync(fd, path)
     finally:
@@ -115,6 +121,17 @@ def move_to_free(source: Path, target: Path) -> None:
         source.rename(target)  # over what is ours
 
 
+def share(fd: int) -> None:
+    """Let the group of a file of ours read it, whatever our umask is: the daemon may be another user."""
+    with suppress(PermissionError):  # of a file system without modes, its mount says who may
+        os.fchmod(fd, os.fstat(fd).st_mode & 0o777 | 0o040)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all in it: by descriptors, where the system has them, and never through a link."""
+    shutil.rmtree(folder)
+
+
 def remove(path: Path) -> None:
     with suppress(FileNotFoundError):
         path.unlink()
@@ -134,11 +151,13 @@ class Writer:
 
     Of a long file what is written is flushed now and then, so that the last flush is no longer than any other.
 
-    As a context manager it closes itself at the end, however that comes.
+    As a context manager it closes itself at the end, however that comes. `follow`: where a link is laid in its place,
+    what that leads to is written; else it is refused.
     """
 
-    def __init__(self, path: Path, *, fresh: bool) -> None:
+    def __init__(self, path: Path, *, fresh: bool, follow: bool = True) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (os.O_TRUNC if fresh else 0)
+        flags |= 0 if follow else os.O_NOFOLLOW
         self.path = path
         self._unsynced = 0
         self.fd = os.open(path, flags, 0o644)

@@ -15,10 +15,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from inbox_daemon.layout import Published, Work, number_of_part, part_name
+from inbox_daemon.layout import Published, Work
 from inbox_daemon.records import Outcome, place_of, ticket
 from inbox_daemon.request.output import place_of_line, read_outcome
 from inbox_daemon.spool import files
+from inbox_daemon.spool.parts import number_of_part, part_name
 
 _NONE = (1 << 64) - 1
 _ERROR = 1 << 63

@@ -17,8 +17,9 @@ from typing import Any
 import orjson
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Published, Spool, Work, is_our_part, is_ours
+from inbox_daemon.layout import Published, Spool, Work, is_ours
 from inbox_daemon.spool import files
+from inbox_daemon.spool.parts import is_part
 from inbox_daemon.text import dumps
 
 _A_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -130,7 +131,7 @@ def _read(folder: int, name: str) -> Ended | None:
         parts = os.open("parts", _A_FOLDER, dir_fd=folder)
         try:
             with os.scandir(parts) as entries:
-                has_parts = any(is_our_part(entry.name) for entry in entries)
+                has_parts = any(is_part(entry.name) for entry in entries)
         finally:
             os.close(parts)
     handed_back = str(said["input"]["file"]) if said["problem"] else None
@@ -197,7 +198,7 @@ def _parts(folder: int) -> Iterator[None]:
             removed = False
             with os.scandir(parts) as entries:
                 for entry in entries:
-                    if is_our_part(entry.name):
+                    if is_part(entry.name):
                         _unlink(entry.name, parts)
                         removed = True
                     yield

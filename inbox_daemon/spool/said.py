@@ -14,8 +14,9 @@ from pathlib import Path
 import orjson
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Published, part_name
+from inbox_daemon.layout import Published
 from inbox_daemon.request.output import failure, place_of_line
+from inbox_daemon.spool.parts import part_name
 from inbox_daemon.spool.published import opened, permitted
 
 

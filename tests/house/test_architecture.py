@@ -14,7 +14,7 @@ PACKAGE = ROOT / "inbox_daemon"
 ROOMS = (
     {"text", "slices", "setbacks", "__init__"},
     {"errors"},
-    {"records", "layout", "wakeup", "privacy"},
+    {"records", "layout", "weblayout", "wakeup", "privacy"},
     {"config", "journal", "commands"},
     {"settings"},
     {"machine"},

@@ -9,9 +9,10 @@ import pytest
 from running import ROOT
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Spool, batch_name, control_of, numbered
+from inbox_daemon.layout import Spool, batch_name, control_of
 from inbox_daemon.spool import control, drop, published
 from inbox_daemon.spool.meant import control_files
+from inbox_daemon.spool.names import numbered
 
 PACKAGE = ROOT / "inbox_daemon"
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from inbox_daemon.layout import Spool, numbered
+from inbox_daemon.layout import Spool
 from inbox_daemon.spool import names, published
+from inbox_daemon.spool.names import numbered
 
 
 @pytest.mark.parametrize("there", [0, 1, 2, 3, 4, 5, 7, 8, 9, 1000, 50_000])
