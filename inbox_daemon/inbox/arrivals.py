@@ -201,6 +201,7 @@ class Arriving:
         seen = self._seen.get(path.name)
         try:
             if seen is None or _identity(path, complete.sidecars_of(path)) != seen.identity:
+                self._hinted = True  # no event says so where another name of it came or went
                 return False
             return not complete.has_writer(path)
         except FileNotFoundError:

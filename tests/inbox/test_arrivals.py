@@ -64,6 +64,20 @@ def test_a_file_that_has_settled_stays_so_until_it_changes(tmp_path: Path) -> No
     assert "waiting for the rest" in second.waiting["f0.jsonl"]
 
 
+def test_a_settled_file_that_gets_another_name_before_it_is_claimed_is_looked_at_again_at_once(tmp_path: Path) -> None:
+    looking, now = inbox(tmp_path), time.monotonic()
+    _, found = scan(looking, now)
+    [one] = [one.path for one in found.settled if one.name == "f0"]
+    assert looking.unchanged(one) and looking.due_in(now + 1.0) > 0
+    before = one.lstat().st_ctime_ns
+    while one.lstat().st_ctime_ns == before:  # the kernel's stamps tick every 4 ms
+        (tmp_path / ".another").hardlink_to(one)
+        (tmp_path / ".another").unlink()
+    assert not looking.unchanged(one)
+    assert looking.due_in(now + 1.0) == 0
+    assert "f0" in {one.name for one in scan(looking, now + 1.0)[1].settled}
+
+
 def test_a_rule_that_a_reload_changes_holds_from_the_next_scan_on(tmp_path: Path) -> None:
     looking, now = inbox(tmp_path), time.monotonic()
     assert len(scan(looking, now)[1].settled) == FILES
