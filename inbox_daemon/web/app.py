@@ -13,7 +13,7 @@ from starlette.responses import Response
 from inbox_daemon import __version__
 from inbox_daemon.errors import InboxDaemonError, told
 from inbox_daemon.text import dumps
-from inbox_daemon.web import own_api
+from inbox_daemon.web import own_api, pages
 from inbox_daemon.web.site import Site
 from inbox_daemon.web.wrong import Wrong, quoted
 
@@ -24,6 +24,7 @@ def application(site: Site) -> FastAPI:
     """Return the application that serves one spool; it touches no disk before the first request."""
     app = FastAPI(title="inbox-daemon", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
     app.include_router(own_api.routes(site))
+    app.include_router(pages.routes(site))
     app.add_exception_handler(Wrong, _wrong)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)

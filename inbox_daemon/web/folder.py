@@ -1,0 +1,95 @@
+"""What lies in a batch's folder in the outbox, for its page: which files, their contents, what may be run again.
+
+Reads only, and never through a link. Users may take any of it away while it is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from inbox_daemon.errors import SpoolError
+from inbox_daemon.layout import Spool
+from inbox_daemon.spool import published
+
+_CHUNK = 1 << 20
+_WHAT = {
+    "results.jsonl": "every answer, in the input's order",
+    "errors.jsonl": "every request without an answer, and why",
+    "input.jsonl": "the requests, as they were sent",
+    "receipt.json": "what was read and what was written, with checksums",
+    "status.json": "the batch as programs see it",
+}
+_RETRY = re.compile(r"retry(@[\w.-]+)?\.jsonl")
+_AUTOPSY = re.compile(r"autopsy-\d+\.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Lying:
+    """A file that may be downloaded. `what` says what is in it."""
+
+    name: str
+    what: str
+    bytes: int
+    href: str
+
+
+def files(spool: Spool, name: str, id: str) -> list[Lying]:
+    """Return the files of a batch that people want, those with answers first; parts are not among them."""
+    found: dict[str, int] = {}
+    with suppress(OSError), os.scandir(spool.batch(name).dir) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                if _what(entry.name) and entry.is_file(follow_symlinks=False):
+                    found[entry.name] = entry.stat(follow_symlinks=False).st_size
+    order = [*_WHAT]
+    names = sorted(found, key=lambda name: (order.index(name) if name in order else 1.5, name))
+    return [Lying(each, _what(each), found[each], f"/batches/{id}/files/{each}") for each in names if found[each]]
+
+
+def _what(filename: str) -> str:
+    if _RETRY.fullmatch(filename):
+        return "requests that may succeed later, ready to be sent again"
+    return "what a hung engine was doing" if _AUTOPSY.fullmatch(filename) else _WHAT.get(filename, "")
+
+
+def content(path: Path) -> Iterator[bytes]:
+    """Yield a file in pieces; one that is removed meanwhile is yielded whole all the same."""
+    with published.opened(path) as file:
+        while block := file.read(_CHUNK):
+            yield block
+
+
+def receipt(spool: Spool, name: str) -> Mapping[str, Any]:
+    """Return a batch's receipt; {} where there is none yet, or somebody took it away."""
+    with suppress(OSError, SpoolError, ValueError), published.opened(spool.batch(name).receipt) as file:
+        read = orjson.loads(file.read())
+        return read if isinstance(read, dict) else {}
+    return {}
+
+
+def to_retry(receipt: Mapping[str, Any]) -> int:
+    """Return how many requests of an ended batch may be run again with a chance."""
+    found = [part for name, part in (receipt.get("files") or {}).items() if _RETRY.fullmatch(name)]
+    return sum(int(part.get("lines", 0)) for part in found)
+
+
+def retry_file(spool: Spool, name: str) -> Path | None:
+    """Return the file of what may be run again; None where there is none."""
+    with suppress(OSError):
+        for entry in sorted(os.listdir(spool.batch(name).dir)):  # noqa: PTH208
+            if _RETRY.fullmatch(entry):
+                return spool.batch(name).dir / entry
+    return None
+
+
+def retry_name(name: str, filename: str) -> str:
+    """Return what the file of what is run again is called in the inbox: after its batch, with the model it may name."""
+    return f"{name.split('@')[0] if '@' in filename else name}-retry{filename.removeprefix('retry')}"

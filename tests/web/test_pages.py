@@ -1,0 +1,163 @@
+"""The pages, as a browser gets them: what they show, and that what is of unknown origin is text and nothing more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import orjson
+import pytest
+import viewed
+from hostile import PAYLOADS
+from starlette.testclient import TestClient
+
+from inbox_daemon.config import Config
+from inbox_daemon.layout import Spool, batch_name
+from inbox_daemon.web.app import application
+from inbox_daemon.web.site import Site
+
+ELEMENTS = {"script": {"src", "type"}, "link": {"rel", "href", "type"}, "meta": {"charset", "name", "content"}}
+INLINE = {"bdi", "b", "ins", "del"}
+NEVER = {"style", "iframe", "object", "embed", "base", "video", "audio", "math"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: each element with its attributes, and all text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.text += " " * (tag not in INLINE)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.text += " " * (tag not in INLINE)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    made = Spool(tmp_path / "spool")
+    made.inbox.mkdir(parents=True)
+    made.outbox.mkdir()
+    return made
+
+
+@pytest.fixture
+def client(spool: Spool, tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(application(Site(spool, Config(), tmp_path / "cache")), follow_redirects=False) as client:
+        yield client
+
+
+def got(client: TestClient, path: str, status: int = 200) -> Page:
+    answer = client.get(path)
+    assert answer.status_code == status, answer.text[:500]
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    return harmless(Page(answer.text))
+
+
+def harmless(page: Page) -> Page:
+    """Nothing runs or loads on a page but our one script and our one style sheet, and nothing is styled in place."""
+    for tag, attributes in page.elements:
+        assert tag not in NEVER, (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on") or name in ("style", "srcdoc")], attributes
+        for name in ("href", "src", "action", "formaction"):
+            assert re.match(r"[/?#]|$", attributes.get(name) or ""), attributes
+            assert not (attributes.get(name) or "").startswith("//"), attributes
+        assert attributes.keys() <= ELEMENTS.get(tag, attributes.keys()), attributes
+    assert [(script["src"] or "").split("?")[0] for script in page.all("script")] == ["/static/app.js"]
+    return page
+
+
+def test_an_empty_spool_says_what_to_do_first(client: TestClient, spool: Spool) -> None:
+    page = got(client, "/")
+    assert "There is nothing here yet" in page.text
+    assert f"scp requests.jsonl HOST:{spool.inbox}/" in page.text
+    assert "No daemon runs on this spool" in page.text
+
+
+def test_the_overview_says_of_each_batch_how_it_stands(client: TestClient, spool: Spool) -> None:
+    viewed.tickets(spool, 20)
+    viewed.daemon(spool)
+    viewed.running(spool, "candidates", 3312, 5000)
+    viewed.running(spool, "halted", 10, 100, 91, paused=True, requests_per_second=0.0, eta_seconds=None)
+    text = " ".join(got(client, "/").text.split())
+    assert "5 in all, 2 at work" in text
+    assert "engine ready" in text and "GPU 96%" in text and "97 requests/s" in text
+    assert re.search(r"candidates .{,80} in progress 3,312 of 5,000 66 % 17 s left 97.1 2 pause cancel", text), text
+    assert re.search(r"halted .{,80}paused 10 of 100", text) and "resume cancel" in text
+    assert "Three batches answer the same requests as tickets@llama-3.2-3b" in text
+    found = got(client, "/?q=gemma")
+    assert "tickets@gemma-3-4b" in found.text and "tickets@qwen3-4b" not in found.text
+    assert "No batch has “<b>” in its name" in got(client, "/?q=%3Cb%3E").text
+
+
+def test_a_batchs_page_has_its_facts_its_files_and_its_history(client: TestClient, spool: Spool) -> None:
+    viewed.tickets(spool, 20)
+    page = got(client, "/batches/batch_0000000000000000000001")
+    text = " ".join(page.text.split())
+    assert "20 of 20" in text and "results.jsonl every answer" in text and "first request handed to the engine" in text
+    link = next(a["href"] for a in page.all("a") if "results.jsonl" in (a["href"] or ""))
+    answer = client.get(str(link))
+    assert answer.content == (spool.batch("tickets@qwen3-4b").dir / "results.jsonl").read_bytes()
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert client.get("/batches/batch_0000000000000000000001/files/..%2Fstatus.json").status_code == 404
+    assert "is not here" in got(client, "/batches/batch_00000000000000000000ff", 404).text
+
+
+def test_a_link_in_a_batchs_folder_is_not_followed(client: TestClient, spool: Spool, tmp_path: Path) -> None:
+    viewed.tickets(spool, 3)
+    secret = tmp_path / "secret"
+    secret.write_text("do not tell")
+    (spool.batch("tickets@qwen3-4b").dir / "retry.jsonl").symlink_to(secret)
+    assert client.get("/batches/batch_0000000000000000000001/files/retry.jsonl").status_code == 404
+
+
+def test_a_button_drops_the_file_that_a_command_would(client: TestClient, spool: Spool) -> None:
+    viewed.running(spool, "candidates", 10, 100)
+    id = f"batch_{90:022x}"
+    answer = client.post(f"/batches/{id}/pause", data={"back": f"/batches/{id}"})
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/batches/{id}")
+    assert (spool.inbox / f"{id}.pause").exists()
+    assert client.post(f"/batches/{id}/cancel", data={"back": "//evil.test"}).headers["location"] == "/"
+    assert client.post(f"/batches/{id}/rm").status_code == 404
+    assert {path.name for path in spool.inbox.iterdir()} == {f"{id}.pause", f"{id}.cancel"}
+
+
+def test_what_may_be_run_again_is_dropped_as_a_batch_of_its_own(client: TestClient, spool: Spool) -> None:
+    lines = viewed.requests(4)
+    folder = viewed.answered(spool, "some@gemma", lines, lambda place: ("yes", "stop") if place else None, number=1)
+    retry = orjson.dumps(lines[0]) + b"\n"
+    (folder.dir / "retry@gemma.jsonl").write_bytes(retry)
+    receipt = orjson.loads(folder.receipt.read_bytes())
+    folder.receipt.write_bytes(orjson.dumps(receipt | {"files": {"retry@gemma.jsonl": {"lines": 1}}}))
+    page = got(client, f"/batches/batch_{1:022x}")
+    assert "Run 1 again" in page.text
+    assert client.post(f"/batches/batch_{1:022x}/again").status_code == 303
+    assert (spool.inbox / "some-retry@gemma.jsonl").read_bytes() == retry
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_hostile_text_is_text_on_every_page(client: TestClient, spool: Spool, payload: str) -> None:
+    name = batch_name(f"{payload}.jsonl")
+    written = payload.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    problem = {"data": [{"code": written, "message": written, "line": 1}]}
+    viewed.running(spool, name, 3, 10, model=written, input_file_id=written, warnings=[written], parked=written)
+    viewed.running(spool, f"{name}.2", 3, 10, 91, status="failed", failed_at=1_000, errors=problem)
+    viewed.daemon(spool, waiting={written: written}, alerts=[{"text": written, "severity": "critical"}])
+    for path in ("/", f"/batches/batch_{90:022x}", f"/batches/batch_{91:022x}"):
+        page = got(client, path)
+        assert name[:20] in page.text
+        assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x07\x1b]", page.text)
