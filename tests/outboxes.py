@@ -35,7 +35,8 @@ def outbox(
     for place, (custom_id, text) in enumerate(said.items() if isinstance(said, Mapping) else said):
         response = None if text is None else {"status_code": 200, "request_id": "r", "body": chat(text)}
         error = {"code": "engine_crash", "message": "it died"} if text is None else None
-        line = {"id": f"batch_req_{place}", "custom_id": custom_id, "response": response, "error": error}
+        number = {"line": place + 1} if text is None else {}
+        line = {"id": f"batch_req_{place}", "custom_id": custom_id, **number, "response": response, "error": error}
         lines[text is not None].append(orjson.dumps(line) + b"\n")
     published.results.write_bytes(b"".join(lines[True]))
     published.errors.write_bytes(b"".join(lines[False]))
@@ -51,3 +52,28 @@ def outbox(
     }
     published.receipt.write_bytes(orjson.dumps(receipt))
     return published
+
+
+def told(published: Published, status: str = "completed", **more: Any) -> Published:
+    """Write the status.json of a batch."""
+    name = published.dir.name
+    counts = {"total": 0, "completed": 0, "failed": 0}
+    said = {
+        "id": f"batch_{name.replace('@', '_')}",
+        "name": name,
+        "status": status,
+        "created_at": 1_000,
+        "request_counts": counts,
+    }
+    published.status.write_bytes(orjson.dumps(said | more))
+    return published
+
+
+def asked(published: Published, prompts: Mapping[str, str]) -> None:
+    """Write the input that a batch has kept: a chat request for each custom_id."""
+    lines = []
+    for custom_id, text in prompts.items():
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
+        line = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": {"messages": messages}}
+        lines.append(orjson.dumps(line) + b"\n")
+    (published.dir / "input.jsonl").write_bytes(b"".join(lines))

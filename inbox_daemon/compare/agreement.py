@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,17 @@ def kappa(counts: Table) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = (counts.sum(-1) * counts.sum(-2)).sum(-1) / counts.sum((-1, -2)) ** 2
         return _floats((share_equal(counts) - expected) / (1 - expected))
+
+
+def cohen(rows: Codes, columns: Codes, kinds: int) -> float:
+    """Return the kappa of two models' labels where there are too many kinds for a table of all pairs."""
+    both = (rows != NONE) & (columns != NONE)
+    first, second = rows[both], columns[both]
+    if not len(first):
+        return math.nan
+    shares = [np.bincount(each, minlength=kinds) / len(first) for each in (first, second)]
+    expected, observed = float(shares[0] @ shares[1]), float((first == second).mean())
+    return (observed - expected) / (1 - expected) if expected < 1 else math.nan
 
 
 def macro_f1(counts: Table) -> NDArray[np.float64]:
@@ -89,6 +101,72 @@ def fleiss(codes: Codes, kinds: int) -> float:
     observed = ((votes**2).sum(1) - raters) / (raters * (raters - 1))
     by_chance = float(((votes.sum(0) / votes.sum()) ** 2).sum())
     return (float(observed.mean()) - by_chance) / (1 - by_chance) if by_chance < 1 else math.nan
+
+
+def spread(said: NDArray[Any], spoken: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return for each place the share of the models that say something other than most do; 0 where they agree.
+
+    Args:
+        said: a row for each model: codes, digests or whatever is equal where two say the same.
+        spoken: who says anything there.
+    """
+    agreeing = np.stack([((said == one) & spoken).sum(0) for one in said])
+    votes = spoken.sum(0)
+    return _floats(np.where(votes > 1, 1 - agreeing.max(0) / np.maximum(votes, 1), 0.0))
+
+
+def reach(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each place how far the models' highest number is from the lowest; NaN is no number."""
+    apart = np.nanmax(numbers, 0, initial=-np.inf) - np.nanmin(numbers, 0, initial=np.inf)
+    return _floats(np.nan_to_num(apart, neginf=0.0))
+
+
+def dissents(said: NDArray[Any], spoken: NDArray[np.bool_], least: int = 1) -> NDArray[np.bool_]:
+    """Say for each model and place whether it says something other than more than half of the others say alike.
+
+    Args:
+        least: how many of the others must say anything.
+    """
+    found = np.zeros(said.shape, np.bool_)
+    for one in range(len(said)):
+        others = [other for other in range(len(said)) if other != one]
+        votes = spoken[others].sum(0)
+        for other in others:
+            alike = sum((said[other] == said[each]) & spoken[each] for each in others)
+            found[one] |= spoken[other] & (2 * alike > votes) & (said[other] != said[one])
+        found[one] &= spoken[one] & (votes >= least)
+    return found
+
+
+def alpha(codes: Codes, kinds: int) -> float:
+    """Krippendorff's alpha for labels (2011), over places where two models at least have one; NaN if none differ."""
+    there = codes != NONE
+    counted = np.bincount(codes[:, there.sum(0) > 1][there[:, there.sum(0) > 1]], minlength=kinds).astype(np.float64)
+    total = counted.sum()
+    by_chance = (total**2 - (counted**2).sum()) / (total - 1) if total else 0.0
+    return _alpha(there, lambda first, second: codes[first] != codes[second], by_chance)
+
+
+def alpha_interval(numbers: NDArray[np.float64]) -> float:
+    """Krippendorff's alpha for numbers, whose distance squared is how far two are apart; NaN is no number."""
+    there = ~np.isnan(numbers)
+    values = numbers[:, there.sum(0) > 1][there[:, there.sum(0) > 1]]
+    total = len(values)
+    by_chance = float(2 * total * ((values - values.mean()) ** 2).sum() / (total - 1)) if total else 0.0
+    return _alpha(there, lambda first, second: (numbers[first] - numbers[second]) ** 2, by_chance)
+
+
+def _alpha(there: NDArray[np.bool_], apart: Callable[[int, int], NDArray[Any]], by_chance: float) -> float:
+    """Return 1 - observed / expected disagreement, both summed over ordered pairs and not yet divided by all values."""
+    if not by_chance:
+        return math.nan
+    weight = 1 / np.maximum(there.sum(0) - 1, 1)
+    observed = 0.0
+    for first in range(len(there)):
+        for second in range(first):
+            both = there[first] & there[second]
+            observed += 2 * float((apart(first, second) * weight)[both].sum())
+    return 1 - observed / float(by_chance)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -1,7 +1,8 @@
 """What one answer says: its text, whether it is JSON, a label and a number in it, and how it ended. Pure.
 
-Knows the bodies of chat completions, completions and responses. What has no text (embeddings, scores) is an answer
-all the same; only nothing of its words is compared.
+Knows the bodies of chat completions, completions, responses, scores and rerankings. What has no text is an answer all
+the same: of a score its number is compared, of an embedding nothing. The one truth about when two answers are the
+same, for `compare` and for the viewer.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
@@ -19,6 +20,8 @@ import orjson
 
 WHOLE = ""  # the field that is the answer's whole text
 
+_THOUGHTS = "<think>", "</think>"
+_WHOLE_NUMBERS = 2.0**53  # up to which a float holds each
 _FENCED = re.compile(r"^```[a-zA-Z]*\s*\n(.*?)\n?```$", re.DOTALL)
 _REFUSAL = re.compile(
     r"(i['\u2019]?m sorry|i am sorry|sorry,|i can(no|['\u2019])t|i am (not able|unable)|as an ai\b)", re.IGNORECASE
@@ -44,11 +47,13 @@ class Answer:
 
     Attributes:
         text: None where the endpoint's answers are no text.
-        value: what the text is as JSON; None where it is none.
+        bare: the text without what the model thought before it (`<think>…</think>`).
+        value: what the bare text is as JSON, or the numbers of a score; None where it is none.
         cut_off: it ended because there was no room for more tokens (`finish_reason: length`).
     """
 
     text: str | None
+    bare: str | None
     form: Form
     value: Any
     input_tokens: int
@@ -57,14 +62,35 @@ class Answer:
 
     @property
     def looks_like_a_refusal(self) -> bool:
-        text = self.text or ""
+        text = self.bare or ""
         return self.form is Form.TEXT and len(text) < _LONGEST_REFUSAL and bool(_REFUSAL.match(text.strip()))
+
+    @property
+    def digest(self) -> int:
+        """64 bits of a hash: equal where two answers say the same. 0 where there is nothing to compare."""
+        if self.value is not None and (same := canonical(self.value)) is not None:
+            return _hash(same)
+        return digest(self.bare) if self.bare is not None else 0
 
     def label(self, field: str) -> str | None:
         """Return the label in a field of the answer's object, or the whole text; None where there is none."""
         if field == WHOLE:
-            return _label(self.text)
+            return _label(self.bare)
         return _label(self.value.get(field)) if isinstance(self.value, dict) else None
+
+    def says(self) -> Iterator[tuple[str, str, float | None]]:
+        """Yield each field of the answer's object that says anything: its name, its value as text, its number if any.
+
+        Two fields say the same where their texts are equal: 8, 8.0 and "8"; true and "TRUE"; {"a": 1, "b": 2} in
+        whatever order. Null says nothing.
+        """
+        if not isinstance(self.value, dict):
+            return
+        for name, value in self.value.items():
+            if isinstance(value, str):
+                yield name, normal(value), None
+            elif value is not None and (same := canonical(value)) is not None:
+                yield name, same.decode(), self.number(name)
 
     def number(self, field: str) -> float | None:
         found = self.value.get(field) if isinstance(self.value, dict) else None
@@ -74,10 +100,11 @@ class Answer:
 def read(body: Mapping[str, Any]) -> Answer:
     """Return what the body of an answered request says. Where a body is like none that is known, it has no text."""
     text, cut_off = _said(body)
-    form, value = _as_json(text) if text is not None else (Form.TEXT, None)
+    bare = _without_thoughts(text) if text is not None else None
+    form, value = _as_json(bare) if bare is not None else (Form.TEXT, _numbers(body))
     usage = body.get("usage") or {}
     written = usage.get("completion_tokens", usage.get("output_tokens")) or 0
-    return Answer(text, form, value, usage.get("prompt_tokens", usage.get("input_tokens")) or 0, written, cut_off)
+    return Answer(text, bare, form, value, usage.get("prompt_tokens", usage.get("input_tokens")) or 0, written, cut_off)
 
 
 def _said(body: Mapping[str, Any]) -> tuple[str | None, bool]:
@@ -102,6 +129,24 @@ def _called(calls: Iterable[tuple[Any, Any]]) -> str:
     return orjson.dumps(found).decode() if found else ""
 
 
+def _numbers(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the number of a score, or which document a reranking puts first, as if it were an answer's object."""
+    data, results = body.get("data"), body.get("results")
+    if isinstance(data, list) and data and "score" in data[0]:
+        return {f"score {n}" if len(data) > 1 else "score": each["score"] for n, each in enumerate(data, 1)}
+    if isinstance(results, list) and results and "relevance_score" in results[0]:
+        best = max(results, key=lambda each: each["relevance_score"])
+        return {"best": best["index"], "score": best["relevance_score"]}
+    return None
+
+
+def _without_thoughts(text: str) -> str:
+    begin, end = _THOUGHTS
+    before, found, after = text.partition(end)
+    # Some chat templates put the beginning into the prompt, so that the answer has the end alone.
+    return after if found and (begin not in before or before.lstrip().startswith(begin)) else text
+
+
 def _as_json(text: str) -> tuple[Form, Any]:
     stripped = text.strip()
     fenced = _FENCED.match(stripped)
@@ -116,13 +161,39 @@ def _as_json(text: str) -> tuple[Form, Any]:
 
 def normal(text: str) -> str:
     """Return a text without what is no difference: form of characters, case, white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFKC", text)).split()).casefold()
 
 
 def digest(text: str) -> int:
     """Return 64 bits of a hash of the normal text: equal texts have the same."""
-    hashed = blake2b(normal(text).encode("utf-8", "surrogatepass"), digest_size=8)
-    return int.from_bytes(hashed.digest(), "little")
+    return _hash(normal(text).encode("utf-8", "surrogatepass"))
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
+
+
+def canonical(value: Any) -> bytes | None:
+    """Return JSON without what is no difference: order of keys, form of numbers, and of strings what `normal` drops.
+
+    None where it is nested too deep to be written again.
+    """
+    try:
+        return orjson.dumps(_plain(value), option=orjson.OPT_SORT_KEYS)
+    except (TypeError, RecursionError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return normal(value)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < _WHOLE_NUMBERS else value
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value
 
 
 def _label(value: Any) -> str | None:

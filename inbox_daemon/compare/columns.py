@@ -52,7 +52,7 @@ class Columns:
         offset: of the answer's line in results.jsonl, in bytes; -1 where the request has no answer.
         failed: places whose request ended as an error.
         unnamed: lines without a custom_id of their own (none, or one that came before), which nothing can be joined to.
-        digest: of the normal text (`answers.digest`); 0 where there is no text.
+        digest: equal where answers say the same (`Answer.digest`); 0 where there is nothing to compare.
         label: a code of `Joined.labels`, or -1. number: NaN where there is none.
     """
 
@@ -183,7 +183,8 @@ def _put(
     to.cut_off[place], to.refusal[place] = answer.cut_off, answer.looks_like_a_refusal
     to.form[place] = answer.form
     if answer.text is not None:
-        to.characters[place], to.digest[place] = len(answer.text), answers.digest(answer.text)
+        to.characters[place] = len(answer.text)
+    to.digest[place] = answer.digest
     if label is not None and (found := answer.label(label)) is not None:
         to.label[place] = joined.code(found)
     if number is not None and (value := answer.number(number)) is not None:

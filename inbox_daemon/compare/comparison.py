@@ -50,7 +50,7 @@ def compare(
     """
     true = _codes(truth, joined) if truth is not None else None
     kinds = len(joined.labels)
-    steps = _steps(sides)
+    steps = steps_of([side.output_tokens[side.answered] for side in sides])
     both = zip(sides, receipts, strict=True)
     shown = [_column(side, receipt, joined, true, price, steps) for side, receipt in both]
     pairs = []
@@ -123,19 +123,20 @@ def _column(
         "histogram": np.bincount(np.searchsorted(steps, tokens), minlength=len(steps) + 1).tolist(),
         "labels": {label: int(counts[code]) for label, code in joined.labels.items() if counts[code]},
         "number": float(numbers.mean()) if len(numbers) else None,
-        "speed": _speed(receipt, price),
+        "speed": speed(receipt, price),
         "quality": _quality(side, true, joined) if true is not None else None,
     }
 
 
-def _steps(sides: Sequence[Columns]) -> list[int]:
-    """Return the upper ends of equal steps that hold all but the longest answers of every batch."""
-    longest = [np.percentile(side.output_tokens[side.answered], 99.5) for side in sides if side.answered.any()]
+def steps_of(tokens: Sequence[NDArray[np.integer[Any]]]) -> list[int]:
+    """Return the upper ends of equal steps that hold all but the longest answers of every batch, by output tokens."""
+    longest = [np.percentile(each, 99.5) for each in tokens if len(each)]
     step = max(1, math.ceil(max(longest, default=1) / _BARS))
     return [step * (n + 1) for n in range(_BARS)]
 
 
-def _speed(receipt: Mapping[str, Any], price: float | None) -> Speed | None:
+def speed(receipt: Mapping[str, Any], price: float | None = None) -> Speed | None:
+    """Return how fast a batch was, as its receipt says; None where it does not say when it began and ended."""
     times, answers = receipt.get("times") or {}, receipt.get("answers") or 0
     began, ended = times.get("in_progress_at"), times.get("finished_at")
     if began is None or ended is None:
@@ -179,7 +180,7 @@ def _pair(names: tuple[str, str], first: Columns, second: Columns, kinds: int, t
     both = first.answered & second.answered
     worded = both & (first.digest != 0) & (second.digest != 0)
     counts = agreement.table(first.label, second.label, kinds) if kinds else np.zeros((1, 1))
-    sample = _sample(np.flatnonzero(worded))
+    sample = _sample(np.flatnonzero(worded & (first.characters > 0) & (second.characters > 0)))
     apart = np.abs(first.number - second.number)
     apart = apart[~np.isnan(apart)]
     found: Pair = {
@@ -231,14 +232,11 @@ def _disagreement(sides: Sequence[Columns], labels: Codes | None, numbers: bool)
     has no answer is no opinion.
     """
     if labels is None and numbers:
-        values = np.stack([side.number for side in sides])
-        apart = np.nanmax(values, 0, initial=-np.inf) - np.nanmin(values, 0, initial=np.inf)
-        return np.asarray(np.nan_to_num(apart, neginf=0.0), np.float64)
-    said = labels if labels is not None else np.stack([side.digest.astype(np.int64) for side in sides])
-    spoken = (said != NONE) if labels is not None else (said != 0)
-    agreeing = np.stack([((said == one) & spoken).sum(0) for one in said])
-    votes = spoken.sum(0)
-    return np.asarray(np.where(votes > 1, 1 - agreeing.max(0) / np.maximum(votes, 1), 0.0), np.float64)
+        return agreement.reach(np.stack([side.number for side in sides]))
+    if labels is not None:
+        return agreement.spread(labels, labels != NONE)
+    digests = np.stack([side.digest for side in sides])
+    return agreement.spread(digests, digests != 0)
 
 
 def _worst(

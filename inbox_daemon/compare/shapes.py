@@ -88,7 +88,7 @@ class Pair(TypedDict):
     """Two batches, over the requests that both have answered.
 
     Attributes:
-        same_text: the share of equal texts, case and white space aside.
+        same_text: the share of answers that say the same; case, white space and the order of JSON's keys aside.
         similarity: mean of 1 - edit distance / length, over a sample of `similarity_of`.
         labels_agree, kappa: over the answers that both have a label.
         number_difference: mean absolute difference of the field of numbers.

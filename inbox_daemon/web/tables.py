@@ -1,0 +1,94 @@
+"""The tables that this process has made, by the files of which they are made; and having those files read first."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from inbox_daemon.web.cache import Cache, Segment, Source
+from inbox_daemon.web.found import Found
+from inbox_daemon.web.prompts import Prompts
+from inbox_daemon.web.site import Site
+from inbox_daemon.web.table import Side, Table
+from inbox_daemon.web.wrong import Wrong
+
+_MOST = 3  # tables; one of six batches of 200,000 answers takes 70 MB, and up to 128 for what was asked of it
+
+Made = tuple[Table, Prompts | None]
+
+_lock = threading.Lock()
+_caches: dict[Path, Cache] = {}
+_made: OrderedDict[tuple[object, ...], Made] = OrderedDict()
+
+
+def of(site: Site, batches: Sequence[Found]) -> Made | int:
+    """Return the table of batches; or, while their files are read for the first time, how many percent were read.
+
+    Raises:
+        Wrong: their files cannot be read.
+    """
+    cache = _cache(site)
+    asked = next((each.input for each in batches if each.input is not None), None)
+    sides = [[(source, cache.segment(source)) for source in batch.sources] for batch in batches]
+    prompts = cache.segment(asked) if asked is not None else None
+    missing = [source for side in sides for source, segment in side if segment is None]
+    if asked is not None and prompts is None:
+        missing.append(asked)
+    cache.ask(missing)
+    waits = any(_must_wait(batch, side) for batch, side in zip(batches, sides, strict=True))
+    if waits or (asked is not None and prompts is None and cache.why_not([asked]) is None):
+        if waits and (why := cache.why_not(missing)) is not None:
+            raise Wrong(500, f"the answers cannot be read: {why}", "not_indexed", type="server_error")
+        return _percent([source for side in sides for source, _ in side], missing, cache)
+    there = [[segment for _, segment in side if segment is not None] for side in sides]
+    return _table(there, prompts)
+
+
+def _must_wait(batch: Found, side: Sequence[tuple[Source, Segment | None]]) -> bool:
+    """Say whether too little of a batch was read to be shown: of one that runs, any part will do."""
+    missing = [source for source, segment in side if segment is None]
+    return bool(missing) and (batch.ended or len(missing) == len(side))
+
+
+def _percent(sources: Sequence[Source], missing: Sequence[Source], cache: Cache) -> int:
+    total = sum(source.size for source in {*sources, *missing})
+    left = sum(source.size - cache.read_of(source) for source in missing)
+    return min(99, 100 * (total - left) // total) if total else 0
+
+
+def _table(sides: Sequence[Sequence[Segment]], prompts: Segment | None) -> Made:
+    key = (*(tuple(each.source.key for each in side) for side in sides), prompts.source.key if prompts else None)
+    with _lock:
+        if key not in _made:
+            _made[key] = Table([Side(side) for side in sides]), Prompts(prompts) if prompts else None
+            while len(_made) > _MOST:
+                _made.popitem(last=False)
+        _made.move_to_end(key)
+        return _made[key]
+
+
+def percent(batches: Sequence[Found], table: Table) -> int:
+    """Return how much of what is published stands in a table, by bytes."""
+    total = sum(source.size for batch in batches for source in batch.sources)
+    shown = sum(segment.source.size for side in table.sides for segment in side.segments)
+    return 100 * shown // total if total else 100
+
+
+def forget(site: Site, table: Table) -> None:
+    """Throw away what was read of a table's files, so that it is read again."""
+    cache = _cache(site)
+    for side in table.sides:
+        for segment in side.segments:
+            cache.forget(segment.source)
+    with _lock:
+        for key in [key for key, (made, _) in _made.items() if made is table]:
+            del _made[key]
+
+
+def _cache(site: Site) -> Cache:
+    with _lock:
+        if site.cache not in _caches:
+            _caches[site.cache] = Cache(site.cache, site.config.web.cache_bytes)
+        return _caches[site.cache]
