@@ -59,6 +59,8 @@ _GROUPS = {
     },
     "run the service": {
         "run": ("run", "the daemon itself; a service does this"),
+        "web": ("web", "OpenAI's Files and Batches over the spool, and a viewer of answers, in a browser"),
+        "web-key": ("web_key", "API keys of the web process: make, list, revoke"),
         "config": ("configuration", "are the settings right, and which are in force"),
         "models": ("models", "which models are configured; can each be had; fetch them"),
         "alert": ("alert", "send a test alert to alerts.command"),

@@ -23,6 +23,8 @@ def found(given: argparse.Namespace) -> Read:
         flags["spool"] = str(Path(given.spool).absolute())
     if getattr(given, "model", None):
         flags["engine.model"] = given.model
+    if getattr(given, "listen", None):
+        flags["web.listen"] = given.listen
     read = config.found(given.config, flags)
     if not Path(read.settings.spool).is_absolute():
         raise ConfigError(f"spool = {read.settings.spool!r} must be an absolute path")

@@ -71,6 +71,27 @@ def write_whole(path: Path, data: bytes, *, shared: bool = False) -> None:
     temporary.rename(path)
 
 
+def rewrite(path: Path, data: bytes, mode: int, group: int = -1) -> None:
+    """Replace a file as `write_whole` does and leave its mode, owner and group as they are.
+
+    A new one gets `mode`, whatever the umask, and a group where one is given.
+    """
+    temporary = unfinished(path)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        owner = -1
+        with suppress(FileNotFoundError):
+            there = path.stat(follow_symlinks=False)
+            mode, owner, group = there.st_mode & 0o7777, there.st_uid, there.st_gid
+        os.fchown(fd, owner, group)
+        os.fchmod(fd, mode)
+        write_all(fd, data, path)
+        sync(fd, path)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+
+
 def make_empty(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
 

@@ -1,0 +1,323 @@
+"""The web process: what one connection may take, what systemd is told, how it ends, and what keeps it from starting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from inbox_daemon.cli import main
+from inbox_daemon.cli import web as verb
+from inbox_daemon.config import build
+from inbox_daemon.errors import ConfigError
+from inbox_daemon.machine.notify import Notifier
+from inbox_daemon.web import keys, protocol, sockets
+from inbox_daemon.web import server as serving
+from inbox_daemon.web.guard import Rules
+from inbox_daemon.web.server import Server
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+SOON = 0.3  # seconds, in place of those of a limit
+
+
+class App:
+    """Answers at once; at /body to a whole body, at /wait when the process ends, at /hang never, at /big for long."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        self.began.append(scope["path"])
+        if scope["path"] == "/body":
+            while (await receive()).get("more_body"):
+                pass
+        if scope["path"] == "/wait":
+            await scope["state"]["stopping"].wait()
+        if scope["path"] == "/hang":
+            await asyncio.Event().wait()
+        blocks = 64 if scope["path"] == "/big" else 1
+        length = str(blocks * (1 << 20) if blocks > 1 else 2).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+        for number in range(blocks):
+            body = bytes(1 << 20) if blocks > 1 else b"ok"
+            await send({"type": "http.response.body", "body": body, "more_body": number < blocks - 1})
+
+
+class Running:
+    """A server in this process, on a free port, with its application."""
+
+    def __init__(self, notifier: Notifier | None = None) -> None:
+        self.app = App()
+        self.server = Server(self.app, Rules(), notifier or Notifier({}), lambda: None)
+        self.listener = sockets.listening("127.0.0.1:0")
+        self.port = int(self.listener.getsockname()[1])
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+        task = asyncio.create_task(self.server.serve([self.listener]))
+        try:
+            while not self.server.started:
+                await asyncio.sleep(0.01)
+            yield
+        finally:
+            self.server.should_exit = True
+            await task
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+
+async def trickled(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Send a byte now and then until the other side has had enough."""
+    with contextlib.suppress(OSError):
+        while True:
+            writer.write(data)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the connection is closed."""
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while block := await reader.read(1 << 20):
+            said += block
+    return said
+
+
+def served(go: Callable[[Running], Awaitable[None]], notifier: Notifier | None = None) -> None:
+    async def all_of_it() -> None:
+        running = Running(notifier)
+        async with running.serving():
+            await asyncio.wait_for(go(running), 20)
+
+    asyncio.run(all_of_it())
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_WITHIN", SOON)
+    monkeypatch.setattr(protocol, "PACE_WITHIN", SOON)
+
+
+SLOW = {
+    "nothing at all": (b"", b""),
+    "a head that never ends": (GET, b"X-A: b\r\n"),
+    "empty lines before a request": (b"", b"\r\n"),
+    "a second head that never ends": (GET + b"\r\n" + GET, b"X-A: b\r\n"),
+    "a body that trickles": (b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n", b"x"),
+    "a body in chunks that trickles": (
+        b"POST /body HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"1\r\nx\r\n",
+    ),
+    "a body after its answer": (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n", b"x"),
+}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_is_slow_on_purpose_or_does_not_read_is_let_go_whatever_he_is_slow_with() -> None:
+    async def slow(running: Running, begin: bytes, rest: bytes) -> None:
+        reader, writer = await running.connect()
+        writer.write(begin)
+        sending = asyncio.create_task(trickled(writer, rest)) if rest else None
+        await ended(reader)
+        if sending:
+            sending.cancel()
+        writer.close()
+
+    async def go(running: Running) -> None:
+        _, unread = await running.connect()
+        unread.transport.pause_reading()  # type: ignore[attr-defined]
+        unread.write(GET.replace(b" / ", b" /big ") + b"\r\n")
+        await asyncio.gather(*(slow(running, begin, rest) for begin, rest in SLOW.values()))
+        while running.server.server_state.connections:
+            await asyncio.sleep(0.01)
+        assert sorted(set(running.app.began)) == ["/", "/big", "/body"]
+        unread.transport.abort()
+
+    served(go)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_body_that_keeps_its_pace_and_an_answer_that_takes_long_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "PACE_BYTES", 2)
+
+    async def go(running: Running) -> None:
+        waiting, asker = await running.connect()
+        asker.write(GET.replace(b" / ", b" /wait ") + b"\r\n")
+        reader, writer = await running.connect()
+        writer.write(b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
+            await asyncio.sleep(SOON / 4)
+            writer.write(b"x")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        running.server._stopping.set()
+        assert (await waiting.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.close()
+        asker.close()
+
+    served(go)
+
+
+def test_a_head_of_any_size_takes_no_memory_without_end_and_neither_do_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def go(running: Running) -> None:
+        reader, writer = await running.connect()
+        writer.write(GET + b"X-A: " + b"b" * (80 << 10))
+        assert (await ended(reader)).startswith(b"HTTP/1.1 431")
+        writer.close()
+
+        monkeypatch.setattr(protocol, "MOST_OF_A_PEER", 1)
+        first, second = await running.connect(), await running.connect()
+        second[1].write(GET + b"\r\n")
+        assert (await second[0].readuntil(b"ok")).startswith(b"HTTP/1.1 200"), "this host, where proxies are, has all"
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(protocol, "is_loopback", lambda _: False)
+            third = await running.connect()
+            assert (await ended(third[0])).startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\n")
+
+        monkeypatch.setattr(protocol, "MOST", 2)
+        fourth = await running.connect()
+        assert (await ended(fourth[0])).startswith(b"HTTP/1.1 503")
+        first[1].close()
+        while len(running.server.server_state.connections) > 1:
+            await asyncio.sleep(0.01)
+        fifth = await running.connect()
+        fifth[1].write(GET + b"\r\n")
+        assert (await fifth[0].readuntil(b"ok")).startswith(b"HTTP/1.1 200"), "there is room again"
+        for _, each in (second, third, fourth, fifth):
+            each.close()
+
+    served(go)
+
+
+# -- systemd, and the end
+
+
+def test_systemd_hears_that_it_is_ready_lives_and_stops(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.setblocking(False)
+        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000"})
+
+        async def go(running: Running) -> None:
+            assert heard.recv(100) == b"READY=1"
+            await asyncio.sleep(0)
+            assert heard.recv(100) == b"WATCHDOG=1"
+
+        served(go, notifier)
+        assert heard.recv(100).startswith(b"STOPPING=1\nEXTEND_TIMEOUT_USEC=")
+
+
+def test_at_a_stop_who_waits_for_news_is_answered_who_hangs_is_told_and_nobody_new_is_let_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving, "GRACE", SOON)
+
+    async def go() -> None:
+        running = Running()
+        async with running.serving():
+            told = {}
+            for path in ("/wait", "/hang"):
+                told[path] = await running.connect()
+                told[path][1].write(GET.replace(b"/", path.encode(), 1) + b"\r\n")
+            while len(running.app.began) < 2:
+                await asyncio.sleep(0.01)
+            running.server.should_exit = True
+            assert b" 200 OK" in await ended(told["/wait"][0])
+            with pytest.raises(OSError, match=r"Connect call failed"):
+                await running.connect()
+            last = await ended(told["/hang"][0])
+            assert last.startswith(b"HTTP/1.1 503") and b"retry-after: 2" in last
+            for _, writer in told.values():
+                writer.close()
+
+    asyncio.run(asyncio.wait_for(go(), 20))
+
+
+# -- where it listens
+
+
+def test_a_unix_socket_is_for_its_user_and_group_and_one_that_nobody_listens_at_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "web.sock"
+    first = sockets.listening(f"unix:{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert (sockets.place(first), sockets.is_open_to_others(first)) == (f"unix:{path}", False)
+    with pytest.raises(ConfigError, match="another process listens there"):
+        sockets.listening(f"unix:{path}")
+    first.close()
+    sockets.listening(f"unix:{path}").close()
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(ConfigError, match="cannot listen there"):
+        sockets.listening(f"unix:{tmp_path / 'file'}")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_what_systemd_hands_over_is_taken_by_the_process_that_it_is_for() -> None:
+    assert sockets.handed_over({"LISTEN_FDS": "1", "LISTEN_PID": "1"}) == []
+    environment = {"LISTEN_FDS": "0", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "x"}
+    assert sockets.handed_over(environment) == [] and environment == {}
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    for folder in ("inbox", "outbox", "work", "daemons"):
+        (tmp_path / "spool" / folder).mkdir(parents=True)
+    return tmp_path / "spool"
+
+
+def refused(spool: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["web", "--spool", str(spool), *arguments]) == 78
+    return capsys.readouterr().err
+
+
+def test_an_address_in_use_is_exit_78_with_its_name(spool: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = refused(spool, capsys, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert "web.listen = '127.0.0.1:" in said and "Address already in use" in said and "--listen" in said
+
+
+def test_an_address_that_others_reach_needs_keys(
+    spool: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for listen in ("0.0.0.0:0", "[::]:0"):
+        said = refused(spool, capsys, "--listen", listen)
+        assert "can be reached by others" in said and "web-key add" in said
+    monkeypatch.setenv("INBOX_DAEMON_WEB__KEYS", str(spool / "keys"))
+    assert "there is no such file" in refused(spool, capsys, "--listen", "0.0.0.0:0")
+    keys.add(spool / "keys", "a", every=False)
+    (spool / "keys").chmod(0o644)
+    assert "its mode is 0644" in refused(spool, capsys, "--listen", "127.0.0.1:0")
+
+
+def test_packages_that_are_missing_are_named_with_what_installs_them(
+    spool: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verb, "_PACKAGES", ("fastapi", "no_such_package"))
+    said = refused(spool, capsys)
+    assert "(no_such_package)" in said and "pip install '.[web]'" in said
+
+
+def test_the_cache_is_where_the_settings_systemd_or_the_user_have_it() -> None:
+    set_ = build({"web": {"cache": "/srv/cache"}}, "test")
+    assert verb.cache_folder(set_, {"CACHE_DIRECTORY": "/var/cache/w"}) == Path("/srv/cache")
+    unset = build({}, "test")
+    assert verb.cache_folder(unset, {"CACHE_DIRECTORY": "/var/cache/w:/var/cache/x"}) == Path("/var/cache/w")
+    assert verb.cache_folder(unset, {"XDG_CACHE_HOME": "/home/a/.c"}) == Path("/home/a/.c/inbox-daemon/web")
