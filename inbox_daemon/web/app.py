@@ -11,26 +11,39 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from inbox_daemon import __version__
-from inbox_daemon.errors import InboxDaemonError, told
+from inbox_daemon.errors import InboxDaemonError, NoRoom, Rejected, told
 from inbox_daemon.text import dumps
-from inbox_daemon.web import own_api, pages
+from inbox_daemon.web import batches_api, described, files_api, own_api, pages, tending
 from inbox_daemon.web.site import Site
-from inbox_daemon.web.wrong import Wrong, quoted
+from inbox_daemon.web.wrong import NO_RETRY, Wrong, quoted
 
 _BATCH_ONLY = "this is a batch service: upload a file of requests to /v1/files and create a batch of it at /v1/batches"
 
 
 def application(site: Site) -> FastAPI:
-    """Return the application that serves one spool; it touches no disk before the first request."""
-    app = FastAPI(title="inbox-daemon", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
-    app.include_router(own_api.routes(site))
-    app.include_router(pages.routes(site))
+    """Return the application that serves one spool.
+
+    Raises:
+        ConfigError: the webhooks' key cannot be read.
+    """
+    app = FastAPI(
+        title="inbox-daemon",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        lifespan=tending.beside(site),
+    )
+    for room in (files_api, batches_api, own_api, pages):
+        app.include_router(room.routes(site))
     app.add_exception_handler(Wrong, _wrong)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Rejected, _rejected)
+    app.add_exception_handler(NoRoom, _full)
     app.add_exception_handler(InboxDaemonError, _failed)
     app.add_exception_handler(OSError, _failed)
-    app.openapi()  # before HEAD is added, which needs no words of its own
+    described.completed(app.openapi())  # before HEAD is added, which needs no words of its own
     for route in app.routes:
         if isinstance(route, APIRoute) and "GET" in route.methods:
             route.methods.add("HEAD")
@@ -70,6 +83,15 @@ async def _no_route(request: Request, error: Exception) -> Response:
     if path.startswith("/v1/"):
         said = f"{said} Served are /v1/files, /v1/batches and /v1/models; {_BATCH_ONLY}."
     return answered(Wrong(404, said, "unknown_url"))
+
+
+async def _rejected(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Rejected)
+    return answered(Wrong(400, f"{error}.", error.code, "input_file_id"))
+
+
+async def _full(_: Request, error: Exception) -> Response:
+    return answered(Wrong(507, f"{error}.", "disk_full", type="server_error", headers=NO_RETRY))
 
 
 async def _failed(_: Request, error: Exception) -> Response:
