@@ -66,8 +66,8 @@ class Row:
     results: str | None
 
 
-def row(status: BatchObject, id: str, results: str | None = None) -> Row:
-    """Return the line of one batch."""
+def row(status: BatchObject, id: str, results: str | None = None, waits: str | None = None) -> Row:
+    """Return the line of one batch; `waits` is why its file is not taken yet."""
     state = views.batch_state(status)
     ended, done, total = views.ended_at(status), views.done(status), status["request_counts"]["total"]
     going = not views.has_ended(status)
@@ -78,7 +78,7 @@ def row(status: BatchObject, id: str, results: str | None = None) -> Row:
         name=status["name"],
         state=_STATES.get(state, state.replace("_", " ")),
         kind=_KINDS.get(state, "run"),
-        why=views.why(status) or views.no_model(status),
+        why=waits or views.why(status) or views.no_model(status),
         going=going,
         done=done,
         total=total,
@@ -98,6 +98,8 @@ def row(status: BatchObject, id: str, results: str | None = None) -> Row:
 def _verbs(state: str, going: bool) -> tuple[str, ...]:
     if not going or state in ("cancelling", "finalizing"):
         return ()
+    if state == "validating":
+        return ("cancel",)
     return ("resume" if state in ("paused", "parked") else "pause", "cancel")
 
 
@@ -122,8 +124,8 @@ class Head:
 _ENGINES = {"ready": "run", "loading": "halted", "backing_off": "bad"}
 
 
-def head(daemons: Sequence[DaemonView], rate: float = 0.0) -> Head:
-    """Return the head line. `rate`: requests a second of all batches."""
+def head(daemons: Sequence[DaemonView], rate: float = 0.0, warn: bool = True) -> Head:
+    """Return the head line. `rate`: requests a second of all batches. `warn`: what is no emergency is said as well."""
     alive = [daemon for daemon in daemons if daemon["alive"]]
     if not alive:
         text = "No daemon runs on this spool, so nothing is answered now; what is queued goes on when one does."
@@ -133,7 +135,7 @@ def head(daemons: Sequence[DaemonView], rate: float = 0.0) -> Head:
     state = next((each for each in _ENGINES if each in states), next(iter(states), ""))
     word = state.replace("_", " ") or "daemon runs"
     many = f"{len(engines)} engines: {', '.join(f'{count} {name}' for name, count in states.items())}"
-    said = [*dict.fromkeys(engine["model"] for engine in engines if engine.get("model"))][:3]
+    said = [*dict.fromkeys(engine["model"].rsplit("/", 1)[-1] for engine in engines if engine.get("model"))][:3]
     said += [engine["phase"] for engine in engines if engine.get("phase")][:1]
     said += [f"{rate:.0f} requests/s"] if rate else []
     said += [f"GPU {used:.0%}" for daemon in alive if (used := _gpu(daemon)) is not None][:1]
@@ -141,7 +143,7 @@ def head(daemons: Sequence[DaemonView], rate: float = 0.0) -> Head:
         many if len(engines) > 1 else f"engine {word}" if engines else word,
         _ENGINES.get(state, "off" if engines else "run"),
         tuple(said),
-        tuple(_wrong(alive)),
+        tuple(notice for notice in _wrong(alive) if warn or notice.kind),
     )
 
 
@@ -164,21 +166,26 @@ def _wrong(alive: Sequence[DaemonView]) -> Iterator[Notice]:
 class Together:
     """Batches that answer the same requests, of which nobody has said yet that they are to be compared."""
 
-    name: str
-    count: int
+    names: list[str]
     href: str
 
 
 def together(rows: Sequence[Row]) -> Together | None:
-    """Return the newest batches that were made of the same file, where there are two to six of them; else None."""
+    """Return the newest batches that were made of the same file, where there are several of them; else None."""
+    return next(iter(groups(rows)), None)
+
+
+def groups(rows: Sequence[Row]) -> list[Together]:
+    """Return all batches that were made of the same file, the newest first; of more than six, the newest six."""
     alike: dict[str, list[Row]] = {}
     for each in rows:
         if each.input and each.done:
             alike.setdefault(each.input, []).append(each)
-    for some in alike.values():
-        if 1 < len(some) <= MOST_COMPARED:
-            return Together(some[0].name, len(some), compare_link([each.id for each in reversed(some)]))
-    return None
+    taken = [some[:MOST_COMPARED] for some in alike.values() if len(some) > 1]
+    return [
+        Together([each.name for each in reversed(some)], compare_link([each.id for each in reversed(some)]))
+        for some in taken
+    ]
 
 
 def compare_link(ids: Sequence[str]) -> str:

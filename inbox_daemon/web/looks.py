@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from inbox_daemon.text import shown, span
+from inbox_daemon.web.versus import bars
 
 _STATIC = Path(__file__).parent / "static"
 _KINDS = {"app.css": "text/css", "app.js": "text/javascript", "favicon.svg": "image/svg+xml"}
@@ -74,8 +76,15 @@ def _environment() -> Environment:
         "clock": clock,
         "words": lambda count: _WORDS[count] if count < len(_WORDS) else f"{count:,}",
     }
+    environment.globals["query"] = query
+    environment.globals["bars_of"] = bars
     environment.globals["static"] = lambda name: f"/static/{name}?{static_files()[name].mark}"
     return environment
+
+
+def query(**params: str | Sequence[str]) -> str:
+    """A query string; a parameter may have several values."""
+    return urlencode(params, doseq=True)
 
 
 def lines(text: str) -> str:

@@ -5,96 +5,148 @@ What a page may do to a batch, it does by dropping a file, as every user does.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Request, Response
+from fastapi.routing import APIRoute
 from starlette.responses import RedirectResponse, StreamingResponse
 
-from inbox_daemon.spool import drop, published, views
-from inbox_daemon.web import facts, folder, looks
-from inbox_daemon.web.shelf import Shelf
+from inbox_daemon.errors import InboxDaemonError, told
+from inbox_daemon.spool import drop, published
+from inbox_daemon.web import control, facts, folder, looks, rows
+from inbox_daemon.web.shelf import Held, Shelf
 from inbox_daemon.web.site import Site
+from inbox_daemon.web.versus import Versus
+from inbox_daemon.web.wrong import Wrong
 
 _A_PAGE = 50  # batches
-_VERBS = ("pause", "resume", "cancel")
 _FOR_EVER = {"cache-control": "max-age=31536000, immutable"}  # its address changes with the content
+
+
+class _Page(APIRoute):
+    """A route whose refusals are pages as well."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except Wrong as error:
+                title = "Not found" if error.status == 404 else "That cannot be done"
+                return looks.page(request, "wrong.html", error.status, title=title, why=error.message)
+            except (InboxDaemonError, OSError) as error:
+                why = f"The spool cannot be used: {told(error)}."
+                return looks.page(request, "wrong.html", 500, title="That went wrong", why=why)
+
+        return handled
 
 
 def routes(site: Site) -> APIRouter:
     """Return the routes of all pages; none of them is part of what programs may rely on."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, route_class=_Page)
     shelf = Shelf(site)
 
     @router.get("/")
-    def overview(request: Request, q: str = "", page: int = 1) -> Response:
-        everything = shelf.all(request)
-        rows = [facts.row(one.status, one.id, one.results) for one in everything if q.lower() in one.name.lower()]
-        pages = max(1, -(-len(rows) // _A_PAGE))
-        page = min(max(1, page), pages)
-        shown = rows[(page - 1) * _A_PAGE :][:_A_PAGE]
+    def overview(request: Request, q: str = "", page: str = "") -> Response:
+        every = [_row(one) for one in shelf.all(request) if q.lower() in one.name.lower()]
+        pages = max(1, -(-len(every) // _A_PAGE))
+        number = min(_number(page), pages)
+        shown = every[(number - 1) * _A_PAGE :][:_A_PAGE]
         return looks.page(
             request,
             "overview.html",
-            head=_head(sum(row.rate or 0 for row in rows if row.going)),
+            head=_head(sum(row.rate or 0 for row in every if row.going), True),
             rows=shown,
-            summary=facts.summary(rows, len(rows)),
+            summary=facts.summary(every, len(every)),
             together=facts.together(shown) if not q else None,
-            waiting=sorted(published.waiting(site.spool).items()),
+            waiting=shelf.waiting(request),
             inbox=str(site.spool.inbox),
             q=q,
-            page=page,
+            page=number,
             of=pages,
             link=lambda number: f"/?{urlencode({'q': q, 'page': number} if q else {'page': number})}",
         )
 
     @router.get("/batches/{id}")
     def batch(request: Request, id: str) -> Response:
-        one = shelf.one(request, id)
-        if one is None:
-            return _missing(request, id)
+        one = _one(request, id)
+        status = (published.status(site.spool, one.name) if one.has_folder else None) or one.status
         receipt = folder.receipt(site.spool, one.name)
-        row = facts.row(one.status, one.id, one.results)
+        row = _row(one)
+        found = rows.opened(site, [one.name]) if one.has_folder and row.total else None
+        here = f"/batches/{one.id}"
         return looks.page(
             request,
             "batch.html",
-            head=_head(row.rate or 0 if row.going else 0),
+            head=_head(row.rate or 0 if row.going else 0, True),
             row=row,
             facts=list(facts.particulars(one.status, receipt)),
-            warnings=one.status.get("warnings") or (),
+            warnings=status.get("warnings") or (),
             files=folder.files(site.spool, one.name, one.id),
             again=folder.to_retry(receipt),
             folder=str(site.spool.batch(one.name).dir),
             proven=bool(receipt),
             history=facts.history(one.status, receipt),
+            percent=found.percent if isinstance(found, rows.Indexing) else None,
+            ids=[one.id],
+            **(_answers(request, found, here, ()) if isinstance(found, rows.Comparison) else {"comparison": None}),
         )
 
     @router.get("/batches/{id}/files/{filename}")
     def download(request: Request, id: str, filename: str) -> Response:
-        one = shelf.one(request, id)
-        listed = folder.files(site.spool, one.name, one.id) if one else ()
-        if one is None or filename not in {file.name for file in listed}:
-            return _missing(request, id, f"{filename} of ")
+        one = _one(request, id)
+        if filename not in {file.name for file in folder.files(site.spool, one.name, one.id)}:
+            raise Wrong(404, f"There is no such file of {one.name}.")
         disposition = f'attachment; filename="{one.id}-{filename}"'
         content = folder.content(site.spool.batch(one.name).dir / filename)
         return StreamingResponse(content, 200, {"content-disposition": disposition}, "application/octet-stream")
 
     @router.post("/batches/{id}/again")
     def again(request: Request, id: str) -> Response:
-        one = shelf.one(request, id)
-        path = folder.retry_file(site.spool, one.name) if one else None
-        if one is None or path is None:
-            return _missing(request, id, "The file of what is to be run again, of ")
+        one = _one(request, id)
+        if (path := folder.retry_file(site.spool, one.name)) is None:
+            raise Wrong(404, f"Of {one.name} nothing is left that may be run again.")
         list(drop.drop_all(site.spool, [(path, folder.retry_name(one.name, path.name))]))
         return RedirectResponse("/", 303)
 
     @router.post("/batches/{id}/{verb}")
-    def control(request: Request, id: str, verb: str, back: str = Form("/")) -> Response:
-        one = shelf.one(request, id)
-        if one is None or verb not in _VERBS:
-            return _missing(request, id)
-        if not views.has_ended(one.status):
-            drop.drop_control(site.spool, one.status["id"], verb)
+    def act(request: Request, id: str, verb: str, back: str = Form("/")) -> Response:
+        one = _one(request, id)
+        if verb == "cancel":
+            control.cancelled(site, one.facts)
+        elif verb in ("pause", "resume"):
+            control.controlled(site, one.facts, verb)
+        else:
+            raise Wrong(404, f"A batch cannot be told to {verb}.")
         return RedirectResponse(back if back == f"/batches/{id}" else "/", 303)
+
+    @router.get("/compare")
+    def compare(request: Request) -> Response:
+        some = [_one(request, id) for id in request.query_params.getlist("b")]
+        if not some:
+            groups = facts.groups([_row(one) for one in shelf.all(request)])
+            return looks.page(request, "pick.html", head=_head(), groups=groups)
+        found = rows.opened(site, [one.name for one in some])
+        if isinstance(found, rows.Indexing):
+            return looks.page(request, "indexing.html", head=_head(), percent=found.percent)
+        ids = [one.id for one in some]
+        return looks.page(request, "compare.html", head=_head(), ids=ids, **_answers(request, found, "/compare", ids))
+
+    @router.get("/row")
+    def row(request: Request, id: str = "", by: str | None = None) -> Response:
+        some = [_one(request, each) for each in request.query_params.getlist("b")]
+        found = rows.opened(site, [one.name for one in some])
+        if isinstance(found, rows.Indexing):
+            return looks.page(request, "indexing.html", head=_head(), percent=found.percent)
+        if (shown := found.row(id, by)) is None:
+            raise Wrong(404, f"No request in these batches has the custom_id {id}.")
+        ids = [one.id for one in some]
+        back = Versus("/compare", ids, rows.Filter(by=by), rows.Order.FILE).address()
+        names, by = found.names, found.by if by is None else by
+        return looks.page(request, "row.html", head=_head(), row=shown, names=names, ids=ids, by=by, back=back)
 
     @router.get("/static/{name}")
     def static(name: str) -> Response:
@@ -107,11 +159,34 @@ def routes(site: Site) -> APIRouter:
     def favicon() -> Response:
         return static("favicon.svg")
 
-    def _head(rate: float) -> facts.Head:
-        return facts.head(published.daemons(site.spool), rate)
+    def _head(rate: float = 0.0, warn: bool = False) -> facts.Head:
+        return facts.head(shelf.daemons(), rate, warn)
 
-    def _missing(request: Request, id: str, what: str = "") -> Response:
-        why = f"{what}{id} is not here: it never was, or somebody has removed its folder from the outbox."
-        return looks.page(request, "wrong.html", 404, head=_head(0), title="Not found", why=why)
+    def _one(request: Request, id: str) -> Held:
+        if (found := shelf.one(request, id)) is None:
+            raise Wrong(404, f"{id} is not here: it never was, or somebody has removed it.")
+        return found
 
     return router
+
+
+def _row(one: Held) -> facts.Row:
+    return facts.row(one.status, one.id, one.results, one.waits)
+
+
+def _number(page: str) -> int:
+    return max(1, int(page)) if page.isascii() and page.isdecimal() and len(page) < 10 else 1
+
+
+def _answers(request: Request, found: rows.Comparison, path: str, ids: Sequence[str]) -> dict[str, Any]:
+    """Return what a page of answers shows, as its address asks for it."""
+    params = request.query_params
+    filter, order = rows.Filter.of(params), rows.Order.of(params)
+    shown = found.rows(filter, order, _number(params.get("page", "")))
+    return {
+        "comparison": found,
+        "header": found.header(shown.by),
+        "versus": Versus(path, ids, filter, order),
+        "shown": shown,
+        "first": shown.page == 1 and not filter.query().replace("by=", ""),
+    }

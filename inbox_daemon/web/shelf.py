@@ -1,27 +1,43 @@
-"""The batches that somebody may see, as pages want them: each with the id by which it is found, newest first."""
+"""The batches that somebody may see, as pages want them: what is at work before what has ended, the newest first."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 from fastapi import Request
 
 from inbox_daemon.spool import published, views
-from inbox_daemon.spool.shapes import BatchObject
+from inbox_daemon.spool.shapes import BatchObject, DaemonView
+from inbox_daemon.web import ids, live, objects
+from inbox_daemon.web.objects import Facts
 from inbox_daemon.web.site import Site, asker
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One batch. `results`: where its answers may be downloaded, once all are there."""
+    """One batch.
 
-    id: str
+    Attributes:
+        status: its status.json; of one that has none yet, or none any more, what is known all the same.
+        waits: why its file is not taken yet. has_folder: whether there is anything of it in the outbox.
+        results: where its answers may be downloaded, once all are there.
+    """
+
+    facts: Facts
     status: BatchObject
+    waits: str | None
+    has_folder: bool
     results: str | None
 
     @property
+    def id(self) -> str:
+        return self.facts.id
+
+    @property
     def name(self) -> str:
-        return self.status["name"]
+        return self.facts.name
 
 
 class Shelf:
@@ -29,19 +45,40 @@ class Shelf:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._statuses = published.Statuses(site.spool)
+        self._known = live.of(site)
+
+    def daemons(self) -> list[DaemonView]:
+        return self._known.daemons()
+
+    def waiting(self, request: Request) -> list[tuple[str, str]]:
+        """Return which dropped files are not taken yet, and why, by name; for who sees everything."""
+        return sorted(published.waiting(self._site.spool).items()) if asker(request).all else []
 
     def all(self, request: Request) -> list[Held]:
-        """Return every batch that who asks may see, the newest first."""
-        if not asker(request).all:
-            return []
-        rests = not views.runs_on(self._site.spool)
-        return [self._held(status, rests) for status in reversed(self._statuses.read())]
+        """Return every batch that who asks may see."""
+        who, rests = asker(request), not self._known.daemon_lives()
+        found = (self._known.facts(place) for place in self._known.places() if who.sees(place.owner))
+        held = [_held(facts, rests) for facts in found if facts is not None]
+        return sorted(held, key=lambda one: views.has_ended(one.status))
 
     def one(self, request: Request, id: str) -> Held | None:
-        return next((held for held in self.all(request) if held.id == id), None)
+        """Return a batch by its id; None where there is none for who asks."""
+        facts = self._known.one(id)
+        if facts is None or not asker(request).sees(facts.owner):
+            return None
+        return _held(facts, not self._known.daemon_lives())
 
-    def _held(self, status: BatchObject, rests: bool) -> Held:
-        ended = views.has_ended(status)
-        results = f"/batches/{status['id']}/files/results.jsonl" if ended and views.done(status) else None
-        return Held(status["id"], views.at_rest(status) if rests and not ended else status, results)
+
+def _held(facts: Facts, rests: bool) -> Held:
+    counts = {"total": 0, "completed": 0, "failed": 0}
+    plain: Mapping[str, Any] = {"id": facts.id, "created_at": facts.created_at, "request_counts": counts}
+    known: Mapping[str, Any] = {"name": facts.name, "status": str(facts.status)}
+    status = cast(BatchObject, {**plain, **(facts.said or {}), **known})
+    told = objects.output(facts, ids.RESULTS)
+    return Held(
+        facts,
+        views.at_rest(status) if rests and not views.has_ended(status) else status,
+        facts.waits if facts.said is None and not views.has_ended(status) else None,
+        bool(facts.lying) or (facts.said is not None and not views.has_ended(status)),
+        f"/v1/files/{told['id']}/content" if told is not None else None,
+    )

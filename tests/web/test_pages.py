@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urlencode
 
 import orjson
 import pytest
 import viewed
 from hostile import PAYLOADS
+from running import eventually
 from starlette.testclient import TestClient
 
 from inbox_daemon.config import Config
@@ -29,7 +32,7 @@ class Page(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
+        self.text, self.source = "", html
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -97,7 +100,7 @@ def test_the_overview_says_of_each_batch_how_it_stands(client: TestClient, spool
     assert "engine ready" in text and "GPU 96%" in text and "97 requests/s" in text
     assert re.search(r"candidates .{,80} in progress 3,312 of 5,000 66 % 17 s left 97.1 2 pause cancel", text), text
     assert re.search(r"halted .{,80}paused 10 of 100", text) and "resume cancel" in text
-    assert "Three batches answer the same requests as tickets@llama-3.2-3b" in text
+    assert "the same requests: tickets@qwen3-4b, tickets@gemma-3-4b, tickets@llama-3.2-3b. Compare" in text
     found = got(client, "/?q=gemma")
     assert "tickets@gemma-3-4b" in found.text and "tickets@qwen3-4b" not in found.text
     assert "No batch has “<b>” in its name" in got(client, "/?q=%3Cb%3E").text
@@ -149,15 +152,76 @@ def test_what_may_be_run_again_is_dropped_as_a_batch_of_its_own(client: TestClie
     assert (spool.inbox / "some-retry@gemma.jsonl").read_bytes() == retry
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_hostile_text_is_text_on_every_page(client: TestClient, spool: Spool, payload: str) -> None:
-    name = batch_name(f"{payload}.jsonl")
-    written = payload.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    problem = {"data": [{"code": written, "message": written, "line": 1}]}
-    viewed.running(spool, name, 3, 10, model=written, input_file_id=written, warnings=[written], parked=written)
-    viewed.running(spool, f"{name}.2", 3, 10, 91, status="failed", failed_at=1_000, errors=problem)
-    viewed.daemon(spool, waiting={written: written}, alerts=[{"text": written, "severity": "critical"}])
-    for path in ("/", f"/batches/batch_{90:022x}", f"/batches/batch_{91:022x}"):
-        page = got(client, path)
-        assert name[:20] in page.text
-        assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x07\x1b]", page.text)
+def read(client: TestClient, path: str, status: int = 200) -> Page:
+    """A page of answers, once they have been read for the first time."""
+
+    def there() -> Page | None:
+        page = got(client, path, status)
+        return None if any("data-again" in attributes for _, attributes in page.elements) else page
+
+    found = eventually(there, 20, "answers are read")
+    assert found is not None
+    return found
+
+
+IDS = [f"batch_{number:022x}" for number in range(1, 7)]
+THREE = "/compare?" + "&".join(f"b={id}" for id in IDS[:3])
+
+
+def chips(page: Page) -> dict[str, str]:
+    """The choices of a page of answers: what each is called, and where it leads."""
+    return dict(re.findall(r'<a href="([^"]*)"[^>]*>([^<]+)', page.source.split('class="chips"')[1].split("</nav>")[0]))
+
+
+def test_answers_stand_side_by_side_and_every_filter_is_an_address(client: TestClient, spool: Spool) -> None:
+    viewed.tickets(spool, 200)
+    page = read(client, THREE)
+    assert "200 requests; the answers differ on" in page.text and "s \N{GREEK SMALL LETTER ALPHA} 0." in page.text
+    assert len(page.all("article")) == 50 and len([a for a in page.all("a") if a.get("rel") == "next"]) == 1
+    for name in ("disagree", "only A", "only C", "errors", "cut off", "no JSON"):
+        [link] = [link for link, said in chips(page).items() if unescape(said).strip() == name]
+        narrowed = got(client, unescape(link))
+        found = re.search(r"(\d+)\s+of 200", narrowed.text)
+        assert found and 0 < int(found[1]) < 200, (name, found)
+        assert 'aria-current="true">' + name in narrowed.source
+    alone = got(client, f"{THREE}&q=no-such-words")
+    assert "No row is like that" in alone.text and "has no-such-words" in alone.text
+    assert "names a side" in got(client, f"{THREE}&only=F", 400).text
+    row = got(client, f"/row?b={IDS[0]}&b={IDS[1]}&id=ticket-00003")
+    assert "You sort support tickets" in row.text and "This is ticket 3;" in row.text
+    assert "No request in these batches" in got(client, f"/row?b={IDS[0]}&id=nobody", 404).text
+    assert "tickets@qwen3-4b, tickets@gemma-3-4b, tickets@llama-3.2-3b" in got(client, "/compare").text
+
+
+def test_hostile_text_is_text_on_every_page(client: TestClient, spool: Spool) -> None:
+    written = [payload.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for payload in PAYLOADS]
+    names = [batch_name(f"{payload}.jsonl") for payload in PAYLOADS]
+    for number, (name, text) in enumerate(zip(names, written, strict=True)):
+        problem = {"data": [{"code": text, "message": text, "line": 1}]}
+        told = {"model": text, "input_file_id": text, "warnings": [text], "parked": text}
+        viewed.running(spool, f"{name}.{number}", 3, 10, 100 + number, **told)
+        viewed.running(spool, f"{name}.{number}.2", 0, 0, 200 + number, status="failed", failed_at=9, errors=problem)
+    viewed.daemon(spool, waiting={text: text for text in written}, alerts=[{"text": text} for text in written])
+    lines = [viewed.requests(1)[0] | {"custom_id": text} for text in written]
+    for line, text in zip(lines, written, strict=True):
+        line["body"] = {"messages": [{"role": text, "content": text}]}
+    said = [
+        text if place % 2 else orjson.dumps({text: text, "label": text}).decode() for place, text in enumerate(written)
+    ]
+    hostile = batch_name(f"{PAYLOADS[0]}{PAYLOADS[12]}")
+    for number in (1, 2):
+        answers = [(text, "stop") for text in (said if number == 1 else [*reversed(said)])]
+        viewed.answered(spool, f"{hostile}{number}", lines, answers.__getitem__, model=written[0], number=number)
+    both = f"/compare?b={IDS[0]}&b={IDS[1]}"
+    pages = {path: read(client, path) for path in (both, f"/batches/{IDS[0]}")}
+    pages |= {path: got(client, path) for path in ("/", "/?page=2", *(f"/batches/batch_{n:022x}" for n in (100, 200)))}
+    pages |= {f"q={text}": got(client, f"{both}&{urlencode({'q': text})}") for text in written[:3]}
+    pages |= {
+        f"is={text}": got(client, f"{both}&{urlencode({'is': f'A:{text}:{text}'.replace('%', '')})}")
+        for text in ("<b>",)
+    }
+    pages |= {text: got(client, f"/row?b={IDS[0]}&b={IDS[1]}&{urlencode({'id': text})}") for text in written}
+    for path, page in pages.items():
+        assert not re.search("[\u202a-\u202e\u2066-\u2069\x00\x07\x1b]", page.text), path
+    text = pages[both].text
+    assert [payload for payload in PAYLOADS[:-1] if payload not in text] == []

@@ -1,5 +1,7 @@
 // The pages' one script. Every page works without it but for live figures, keys, marks and dropping files.
 
+document.documentElement.classList.add("js");
+
 const $ = (what, where = document) => where.querySelector(what);
 const $$ = (what, where = document) => [...where.querySelectorAll(what)];
 
@@ -74,9 +76,15 @@ async function look() {
     if (++failed === 2) { document.body.classList.add("lost"); say("The server does not answer; this page shows what was true before."); }
   }
 }
+async function again() { // answers that are being read: once they are, the page is another
+  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (!$("[data-again]", page)) return location.reload();
+  patch($("[data-again]"), $("[data-again]", page));
+}
 async function watch() {
   for (;;) {
-    if (document.visibilityState === "visible") await look();
+    if (document.visibilityState === "visible") await ($("[data-again]") ? again() : look());
     await new Promise(wake => setTimeout(wake, 2000));
   }
 }
@@ -216,8 +224,143 @@ if ($("#rows")) {
   });
 }
 
+// -- answers: a row and an answer in it are chosen; marks are the answer's
+
+const answers = $("#answers");
+if (answers) {
+  const list = $$("article.row", answers), many = $$(".cell", list[0] || answers).length > 1;
+  let at = -1, side = 0;
+  const row = () => list[at], cell = () => row() && $$(".cell", row())[side];
+  const choose = (to, within = side, scroll = true) => {
+    if (!list.length) return;
+    row()?.classList.remove("at"); cell()?.classList.remove("at");
+    at = Math.max(0, Math.min(list.length - 1, to));
+    side = Math.max(0, Math.min($$(".cell", row()).length - 1, within));
+    row().classList.add("at"); cell().classList.add("at");
+    cell().focus({ preventScroll: true });
+    if (scroll) row().scrollIntoView({ block: row().offsetHeight > innerHeight * .7 ? "start" : "nearest" });
+    sessionStorage.setItem(`at ${location.search}`, row().id);
+  };
+  const done = []; // [cell, mark and note before]
+  const said = of => ({ mark: of.dataset.mark, note: of.dataset.note });
+  const show = (of, { mark, note }) => {
+    of.dataset.mark = mark; of.dataset.note = note;
+    const word = $("h3 .mark", of);
+    word.className = `mark ${mark}`;
+    word.textContent = { good: "good", bad: "bad", defer: "later", best: "best" }[mark] || "";
+    for (const button of $$("[data-as]", of)) button.setAttribute("aria-pressed", button.dataset.as === mark);
+    const line = $(".note", of);
+    line.textContent = note; line.hidden = !note;
+  };
+  const tell = async (of, next) => {
+    const before = said(of);
+    show(of, next);
+    try {
+      const answer = await fetch("/api/marks", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ batch: answers.dataset.set.split(" ")[+of.dataset.side], custom_id: of.closest("article").dataset.id, ...next }) });
+      if (!answer.ok) throw new Error((await answer.json()).error.message);
+    } catch (error) { show(of, before); say(`Not marked: ${error.message}`); return false; }
+    return true;
+  };
+  const mark = async (of, as) => {
+    if (!of || !$("[data-as]", of)) return;
+    const before = said(of);
+    done.push([[of, before]]);
+    const others = as === "best" ? $$(".cell", of.closest("article")).filter(each => each !== of && each.dataset.mark === "best") : [];
+    for (const other of others) { done.at(-1).push([other, said(other)]); await tell(other, { ...said(other), mark: "" }); }
+    await tell(of, { ...before, mark: before.mark === as ? "" : as });
+  };
+  const undo = async () => {
+    const last = done.pop();
+    if (!last) return say("Nothing to undo on this page.");
+    for (const [of, before] of last) { await tell(of, before); choose(list.indexOf(of.closest("article")), +of.dataset.side); }
+  };
+  const note = of => {
+    if (!of) return;
+    const box = document.createElement("dialog"), form = document.createElement("form"), title = document.createElement("h2"), text = document.createElement("textarea"), save = document.createElement("button");
+    box.id = "note"; form.method = "dialog"; form.className = "noting";
+    title.textContent = "Note on this answer"; title.id = "note-title"; box.setAttribute("aria-labelledby", "note-title");
+    text.value = of.dataset.note; text.maxLength = 4000; text.setAttribute("aria-label", "Note");
+    save.className = "primary"; save.textContent = "Save";
+    form.append(title, text, save); box.append(form); document.body.append(box);
+    text.addEventListener("keydown", event => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(save); });
+    form.addEventListener("submit", () => { done.push([[of, said(of)]]); tell(of, { ...said(of), note: text.value.trim() }); });
+    box.addEventListener("close", () => { box.remove(); of.focus({ preventScroll: true }); });
+    box.showModal(); text.focus();
+  };
+  const open = of => { if (of) { of.classList.toggle("open"); of.scrollIntoView({ block: "nearest" }); } };
+
+  // what differs from the first answer, word by word
+  const words = text => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || [];
+  const compared = (before, after) => {
+    const a = words(before).slice(0, 1200), b = words(after).slice(0, 1200), width = b.length + 1;
+    const length = new Uint16Array((a.length + 1) * width);
+    for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--)
+      length[i * width + j] = a[i] === b[j] ? length[(i + 1) * width + j + 1] + 1 : Math.max(length[(i + 1) * width + j], length[i * width + j + 1]);
+    const found = [];
+    const add = (kind, word) => { if (found.at(-1)?.[0] === kind) found.at(-1)[1] += word; else found.push([kind, word]); };
+    let i = 0, j = 0;
+    while (i < a.length || j < b.length) {
+      if (i < a.length && j < b.length && a[i] === b[j]) { add("", b[j]); i++; j++; }
+      else if (j === b.length || (i < a.length && length[(i + 1) * width + j] >= length[i * width + j + 1])) add("del", a[i++]);
+      else add("ins", b[j++]);
+    }
+    return found;
+  };
+  const parts = of => new Map($$(".body .text", of).map((text, place) => [text.previousElementSibling?.textContent ?? `${place}`, text]));
+  let differing = false;
+  const differences = () => {
+    differing = !differing;
+    for (const article of list) {
+      const [first, ...rest] = $$(".cell", article), base = parts(first);
+      for (const other of rest) for (const [name, text] of parts(other)) {
+        if (!differing) { text.textContent = text.dataset.plain ?? text.textContent; continue; }
+        if (!base.has(name)) continue;
+        text.dataset.plain = text.textContent;
+        text.replaceChildren(...compared(base.get(name).textContent, text.dataset.plain).map(([kind, word]) => {
+          if (!kind) return document.createTextNode(word);
+          const piece = document.createElement(kind);
+          piece.textContent = word;
+          return piece;
+        }));
+      }
+    }
+    say(differing ? "Green: not in A. Struck out: in A alone. x takes it back." : "Answers as they are.");
+  };
+
+  for (const body of $$(".body", answers)) body.classList.toggle("long", body.scrollHeight > body.clientHeight + 4);
+  for (const markers of $$(".markers", answers)) markers.hidden = false;
+  answers.addEventListener("click", event => {
+    const button = event.target.closest("button"), of = event.target.closest(".cell"), article = event.target.closest("article");
+    if (article && of) choose(list.indexOf(article), $$(".cell", article).indexOf(of), false);
+    if (button?.dataset.as) mark(of, button.dataset.as);
+    else if (button?.hasAttribute("data-note-of")) note(of);
+    else if (event.target.closest(".body.long, .prompt") && !getSelection().toString()) article.classList.toggle("open");
+  });
+  answers.addEventListener("focusin", event => {
+    const article = event.target.closest("article"), of = event.target.closest(".cell");
+    if (article && list.indexOf(article) !== at && event.target.matches("a, summary, button")) choose(list.indexOf(article), of ? +of.dataset.side : side, false), event.target.focus();
+  });
+  const best = number => { const to = row() && $$(".cell", row())[number - 1]; if (to && many) { choose(at, number - 1); mark(to, "best"); } };
+  Object.assign(KEYS, {
+    j: () => choose(at + 1), k: () => choose(at - 1), h: () => choose(at < 0 ? 0 : at, side - 1), l: () => choose(at < 0 ? 0 : at, side + 1),
+    ArrowLeft: () => choose(at < 0 ? 0 : at, side - 1), ArrowRight: () => choose(at < 0 ? 0 : at, side + 1),
+    g: () => mark(cell(), "good"), b: () => mark(cell(), "bad"), d: () => mark(cell(), "defer"), n: () => note(cell()), u: undo,
+    " ": () => open(row()), o: () => $("h2 a", row() || answers)?.click(), e: () => $("#export")?.click(), Backspace: () => $("#back")?.click(),
+    ...(many ? { x: differences } : {}),
+    ...Object.fromEntries([1, 2, 3, 4, 5, 6].map(number => [`${number}`, () => best(number)])),
+  });
+  if (answers.classList.contains("whole")) choose(0, 0, false);
+  else {
+    const last = list.findIndex(each => each.id === (location.hash.slice(1) || sessionStorage.getItem(`at ${location.search}`)));
+    if (last >= 0) choose(last);
+  }
+  for (const select of $$("#filters select")) select.addEventListener("change", () => select.form.requestSubmit());
+  for (const form of $$("form.choose")) form.addEventListener("submit", () => { for (const field of $$("input, select", form)) if (!field.value && field.name !== "by") field.disabled = true; });
+}
+
 addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || keys.open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
+  if (event.target.matches("button, a, summary") && (event.key === "Enter" || event.key === " ")) return;
   if (event.target.matches("input:not([type=checkbox], [type=radio]), select, textarea")) { if (event.key === "Escape") event.target.blur(); return; }
   const does = KEYS[event.key];
   if (does) { event.preventDefault(); does(); }
