@@ -121,9 +121,15 @@ def _made_before(site: Site, asked: Asked, now: float) -> Submitted | None:
 
 
 async def _changed(request: Request, look: partial[Facts], answer: Response, seconds: int) -> Response:
-    """Return what is told of a batch once it is something else than `answer`, or that one after so many seconds."""
+    """Return what is told of a batch once it is something else than `answer`, or that one after so many seconds.
+
+    When the process ends, nobody waits on.
+    """
     until = time.monotonic() + seconds
+    stopping: asyncio.Event | None = getattr(request.state, "stopping", None)
     while (left := until - time.monotonic()) > 0 and not await request.is_disconnected():
+        if stopping is not None and stopping.is_set():
+            break
         await asyncio.sleep(min(_LOOK_EVERY, left))
         fresh, _ = tagged(request, objects.batch(await asyncio.to_thread(look)))
         if fresh.headers["etag"] != answer.headers["etag"]:

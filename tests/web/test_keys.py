@@ -118,6 +118,7 @@ def test_a_name_is_given_once_and_without_web_keys_there_is_no_file(
     assert "web.keys is not set" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_other_verb_waits_for_a_web_framework() -> None:
     """`parser()` reads every verb's file, as --help and completion do."""
     code = "import sys; from inbox_daemon.cli import parser; parser(); print(*sys.modules)"

@@ -8,10 +8,16 @@ import logging
 import os
 import socket
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import pytest
+from knocking import Web
+from running import eventually
 from starlette.types import Receive, Scope, Send
 
 from inbox_daemon.cli import main
@@ -156,14 +162,14 @@ def test_who_is_slow_on_purpose_or_does_not_read_is_let_go_whatever_he_is_slow_w
 def test_a_body_that_keeps_its_pace_and_an_answer_that_takes_long_are_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(protocol, "PACE_BYTES", 2)
+    monkeypatch.setattr(protocol, "PACE_BYTES", 1)
 
     async def go(running: Running) -> None:
         waiting, asker = await running.connect()
         asker.write(GET.replace(b" / ", b" /wait ") + b"\r\n")
         reader, writer = await running.connect()
-        writer.write(b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
-        for _ in range(10):
+        writer.write(b"POST /body HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\n")
+        for _ in range(6):
             await asyncio.sleep(SOON / 4)
             writer.write(b"x")
         assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
@@ -321,3 +327,79 @@ def test_the_cache_is_where_the_settings_systemd_or_the_user_have_it() -> None:
     unset = build({}, "test")
     assert verb.cache_folder(unset, {"CACHE_DIRECTORY": "/var/cache/w:/var/cache/x"}) == Path("/var/cache/w")
     assert verb.cache_folder(unset, {"XDG_CACHE_HOME": "/home/a/.c"}) == Path("/home/a/.c/inbox-daemon/web")
+
+
+# -- as a process
+
+
+@pytest.mark.slow
+def test_a_process_lets_go_of_slow_clients_serves_others_meanwhile_and_ends_within_seconds(tmp_path: Path) -> None:
+    web = Web(tmp_path / "spool", tmp_path / "web.log")
+    try:
+        silent, trickling = (socket.create_connection(("127.0.0.1", web.port)) for _ in range(2))
+        began = time.monotonic()
+        trickling.sendall(GET)
+        for each in (silent, trickling):
+            each.setblocking(False)
+
+        def is_closed(connection: socket.socket) -> bool:
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    return connection.recv(100) == b""
+                except ConnectionError:
+                    return True
+            return False
+
+        def both_are() -> bool:
+            with contextlib.suppress(OSError):
+                trickling.send(b"X-A: b\r\n")
+            answer = httpx.get(f"{web.url}/healthz", headers={"Connection": "close"})
+            assert answer.json() == {"ok": True, "daemon": False}
+            return is_closed(silent) and is_closed(trickling)
+
+        eventually(both_are, 20, "slow clients are let go")
+        assert time.monotonic() - began >= protocol.HEAD_WITHIN - 1
+        silent.close()
+        trickling.close()
+        assert web.stop() == 0
+        assert "web: stopped" in web.text()
+    finally:
+        web.kill()
+
+
+@pytest.mark.slow
+def test_systemd_may_hold_the_socket_and_hears_that_the_process_is_ready_once_what_a_crash_left_is_put_right(
+    tmp_path: Path,
+) -> None:
+    half = tmp_path / "spool/files/.up-0123456789abcdef"
+    half.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard, socket.create_server(("127.0.0.1", 0)) as held:
+        heard.bind(str(tmp_path / "notify"))
+        heard.settimeout(30)
+        # as systemd does it: the socket is descriptor 3, and the process that it is for is known by its number
+        hand_over = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3, inheritable=True)\n"
+            "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+            "os.execv(sys.executable, [sys.executable, '-m', 'inbox_daemon', 'web', '--spool', sys.argv[2]])"
+        )
+        environment = os.environ | {"LISTEN_FDS": "1", "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        for folder in ("inbox", "outbox", "work", "daemons"):
+            (tmp_path / "spool" / folder).mkdir()
+        with (tmp_path / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", hand_over, str(held.fileno()), str(tmp_path / "spool")],
+                env=environment,
+                pass_fds=[held.fileno()],
+                stderr=log,
+            )
+        try:
+            assert heard.recv(100) == b"READY=1", (tmp_path / "log").read_text()
+            assert not half.exists()
+            port = held.getsockname()[1]
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+            process.terminate()
+            assert heard.recv(100).startswith(b"STOPPING=1")
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
