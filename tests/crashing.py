@@ -16,9 +16,10 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,6 +70,32 @@ class Strike:
         return f"{what} at operation {self.at}" + ("" if self.times == 1 else f", {self.times:.1g} times")
 
 
+def kills(operations: Sequence[str]) -> list[Strike]:
+    """Return every way to be killed: before each operation, and in the middle of each write."""
+    halves = [Strike(n, half=True) for n, what in enumerate(operations, 1) if what.startswith("write ")]
+    return [Strike(n) for n in range(1, len(operations) + 1)] + halves
+
+
+def second_kills(firsts: Sequence[tuple[Strike, Sequence[str]]], most: int) -> list[tuple[Strike, Strike]]:
+    """Return a spread of pairs: every first kill, and every operation that any recovery has, at least once.
+
+    Args:
+        firsts: first kills, and the operations of the recovery after each.
+        most: how many pairs are enough beside that.
+    """
+    every = [
+        ((first, second), (operations[second.at - 1], second.half))
+        for first, operations in firsts
+        for second in kills(operations)
+    ]
+    step = max(1, len(every) // most)
+    chosen = dict(every[::step])
+    for pair, operation in every:
+        if operation not in chosen.values() or pair[0] not in {first for first, _ in chosen}:
+            chosen[pair] = operation
+    return list(chosen)
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How one run went.
@@ -116,15 +143,41 @@ def run(
         durable: whether syncs really reach the disk.
         within: seconds after which SIGALRM ends the child.
     """
-    config, log, trace = (spool.with_name(f"{spool.name}.{suffix}") for suffix in ("toml", "log", "trace"))
+    config = spool.with_name(f"{spool.name}.toml")
     config.write_text(settings)
+
+    def prepare() -> None:
+        _hasten()
+        if sabotage:
+            sabotage()
+
+    command = ["run", "--drain", "--spool", str(spool), "--config", str(config)]
+    before_each = _before_each(spool, stop_at, cancel_at_work, at_each)
+    return perform(spool, partial(cli.main, command), strike, prepare, before_each, durable, within)
+
+
+def perform(
+    spool: Path,
+    act: Callable[[], int],
+    strike: Strike | None = None,
+    prepare: Callable[[], None] | None = None,
+    before_each: Callable[[int], None] = lambda number: None,
+    durable: bool = False,
+    within: float = 60.0,
+) -> Ended:
+    """Have a forked child act on a spool, and wait for its end. To be called where no thread runs.
+
+    Args:
+        act: what it does; returns its exit status.
+        prepare: called in the child before anything counts.
+        before_each: called in the child before each operation, with its number.
+    """
+    log, trace = (spool.with_name(f"{spool.name}.{suffix}") for suffix in ("log", "trace"))
     sys.stdout.flush()
     gc.freeze()  # or looking for garbage copies every page
     child = os.fork()
     if not child:
-        before = _before_each(spool, stop_at, cancel_at_work, at_each)
-        wire = Tripwire(spool, trace, strike, before, durable)
-        _live(spool, config, log, wire, sabotage, within)
+        _live(log, Tripwire(spool, trace, strike, before_each, durable), act, prepare, within)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     said: dict[str, list[str]] = {"began": [], "failed": [], "resynced": [], "leaked": []}
     for line in trace.read_text(errors="replace").splitlines():
@@ -144,7 +197,7 @@ def impersonal(text: str, root: str) -> str:
     """Leave out of paths what differs between two runs: where the spool lies (`root`, with its slash), and ids."""
     text = text.replace(root, "").replace(root[:-1], "SPOOL")
     text = re.sub(r"batch_[0-9a-f]{22}", "ID", text)
-    text = re.sub(r"\.probe-[0-9a-f]{16}", ".probe", text)
+    text = re.sub(r"(batch_|file-|\.up-|\.new-|\.probe-)[0-9a-f]{16}(-[0-9a-f]{8})?\b", r"\1", text)
     return re.sub(r"daemons/(\.?).*\.json", r"daemons/\1HOST.json", text)
 
 
@@ -169,8 +222,17 @@ def _before_each(
     return before
 
 
+def _hasten() -> None:
+    batches._SUSPEND = taking._ADOPT_EVERY = _AGAIN_AFTER
+    # Nothing by the clock, so that two runs are alike: a pass takes as long as there is work, views follow changes.
+    daemon._SLICE = taking._SLICE = face._STATUS_EVERY = daemons._SAY_EVERY = ingest._TURN = math.inf
+    obeying._SLICE = twins._SLICE = running._CLOSE_SLICE = leaving._SLICE = clearing._SLICE = math.inf
+    clearing._FIRST_SCAN = clearing._SURE_AFTER = remains._EMPTY_FOR = 0
+    history._SAVE_AFTER = 0.0
+
+
 def _live(
-    spool: Path, config: Path, log: Path, wire: Tripwire, sabotage: Callable[[], None] | None, within: float
+    log: Path, wire: Tripwire, act: Callable[[], int], prepare: Callable[[], None] | None, within: float
 ) -> NoReturn:
     status = 99
     try:
@@ -180,16 +242,10 @@ def _live(
         sys.stdout = sys.stderr = open(output, "w", buffering=1)  # noqa: SIM115
         signal.setitimer(signal.ITIMER_REAL, within)
         gc.disable()  # nobody but the daemon itself closes its files
-        batches._SUSPEND = taking._ADOPT_EVERY = _AGAIN_AFTER
-        # Nothing by the clock, so that two runs are alike: a pass takes as long as there is work, views follow changes.
-        daemon._SLICE = taking._SLICE = face._STATUS_EVERY = daemons._SAY_EVERY = ingest._TURN = math.inf
-        obeying._SLICE = twins._SLICE = running._CLOSE_SLICE = leaving._SLICE = clearing._SLICE = math.inf
-        clearing._FIRST_SCAN = clearing._SURE_AFTER = remains._EMPTY_FOR = 0
-        history._SAVE_AFTER = 0.0
-        if sabotage:
-            sabotage()
+        if prepare:
+            prepare()
         wire.arm()
-        status = cli.main(["run", "--drain", "--spool", str(spool), "--config", str(config)])
+        status = act()
         wire.count_descriptors()
     except BaseException:
         traceback.print_exc()

@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -63,20 +63,18 @@ class Upload:
         self._spool, self._suffix, self._keep_free = spool, suffix, keep_free
         self.size = 0
         self._hash = hashlib.sha256()
-        self._folder = folders.Hidden(spool.files, MADE)
-        try:
-            self._content = files.Writer(Stored(self._folder.dir).content(suffix), fresh=True)
+        with ExitStack() as made:
+            self._folder = made.enter_context(folders.Hidden(spool.files, MADE))
+            content = Stored(self._folder.dir).content(suffix)
+            self._content = made.enter_context(files.Writer(content, fresh=True))
             files.share(self._content.fd)
-        except BaseException:
-            self._folder.__exit__()
-            raise
+            self._made = made.pop_all()
 
     def __enter__(self) -> Upload:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._content.close()
-        self._folder.__exit__()
+        self._made.close()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append to the content.

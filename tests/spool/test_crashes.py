@@ -15,8 +15,8 @@ from pathlib import Path
 
 import orjson
 import pytest
-from aftermath import Finding, Scene, blow, copy, end_well, tree
-from crashing import Strike, run
+from aftermath import Scene, blow, copy, end_well, tree
+from crashing import Strike, kills, run, second_kills
 from scenes import (
     cancelled,
     dropped,
@@ -41,26 +41,6 @@ pytestmark = pytest.mark.matrix
 
 
 # -- every way to be killed
-
-
-def strikes(operations: Sequence[str]) -> list[Strike]:
-    halves = [Strike(n, half=True) for n, what in enumerate(operations, 1) if what.startswith("write ")]
-    return [Strike(n) for n in range(1, len(operations) + 1)] + halves
-
-
-def second_strikes(firsts: Sequence[tuple[Strike, Finding]], most: int) -> list[tuple[Strike, Strike]]:
-    """Return a spread of pairs: every first kill, and every operation that any recovery has, at least once."""
-    every = [
-        ((first, second), (finding.restart.operations[second.at - 1], second.half))
-        for first, finding in firsts
-        for second in strikes(finding.restart.operations)
-    ]
-    step = max(1, len(every) // most)
-    chosen = dict(every[::step])
-    for pair, operation in every:
-        if operation not in chosen.values() or pair[0] not in {first for first, _ in chosen}:
-            chosen[pair] = operation
-    return list(chosen)
 
 
 @pytest.mark.timeout(900)
@@ -95,15 +75,15 @@ def test_killed_at_any_operation_and_again_while_it_recovers_it_keeps_every_prom
     )
 
     places = (tmp_path / str(n) / "spool" for n in itertools.count())
-    once = [strike for strike in strikes(operations) if strike.at > alike]
+    once = [strike for strike in kills(operations) if strike.at > alike]
     findings = list(pool.map(blow, itertools.repeat(scene), places, [(strike,) for strike in once], chunksize=4))
     # What a sync only makes durable looks the same before and after it to one who kills a process.
     firsts = [
-        (strike, finding)
+        (strike, finding.restart.operations)
         for strike, finding in zip(once, findings, strict=True)
         if strike.at == 1 or not operations[strike.at - 2].startswith(("fsync", "fdatasync"))
     ]
-    twice = second_strikes(firsts, pairs)
+    twice = second_kills(firsts, pairs)
     findings += pool.map(blow, itertools.repeat(scene), places, twice, chunksize=4)
 
     problems = [f"{finding.blows}: {problem}" for finding in findings for problem in finding.problems]
@@ -286,6 +266,6 @@ def test_a_daemon_that_is_wrong_only_when_killed_is_found_out(
     operations = unharmed(pool, scene, tmp_path / "unharmed")
     assert pool.submit(end_well, tmp_path / "unharmed", scene, sabotage).result()[1] == []
     places = (tmp_path / str(n) / "spool" for n in itertools.count())
-    jobs = [(strike,) for strike in strikes(operations)]
+    jobs = [(strike,) for strike in kills(operations)]
     findings = pool.map(blow, itertools.repeat(scene), places, jobs, itertools.repeat(sabotage))
     assert next((finding.problems for finding in findings if finding.problems), None)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from passes import Passes
+from running import jsonl, request
 from test_store import NOW, put
 
 from inbox_daemon.errors import NoRoom, Rejected, SpoolError
@@ -241,3 +243,19 @@ def test_an_acceptance_that_the_disk_did_not_confirm_is_none(spool: Spool, monke
     assert submitted.all_of(spool) == []
     assert in_inbox(spool) == []
     assert create(spool, upload, "k") == submitted.all_of(spool)[0]
+
+
+def test_an_upload_that_is_deleted_while_its_batch_waits_or_runs_costs_it_nothing(passes: Passes) -> None:
+    spool = Spool(passes.inbox.parent)
+    recover(spool)
+    content = jsonl([request(f"r{n}", "say") for n in range(40)])
+    waiting, running = put(spool, content), put(spool, content, now=NOW + 1)
+    batches = [create(spool, waiting), create(spool, running)]
+    store.delete(spool, waiting.id)
+    passes.until(passes.folder(batches[1].name).exists)
+    store.delete(spool, running.id)
+    for batch in batches:
+        passes.until(passes.is_now(batch.name, "completed"))
+        assert passes.status(batch.name)["request_counts"]["completed"] == 40
+    assert store.all_of(spool) == []
+    assert in_inbox(spool) == []
