@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import tempfile
 from array import array
-from collections.abc import Container, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,10 +22,12 @@ from inbox_daemon.config import Config
 from inbox_daemon.errors import Rejected
 from inbox_daemon.records import Fault, Request
 from inbox_daemon.request import policy
-from inbox_daemon.request.reading import Found, Reading, rules_of
+from inbox_daemon.request.catalog import Models
+from inbox_daemon.request.reading import Found, Reading, models_of, rules_of
 from inbox_daemon.spool import files, ingest, source
 from inbox_daemon.text import shown
 
+_NAMES = 1000  # of models that are counted: a file may name another one in each line
 LISTED = 10_000  # faults of a file that are kept, each with its line; all are counted
 
 
@@ -53,6 +56,31 @@ class Faults:
             self.found.append((number, fault))
 
 
+class Translation:
+    """Which of Ollama's names one file's requests use, and for which model each is taken."""
+
+    def __init__(self, models: Models | None) -> None:
+        self._models = models
+        self._counts: Counter[str] = Counter()
+
+    def noting(self, resolve: Callable[[str | None], str]) -> Callable[[str | None], str]:
+        """Return the same function, but that it takes note of the names it is asked for."""
+
+        def noted(name: str | None) -> str:
+            if name is not None and (name in self._counts or len(self._counts) < _NAMES):
+                self._counts[name] += 1
+            return resolve(name)
+
+        return noted
+
+    def sentences(self) -> Iterator[str]:
+        """Say of each name what answers it: whoever wrote a quantization is not to wonder whose answers these are."""
+        for name, count in self._counts.most_common():
+            if self._models is not None and (answers := self._models.translated(name)):
+                ask = "1 request asks" if count == 1 else f"{count:,} requests ask"
+                yield f"{ask} for {name!r}, Ollama's name of a model: {answers} answers, with its weights as configured"
+
+
 class Form:
     """One file, read once from its first line to its last.
 
@@ -64,6 +92,8 @@ class Form:
     def __init__(self, path: Path, read: Config, lines: int, name: str) -> None:
         unordered = replace(read.inbox, group_prefixes=False, share_answers=False)  # nothing is going to be run
         self.rules = rules_of(replace(read, inbox=unordered))
+        self._translation = Translation(models_of(read))
+        self.rules = replace(self.rules, resolve=self._translation.noting(self.rules.resolve))
         if name:
             self.rules = replace(self.rules, model_fault=lambda model: None, slugs={})
         self.faults = Faults()
@@ -77,7 +107,7 @@ class Form:
         """Read on; None: to the end of the last line. Raises Rejected."""
         self._note(self._reading.finish() if block is None else self._reading.feed(block), limit)
         self.faults.requests = len(self._reading.index)
-        self.faults.warnings = self._reading.warnings()
+        self.faults.warnings = [*self._reading.warnings(), *self._translation.sentences()]
 
     def _note(self, lines: Iterable[Found | None], limit: int) -> None:
         for found in lines:

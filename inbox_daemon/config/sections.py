@@ -57,7 +57,7 @@ class ModelSettings:
     """`[models]`: names that requests may use for models that are served; and how these take turns, in seconds."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
-    translate_ollama: bool = setting(False)
+    translate_ollama: bool = setting(True)
     max_wait: float = setting(0.0, least=0)
     longest_wait: float = setting(0.0, least=0)
     swap_grace: float = setting(10.0, least=0)

@@ -206,6 +206,10 @@ class Models:
         behind = self._behind(look_up(asked)) if self.translate_ollama else None
         return behind if behind and self._is_here(behind) else None
 
+    def translated(self, name: str) -> str | None:
+        """Return which of them answers a request that names `name` because that is Ollama's name for it; else None."""
+        return None if self._is_here(self._meant_by(name)) else self.answering(name)
+
     @property
     def meant(self) -> dict[str, str]:
         """What answers, by each name that somebody has given it here."""

@@ -83,3 +83,18 @@ def test_where_vllm_cannot_be_asked_it_says_so_and_why_and_the_form_decides(
     path.write_bytes(batch_of(2) + b"{\n")
     assert checked(capsys, path, *flags)[0] == 1
     assert checked(capsys, path, *flags, "--form")[1][1:] == [f"{path}: 2 of 3 requests can run"]
+
+
+def test_what_ollama_calls_a_model_is_its_name_here_and_check_says_what_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, flags = tmp_path / "b.jsonl", ("--form", "--model", "Qwen/Qwen3-8B")
+    names = ["qwen3:8b-q4_K_M", "Qwen/Qwen3-8B", "qwen3:8b-q4_K_M", "qwen3:8b"]
+    path.write_bytes(jsonl([request(f"id-{at}", model=name) for at, name in enumerate(names)]))
+    status, said = checked(capsys, path, *flags)
+    of_ollama = "Ollama's name of a model: Qwen/Qwen3-8B answers, with its weights as configured"
+    assert status == 0 and said == [
+        f"{path}: warning: 2 requests ask for 'qwen3:8b-q4_K_M', {of_ollama}",
+        f"{path}: warning: 1 request asks for 'qwen3:8b', {of_ollama}",
+        f"{path}: 4 of 4 requests can run",
+    ]
