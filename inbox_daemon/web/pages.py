@@ -5,7 +5,9 @@ What a page may do to a batch, it does by dropping a file, as every user does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,8 +16,10 @@ from fastapi.routing import APIRoute
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from inbox_daemon.errors import InboxDaemonError, told
-from inbox_daemon.spool import drop, published
+from inbox_daemon.spool import drop, marks, published
+from inbox_daemon.text import dumps
 from inbox_daemon.web import control, facts, folder, looks, rows
+from inbox_daemon.web.login import page_of_ours
 from inbox_daemon.web.shelf import Held, Shelf
 from inbox_daemon.web.site import Site
 from inbox_daemon.web.versus import Versus
@@ -148,6 +152,54 @@ def routes(site: Site) -> APIRouter:
         names, by = found.names, found.by if by is None else by
         return looks.page(request, "row.html", head=_head(), row=shown, names=names, ids=ids, by=by, back=back)
 
+    @router.get("/marks")
+    def marks_of(request: Request) -> Response:
+        some = [_one(request, id) for id in request.query_params.getlist("b")]
+        if not some:
+            return looks.page(request, "marked.html", head=_head(), sets=_sets(request))
+        found = rows.opened(site, [one.name for one in some])
+        if isinstance(found, rows.Indexing):
+            return looks.page(request, "indexing.html", head=_head(), percent=found.percent)
+        ids = [one.id for one in some]
+        counts = Counter(mark.mark for mark in found.marks().values())
+        whole = (
+            Versus("/compare", ids, rows.Filter(), rows.Order.FILE).address() if len(ids) > 1 else f"/batches/{ids[0]}"
+        )
+        return looks.page(
+            request,
+            "marks.html",
+            head=_head(),
+            names=found.names,
+            ids=ids,
+            counts=counts.most_common(),
+            whole=whole,
+            fields=[field.name for field in found.fields if field.name],
+            **_answers(request, found, "/marks", ids, "any"),
+        )
+
+    @router.get("/api")
+    def api(request: Request) -> Response:
+        keyed = bool(site.config.web.keys)
+        base = f"{request.url.scheme}://{request.url.netloc}"
+        models = [name for daemon in shelf.daemons() if daemon["alive"] for name in daemon.get("models", ())]
+        return looks.page(
+            request,
+            "api.html",
+            head=_head(),
+            base=base,
+            keyed=keyed,
+            key="YOUR-KEY" if keyed else "none",
+            auth='-H "Authorization: Bearer YOUR-KEY" ' if keyed else "",
+            models=list(dict.fromkeys(models)),
+            model=dumps(models[0] if models else "MODEL").decode(),
+            inbox=str(site.spool.inbox),
+            outbox=str(site.spool.outbox),
+        )
+
+    @router.get("/login")
+    def login(request: Request, wrong: str = "", next: str = "/") -> Response:
+        return looks.page(request, "login.html", wrong=wrong, next=page_of_ours(next))
+
     @router.get("/static/{name}")
     def static(name: str) -> Response:
         found = looks.static_files().get(name)
@@ -161,6 +213,15 @@ def routes(site: Site) -> APIRouter:
 
     def _head(rate: float = 0.0, warn: bool = False) -> facts.Head:
         return facts.head(shelf.daemons(), rate, warn)
+
+    def _sets(request: Request) -> list[dict[str, Any]]:
+        """Return the batches of which somebody has marked an answer, as far as who asks may see them."""
+        found = []
+        for name in marks.sets(site.spool):
+            if (one := shelf.one(request, name)) is not None:
+                counts = Counter(mark.mark for mark in marks.read(site.spool, name).values())
+                found.append({"id": one.id, "name": one.name, "counts": counts})
+        return found
 
     def _one(request: Request, id: str) -> Held:
         if (found := shelf.one(request, id)) is None:
@@ -178,10 +239,13 @@ def _number(page: str) -> int:
     return max(1, int(page)) if page.isascii() and page.isdecimal() and len(page) < 10 else 1
 
 
-def _answers(request: Request, found: rows.Comparison, path: str, ids: Sequence[str]) -> dict[str, Any]:
+def _answers(
+    request: Request, found: rows.Comparison, path: str, ids: Sequence[str], marked: str = ""
+) -> dict[str, Any]:
     """Return what a page of answers shows, as its address asks for it."""
     params = request.query_params
     filter, order = rows.Filter.of(params), rows.Order.of(params)
+    filter = replace(filter, marked=marked) if marked else filter
     shown = found.rows(filter, order, _number(params.get("page", "")))
     return {
         "comparison": found,

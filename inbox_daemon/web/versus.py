@@ -75,6 +75,11 @@ class Versus:
         query = "&".join(part for part in (batches, wanted, sorted_by, f"page={page}" if page > 1 else "") if part)
         return f"{self.path}?{query}" if query else self.path
 
+    def query(self, ids: Sequence[str]) -> str:
+        """Return the present choices as a query string, with the batches by their ids."""
+        query = Versus("", ids, self.filter, self.order).address()
+        return query.removeprefix("?")
+
     def page(self, number: int) -> str:
         return self.address(page=number)
 

@@ -320,7 +320,7 @@ def test_every_answer_tells_browsers_what_they_may_do_with_it_and_has_an_id_of_i
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
     assert "form-action 'self'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["referrer-policy"] == "same-origin"
     assert answer.headers["cross-origin-opener-policy"] == "same-origin"
     assert answer.headers["cross-origin-resource-policy"] == "same-origin"
     assert answer.headers["cache-control"] == ("max-age=60" if status == 200 else "private, no-cache")

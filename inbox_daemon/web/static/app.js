@@ -256,7 +256,7 @@ if (answers) {
     const before = said(of);
     show(of, next);
     try {
-      const answer = await fetch("/api/marks", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ batch: answers.dataset.set.split(" ")[+of.dataset.side], custom_id: of.closest("article").dataset.id, ...next }) });
+      const answer = await fetch("/api/marks", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ batches: answers.dataset.set.split(" "), side: +of.dataset.side, custom_id: of.closest("article").dataset.id, ...next }) });
       if (!answer.ok) throw new Error((await answer.json()).error.message);
     } catch (error) { show(of, before); say(`Not marked: ${error.message}`); return false; }
     return true;
