@@ -218,10 +218,11 @@ def _sample(places: NDArray[np.int64]) -> list[int]:
 
 def _similarity(first: Columns, second: Columns, places: Sequence[int]) -> float:
     both = zip(columns.texts(first, places), columns.texts(second, places), strict=True)
-    return sum(_alike(one, other) for one, other in both) / len(places)
+    return sum(alike(one, other) for one, other in both) / len(places)
 
 
-def _alike(one: str, other: str) -> float:
+def alike(one: str, other: str) -> float:
+    """Return 1 less the edit distance of two texts over their length; of long ones, of their beginnings."""
     return float(Levenshtein.normalized_similarity(one[:_LONGEST], other[:_LONGEST]))
 
 
@@ -246,11 +247,11 @@ def _worst(
     order = np.argsort(-ranks, kind="stable")[:_CANDIDATES]
     places = [int(place) for place in order if ranks[place] > 0]
     texts = [columns.texts(side, places) for side in sides]
-    alike = [
-        sum(itertools.starmap(_alike, itertools.combinations([text for text in each if text], 2)))
+    likeness = [
+        sum(itertools.starmap(alike, itertools.combinations([text for text in each if text], 2)))
         for each in zip(*texts, strict=True)
     ]
-    chosen = sorted(range(len(places)), key=lambda n: (-ranks[places[n]], alike[n]))[:_WORST]
+    chosen = sorted(range(len(places)), key=lambda n: (-ranks[places[n]], likeness[n]))[:_WORST]
     ids, names = list(joined.places), list(joined.labels)
 
     def label(code: int) -> str | None:

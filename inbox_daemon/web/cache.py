@@ -119,6 +119,15 @@ class Segment:
             raise Damaged(name)
         return found.view(kind)
 
+    def texts(self, lines: Iterable[int], most: int) -> list[str]:
+        """Return the beginnings of some lines' texts, in lower case. Raises Damaged."""
+        try:
+            with open(self.folder / "text", "rb", 0) as file:
+                found = [os.pread(file.fileno(), most, int(self.rows["text"][line])) for line in lines]
+        except OSError as error:
+            raise Damaged("text") from error
+        return [text.partition(b"\0")[0].decode(errors="ignore") for text in found]
+
     def text(self) -> Path:
         """Return the file of the texts. Raises Damaged; its checksum is looked at once."""
         path = self.folder / "text"

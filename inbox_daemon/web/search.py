@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,11 @@ _WAIT = 5.0  # seconds for a search that is on before
 _BLOCK = 4 << 20  # bytes read at once
 
 _LONG = 10_000  # characters of a text during whose search other threads go on
-# What may match a line and not the same line among others: ends of a text, looking around, matching all or nothing.
-_ALONE = re.compile(r"[\^$]|\\[AZGKzX]|\(\?(?!:)|[*+?}]\+|\(\*|\0|\\[0xuUN]")
+_LINES = 1_000  # after which it is seen how much time is left
+# What may match a line and not the same line among others: looking around, matching all or nothing, flags.
+_ALONE = re.compile(r"\\[GKzXRQ0-9xuUN]|\(\?(?!:)|[*+?}]\+|\(\*|\0|\[\[")
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[\^$]", re.DOTALL)
+_BEGIN, _END = r"(?<![^\0])", r"(?=\n?\0)"
 
 _one = threading.Lock()
 
@@ -49,10 +53,10 @@ class Search:
             flags = regex.V0 | (0 if pattern == pattern.lower() else regex.IGNORECASE)  # answers are in lower case
             try:
                 self._pattern = regex.compile(pattern, flags)
-                self._swallowing = regex.compile(rf"(?:{pattern})[^\0]*+", flags)  # one match a line is enough
+                self._swallowing = regex.compile(rf"(?:{_among_others(pattern)})[^\0]*+", flags)  # once a line
             except regex.error as error:
                 raise Wrong(400, f"q is no regular expression: {error}", "invalid_filter", "q") from error
-            self._alone = bool(_ALONE.search(pattern.replace("[^", "[")))
+            self._alone = bool(_ALONE.search(pattern))
 
     def __enter__(self) -> Search:
         if not _one.acquire(timeout=_WAIT):
@@ -85,18 +89,18 @@ class Search:
     def _rows_by_pattern(self, block: str) -> list[int]:
         """One call a block where that is the same as one a line, which costs six times as much (600,000 lines: 2 s)."""
         if self._alone:
-            return [n for n, text in enumerate(block.split("\0")[:-1]) if self._matches(text)]
+            return self._matching(list(enumerate(block.split("\0")[:-1])))
         ends = _ends(block)
         begins, past = self._spans(block)
         first, last = np.searchsorted(ends, begins), np.searchsorted(ends, past)
         within = first == last
-        hits = set(first[within].tolist())
-        for one, other in zip(first[~within].tolist(), last[~within].tolist(), strict=True):
-            for row in range(one, min(other + 1, len(ends))):  # it went over a line's end: which of these have it?
-                text = block[int(ends[row - 1]) + 1 if row else 0 : int(ends[row])]
-                if row not in hits and self._matches(text):
-                    hits.add(row)
-        return sorted(hits)
+        over = {
+            row
+            for one, other in zip(first[~within].tolist(), last[~within].tolist(), strict=True)
+            for row in range(one, min(other + 1, len(ends)))
+        }
+        texts = [(row, block[int(ends[row - 1]) + 1 if row else 0 : int(ends[row])]) for row in sorted(over)]
+        return [*first[within].tolist(), *self._matching(texts)]  # what went over an end is looked at by itself
 
     def _spans(self, block: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         with self._in_time() as left:
@@ -104,9 +108,15 @@ class Search:
         found = np.array(spans, np.int64).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 
-    def _matches(self, text: str) -> bool:
-        with self._in_time() as left:
-            return self._pattern.search(text, timeout=left, concurrent=len(text) > _LONG) is not None
+    def _matching(self, texts: Sequence[tuple[int, str]]) -> list[int]:
+        found: list[int] = []
+        for begin in range(0, len(texts), _LINES):
+            with self._in_time() as left:
+                search = partial(self._pattern.search, timeout=left)
+                for row, text in texts[begin : begin + _LINES]:
+                    if search(text, concurrent=True) if len(text) > _LONG else search(text):
+                        found.append(row)
+        return found
 
     @contextmanager
     def _in_time(self) -> Iterator[float]:
@@ -118,6 +128,12 @@ class Search:
         except TimeoutError:
             said = f"the pattern takes longer than {SECONDS:.0f} s; look for a text, or for less"
             raise Wrong(400, said, "pattern_too_slow", "q") from None
+
+
+def _among_others(pattern: str) -> str:
+    """Return a pattern whose ^ and $ are the ends of one text among others, each with a NUL behind it."""
+    ends = {"^": _BEGIN, "$": _END, r"\A": _BEGIN, r"\Z": r"(?=\0)"}
+    return _TOKEN.sub(lambda found: ends.get(found[0], found[0]), pattern)
 
 
 def _ends(block: str) -> NDArray[np.int64]:

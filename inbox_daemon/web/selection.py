@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inbox_daemon.compare.answers import Form, normal
+from inbox_daemon.compare.answers import WHOLE, Form, normal
+from inbox_daemon.compare.comparison import alike
 from inbox_daemon.web.filters import Filter, Order, Says, Show, Span
 from inbox_daemon.web.search import Search
 from inbox_daemon.web.segments import CUT_OFF, NO_TEXT, key_of, value_key
 from inbox_daemon.web.table import Mask, Table
 from inbox_daemon.web.wrong import Wrong
+
+_CANDIDATES, _LONGEST = 1_000, 1_000  # rows whose texts are compared, and how many bytes of each
 
 Marks = Mapping[tuple[int, int], str]  # row and side → good, bad, defer or best
 
@@ -123,9 +127,38 @@ def _ordered(table: Table, found: NDArray[np.int64], order: Order, by: str) -> N
         case Order.FILE:
             return found
         case Order.APART:
-            measure = table.apart(by)
+            return _furthest_apart(table, found, by)
         case Order.LONGEST:
             measure = table.column("characters").max(0).astype(np.float64)
         case Order.TOKENS:
             measure = table.column("output_tokens").max(0).astype(np.float64)
     return found[np.argsort(-measure[found], kind="stable")]
+
+
+def _furthest_apart(table: Table, found: NDArray[np.int64], by: str) -> NDArray[np.int64]:
+    """Of whole answers that differ alike, the first thousand come by how little their texts are alike."""
+    measure = table.apart(by)[found]
+    order = np.argsort(-measure, kind="stable")
+    first = order[:_CANDIDATES][measure[order[:_CANDIDATES]] > 0]
+    if by == WHOLE and len(table.sides) > 1:
+        texts = [_texts(table, side, found[first]) for side in range(len(table.sides))]
+        alike = np.array([_likeness([text for text in each if text]) for each in zip(*texts, strict=True)])
+        order[: len(first)] = first[np.lexsort((alike, -measure[first]))]
+    return found[order]
+
+
+def _texts(table: Table, side: int, numbers: NDArray[np.int64]) -> list[str]:
+    """Return what a side says in some rows, in lower case; "" where it has no answer."""
+    found = []
+    for number in numbers.tolist():
+        if not table.answered[side, number]:
+            found.append("")
+            continue
+        segment, line = table.sides[side].where(int(table.at[side][number]))
+        found += segment.texts([line], _LONGEST)
+    return found
+
+
+def _likeness(texts: Sequence[str]) -> float:
+    pairs = [alike(one, other) for one, other in itertools.combinations(texts, 2)]
+    return sum(pairs) / len(pairs) if pairs else 1.0
