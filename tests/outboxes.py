@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,17 @@ def outbox(
     return published
 
 
+def batch_id(name: str) -> str:
+    """The id of a batch made by hand."""
+    return f"batch_{hashlib.sha256(name.encode()).hexdigest()[:22]}"
+
+
 def told(published: Published, status: str = "completed", **more: Any) -> Published:
     """Write the status.json of a batch."""
     name = published.dir.name
     counts = {"total": 0, "completed": 0, "failed": 0}
     said = {
-        "id": f"batch_{name.replace('@', '_')}",
+        "id": batch_id(name),
         "name": name,
         "status": status,
         "created_at": 1_000,

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from inbox_daemon import __version__
 from inbox_daemon.errors import InboxDaemonError, NoRoom, Rejected, told
 from inbox_daemon.text import dumps
-from inbox_daemon.web import batches_api, described, files_api, own_api, pages, tending
+from inbox_daemon.web import batches_api, described, export_api, files_api, own_api, pages, tending
 from inbox_daemon.web.site import Site
 from inbox_daemon.web.wrong import NO_RETRY, Wrong, quoted
 
@@ -34,7 +34,7 @@ def application(site: Site) -> FastAPI:
         openapi_url="/openapi.json",
         lifespan=tending.beside(site),
     )
-    for room in (files_api, batches_api, own_api, pages):
+    for room in (files_api, batches_api, own_api, export_api, pages):
         app.include_router(room.routes(site))
     app.add_exception_handler(Wrong, _wrong)
     app.add_exception_handler(RequestValidationError, _invalid)

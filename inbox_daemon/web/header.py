@@ -15,7 +15,7 @@ from inbox_daemon.compare.comparison import speed, steps_of
 from inbox_daemon.compare.shapes import Speed
 from inbox_daemon.spool.shapes import BatchObject
 from inbox_daemon.web.segments import CUT_OFF, REFUSAL
-from inbox_daemon.web.selection import no_json
+from inbox_daemon.web.selection import Marks, no_json
 from inbox_daemon.web.table import Table
 
 
@@ -66,6 +66,23 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """Two sides by what people have marked: rows in which both answers were found good or best, or bad.
+
+    Attributes:
+        only_first, only_second: rows in which that one alone was good.
+        p: McNemar's: how likely a difference like that is, were both equally good.
+    """
+
+    first: int
+    second: int
+    both: int
+    only_first: int
+    only_second: int
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """All of it.
 
@@ -96,21 +113,40 @@ def header(
     """Return the figures of a table, by one field; `receipts` are empty where there is none. Raises Damaged."""
     tokens = [table.column("output_tokens")[side][table.answered[side]] for side in range(len(names))]
     steps = steps_of(tokens)
-    numbers = table.numbers(by) if table.field(by).numbers else None
-    codes, kinds = table.codes(by)
-    alpha = agreement.alpha(codes, kinds) if numbers is None else agreement.alpha_interval(numbers)
+    sides = range(len(names))
     return Header(
         by,
-        tuple(
-            _figures(table, side, by, names[side], statuses[side], receipts[side], steps) for side in range(len(names))
-        ),
+        tuple(_figures(table, side, by, names[side], statuses[side], receipts[side], steps) for side in sides),
         len(table),
         int(table.differ(by).sum()),
         int(((table.said(by) != 0).sum(0) > 1).sum()),
         tuple(steps),
-        tuple(_agreement(table, by, first, second) for first, second in itertools.combinations(range(len(names)), 2)),
-        _told(alpha),
+        table.kept(
+            ("pairs", by), lambda: tuple(_agreement(table, by, *two) for two in itertools.combinations(sides, 2))
+        ),
+        table.kept(("alpha", by), lambda: _alpha(table, by)),
     )
+
+
+def _alpha(table: Table, by: str) -> float | None:
+    if table.field(by).numbers:
+        return _told(agreement.alpha_interval(table.numbers(by)))
+    return _told(agreement.alpha(*table.codes(by)))
+
+
+def judged(marks: Marks, sides: int) -> tuple[Judged, ...]:
+    """Return what marks say of each two sides that have any in the same rows."""
+    good: dict[int, dict[int, bool]] = {}
+    for (row, side), mark in marks.items():
+        if mark in ("good", "best", "bad"):
+            good.setdefault(row, {})[side] = mark != "bad"
+    found = []
+    for first, second in itertools.combinations(range(sides), 2):
+        both = [(said[first], said[second]) for said in good.values() if first in said and second in said]
+        only = both.count((True, False)), both.count((False, True))
+        if both:
+            found.append(Judged(first, second, len(both), *only, agreement.mcnemar(*only)))
+    return tuple(found)
 
 
 def _figures(

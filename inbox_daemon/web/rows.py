@@ -28,8 +28,8 @@ from inbox_daemon.web.cache import Damaged, Segment
 from inbox_daemon.web.cells import Cell, Message, State
 from inbox_daemon.web.filters import LETTERS, Filter, Order
 from inbox_daemon.web.found import Found, found, same
-from inbox_daemon.web.header import Header, header
-from inbox_daemon.web.prompts import Prompts
+from inbox_daemon.web.header import Header, Judged, header, judged
+from inbox_daemon.web.prompts import Prompt, Prompts
 from inbox_daemon.web.segments import key_of
 from inbox_daemon.web.selection import selected
 from inbox_daemon.web.site import Site
@@ -58,7 +58,7 @@ class Row:
     Attributes:
         custom_id: "" where the line of the file had none.
         line: 1-based, in the file that was dropped; of a request without a prompt that was kept, its place in it.
-        prompt: the messages; None where the input was not kept.
+        prompt: the messages, of the first batch whose input was kept; None where none was.
         cells: one for each batch, in their order.
     """
 
@@ -96,12 +96,12 @@ class Comparison:
         indexed: percent of what is published that is shown here: less than 100 while a batch runs and a part is new.
     """
 
-    def __init__(self, site: Site, sides: Sequence[Found], table: Table, prompts: Prompts | None) -> None:
+    def __init__(self, site: Site, sides: Sequence[Found], table: Table, prompts: Sequence[Prompts | None]) -> None:
         self.names = tuple(each.name for each in sides)
         self.statuses = tuple(each.status for each in sides)
         self.indexed = tables.percent(sides, table)
         self.table = table
-        self._site, self._found, self._prompts = site, tuple(sides), prompts
+        self._site, self._found, self._prompts = site, tuple(sides), tuple(prompts)
 
     @property
     def total(self) -> int:
@@ -146,10 +146,28 @@ class Comparison:
     def row(self, custom_id: str, by: str | None = None) -> Row | None:
         """Return the row of a request, with all of its texts; None where there is none. Raises Wrong."""
         number = self.table.row_of(key_of(custom_id))
-        field = self.by if by is None else by
-        if number is None:
+        return None if number is None else self.whole(np.array([number]), self.by if by is None else by)[0]
+
+    def whole(self, numbers: NDArray[np.int64], by: str) -> list[Row]:
+        """Return rows by their numbers, with all of their texts. Raises Wrong."""
+        return self._sound(lambda: self.read(numbers, by, _WHOLE, _WHOLE))
+
+    def asked(self, number: int, side: int) -> Prompt | None:
+        """Return the request of a row as one batch had it; None where its input was not kept."""
+        prompts = self._prompts[side]
+        return prompts.of(int(self.table.keys[number])) if prompts is not None else None
+
+    def answer(self, custom_id: str, side: int) -> tuple[Prompt | None, str] | None:
+        """Return what one batch answers to a request, and what was asked; None where it has no answer. Raises Wrong."""
+        number = self.table.row_of(key_of(custom_id))
+        if number is None or not self.table.answered[side, number]:
             return None
-        return self._sound(lambda: self.read(np.array([number]), field, _WHOLE, _WHOLE))[0]
+        cell = self.whole(np.array([number]), self.by)[0].cells[side]
+        return (self.asked(number, side), cell.text) if cell.state is State.ANSWER else None
+
+    def judged(self) -> tuple[Judged, ...]:
+        """Return for each two batches which one's answers were found good more often, and whether by chance alone."""
+        return judged({at: mark.mark for at, mark in self.marks().items()}, len(self.names))
 
     def matching(self, filter: Filter, order: Order = Order.FILE) -> NDArray[np.int64]:
         """Return the numbers of all rows that a filter lets through. Raises Wrong."""
@@ -207,7 +225,7 @@ class Comparison:
             name, cell = cells.cell(content, int(row["length"]), characters, int(row["characters"]))
             said.append(replace(cell, differs=bool(differ[side, number])))
             custom_id, place = custom_id or name, place or int(row["place"]) + 1
-        prompt = self._prompts.of(int(self.table.keys[number])) if self._prompts else None
+        prompt = next((found for side in range(len(said)) if (found := self.asked(number, side))), None)
         if prompt is None:
             return Row(number, custom_id, place, None, tuple(said))
         return Row(number, custom_id, prompt.line, prompt.shown(characters), tuple(said))

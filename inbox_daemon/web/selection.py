@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from inbox_daemon.compare.answers import WHOLE, Form, normal
 from inbox_daemon.compare.comparison import alike
+from inbox_daemon.web.cache import Segment
 from inbox_daemon.web.filters import Filter, Order, Says, Show, Span
 from inbox_daemon.web.search import Search
 from inbox_daemon.web.segments import CUT_OFF, NO_TEXT, key_of, value_key
@@ -149,13 +150,15 @@ def _furthest_apart(table: Table, found: NDArray[np.int64], by: str) -> NDArray[
 
 def _texts(table: Table, side: int, numbers: NDArray[np.int64]) -> list[str]:
     """Return what a side says in some rows, in lower case; "" where it has no answer."""
-    found = []
-    for number in numbers.tolist():
-        if not table.answered[side, number]:
-            found.append("")
-            continue
-        segment, line = table.sides[side].where(int(table.at[side][number]))
-        found += segment.texts([line], _LONGEST)
+    found = [""] * len(numbers)
+    wanted: dict[Segment, list[tuple[int, int]]] = {}  # the number in `found`, and the segment's line
+    for at, number in enumerate(numbers.tolist()):
+        if table.answered[side, number]:
+            segment, line = table.sides[side].where(int(table.at[side][number]))
+            wanted.setdefault(segment, []).append((at, line))
+    for segment, lines in wanted.items():
+        for (at, _), text in zip(lines, segment.texts([line for _, line in lines], _LONGEST), strict=True):
+            found[at] = text
     return found
 
 

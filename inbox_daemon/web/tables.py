@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from inbox_daemon.web.cache import Cache, Segment, Source
@@ -16,7 +16,7 @@ from inbox_daemon.web.wrong import Wrong
 
 _MOST = 3  # tables; one of six batches of 200,000 answers takes 70 MB, and up to 128 for what was asked of it
 
-Made = tuple[Table, Prompts | None]
+Made = tuple[Table, tuple[Prompts | None, ...]]
 
 _lock = threading.Lock()
 _caches: dict[Path, Cache] = {}
@@ -30,20 +30,28 @@ def of(site: Site, batches: Sequence[Found]) -> Made | int:
         Wrong: their files cannot be read.
     """
     cache = _cache(site)
-    asked = next((each.input for each in batches if each.input is not None), None)
+    inputs = _inputs(batches)
     sides = [[(source, cache.segment(source)) for source in batch.sources] for batch in batches]
-    prompts = cache.segment(asked) if asked is not None else None
+    prompts = [cache.segment(source) if source is not None else None for source in inputs]
     missing = [source for side in sides for source, segment in side if segment is None]
-    if asked is not None and prompts is None:
-        missing.append(asked)
-    cache.ask(missing)
+    asked = [source for source, segment in zip(inputs, prompts, strict=True) if source is not None and segment is None]
+    cache.ask([*missing, *asked])
     waits = any(_must_wait(batch, side) for batch, side in zip(batches, sides, strict=True))
-    if waits or (asked is not None and prompts is None and cache.why_not([asked]) is None):
-        if waits and (why := cache.why_not(missing)) is not None:
-            raise Wrong(500, f"the answers cannot be read: {why}", "not_indexed", type="server_error")
-        return _percent([source for side in sides for source, _ in side], missing, cache)
-    there = [[segment for _, segment in side if segment is not None] for side in sides]
-    return _table(there, prompts)
+    if waits and (why := cache.why_not(missing)) is not None:
+        raise Wrong(500, f"the answers cannot be read: {why}", "not_indexed", type="server_error")
+    if waits or any(cache.why_not([source]) is None for source in asked):  # without its prompts it is shown as well
+        return _percent([source for side in sides for source, _ in side], {*missing, *asked}, cache)
+    return _table([[segment for _, segment in side if segment is not None] for side in sides], prompts)
+
+
+def _inputs(batches: Sequence[Found]) -> list[Source | None]:
+    """Return each batch's input; of several that were made of the same file, one is read."""
+    same: dict[str, Source] = {}
+    found = []
+    for batch in batches:
+        sha256 = batch.status.get("input_sha256")
+        found.append(same.setdefault(sha256, batch.input) if sha256 and batch.input else batch.input)
+    return found
 
 
 def _must_wait(batch: Found, side: Sequence[tuple[Source, Segment | None]]) -> bool:
@@ -52,17 +60,22 @@ def _must_wait(batch: Found, side: Sequence[tuple[Source, Segment | None]]) -> b
     return bool(missing) and (batch.ended or len(missing) == len(side))
 
 
-def _percent(sources: Sequence[Source], missing: Sequence[Source], cache: Cache) -> int:
+def _percent(sources: Sequence[Source], missing: Set[Source], cache: Cache) -> int:
     total = sum(source.size for source in {*sources, *missing})
     left = sum(source.size - cache.read_of(source) for source in missing)
     return min(99, 100 * (total - left) // total) if total else 0
 
 
-def _table(sides: Sequence[Sequence[Segment]], prompts: Segment | None) -> Made:
-    key = (*(tuple(each.source.key for each in side) for side in sides), prompts.source.key if prompts else None)
+def _table(sides: Sequence[Sequence[Segment]], prompts: Sequence[Segment | None]) -> Made:
+    key = (
+        *(tuple(each.source.key for each in side) for side in sides),
+        *(each.source.key if each else None for each in prompts),
+    )
     with _lock:
         if key not in _made:
-            _made[key] = Table([Side(side) for side in sides]), Prompts(prompts) if prompts else None
+            known = {each.source.key: Prompts(each) for each in prompts if each is not None}
+            each_side = tuple(known[each.source.key] if each is not None else None for each in prompts)
+            _made[key] = Table([Side(side) for side in sides]), each_side
             while len(_made) > _MOST:
                 _made.popitem(last=False)
         _made.move_to_end(key)
