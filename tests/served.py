@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 from running import batch_of
 from starlette.testclient import TestClient
@@ -46,6 +47,11 @@ class Served:
 
     def client_of(self, key: str, *, all: bool = False) -> TestClient:
         return TestClient(As(self.app, key, all), base_url="http://127.0.0.1:8001")
+
+    def asking(self) -> httpx.AsyncClient:
+        """A client for several requests at once, in one event loop."""
+        transport = httpx.ASGITransport(As(self.app, "", all=True))
+        return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001", timeout=30)
 
     def daemon(self, **said: Any) -> None:
         """A daemon that lives, as SPOOL/daemons says it."""

@@ -6,6 +6,7 @@ No byte is written twice and none waits in memory; writing and hashing happen in
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 
 from python_multipart.exceptions import FormParserError, MultipartParseError
@@ -16,6 +17,8 @@ from inbox_daemon.layout import Spool, suffix_of
 from inbox_daemon.spool import store
 from inbox_daemon.spool.store import Upload
 from inbox_daemon.web.wrong import Wrong, quoted
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs bytes of what somebody sends
 
 _AT_ONCE = 1 << 18  # bytes that are handed to a thread, and written, at a time
 _DRAINED = 1 << 20  # bytes that are read on after a refusal, so that a small form's sender gets to see it
