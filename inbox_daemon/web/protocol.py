@@ -30,6 +30,7 @@ class Limited(HttpToolsProtocol):
     transport: asyncio.Transport
     _timer: asyncio.TimerHandle | None = None  # for a head to end, a body to go on, or an answer to be read
     _head_is_due = True  # what comes next is a request's head, and not more of a body
+    _turns = 0  # ends of heads and of bodies, so far
     _head_bytes = 0
     _body_bytes = 0
     _unread = -1  # bytes of an answer that nobody took when it was last looked at
@@ -54,8 +55,9 @@ class Limited(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_idle and self._timer is None:
             self._after(HEAD_WITHIN, self._close)
+        before = self._turns
         super().data_received(data)
-        if self._head_is_due and not self.transport.is_closing():
+        if self._head_is_due and self._turns == before and not self.transport.is_closing():  # all of it is one head's
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._stop()
@@ -69,6 +71,7 @@ class Limited(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._head_is_due = False
+        self._turns += 1
         self._head_bytes = self._body_bytes = 0
         self._watch()
 
@@ -78,6 +81,7 @@ class Limited(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._head_is_due = True
+        self._turns += 1
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
