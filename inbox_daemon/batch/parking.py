@@ -25,7 +25,9 @@ class Parking:
 
     def __init__(self, state: State, face: Face) -> None:
         self._state, self._face = state, face
-        self._unwritten: tuple[str, float] | None = None  # why it is parked, and since when
+        self._unwritten: tuple[str, float, Sequence[str]] | None = (
+            None  # why it is parked, since when, for which models
+        )
 
     def engine_died(self, died: EngineDied, returned: Sequence[int], most: int) -> None:
         """Take note of a death with these places in flight; park after `most` of them within an hour."""
@@ -36,11 +38,12 @@ class Parking:
         if deaths >= most:
             self.park(f"the engine died {deaths} times within an hour on this batch, last: {died.reason}")
 
-    def park(self, reason: str) -> None:
-        """Run nothing more of it, for this reason."""
+    def park(self, reason: str, models: Sequence[str] = ()) -> None:
+        """Run nothing more of it, for this reason; where it is that, the `models` that could not be loaded."""
         face, now = self._face, time.time()
         face.history.note("parked", now, reason=reason)
-        self._state.parked, self._unwritten = reason, (reason, now)
+        self._state.parked, self._state.parked_for = reason, models
+        self._unwritten = reason, now, models
         face.tell_soon()
         face.log.error("%s: parked: %s", face.name, reason, extra=tell(Message.BATCH_PARKED))
 

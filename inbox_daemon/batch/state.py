@@ -5,6 +5,7 @@ Knows nothing of counts (`books`) and of what users see (`face`). Which files ex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ class State:
         accepted: what was accepted; None until then.
         cancelled, paused: somebody has said so.
         parked: why the daemon gave up on it until somebody says resume; `resumes` counts how often somebody has.
+        parked_for: the models, and adapters, of what is left of it, where that is because they could not be loaded.
         rejected: why the file as a whole is no batch, as one of OpenAI's `errors.data[]`.
         lacking: bytes of disk that must become free before more of it is run; `needed` is how many must be free.
         waits_for: the model for which all that is left of it waits, where no engine of this daemon has that model.
@@ -38,6 +40,7 @@ class State:
     cancelled: bool = False
     paused: bool = False
     parked: str | None = None
+    parked_for: Sequence[str] = ()
     resumes: int = 0
     rejected: dict[str, Any] | None = None
     lacking: int = 0
@@ -66,8 +69,8 @@ class State:
         """Take from the batch's folder what control files have made of it."""
         self.cancelled = self.work.cancel.exists()
         self.paused = self.work.pause.exists()
-        parked = self.work.parked
-        self.parked = orjson.loads(parked.read_bytes())["reason"] if parked.exists() else None
+        parked = orjson.loads(self.work.parked.read_bytes()) if self.work.parked.exists() else {}
+        self.parked, self.parked_for = parked.get("reason"), parked.get("models", ())
 
     def final(self) -> BatchStatus:
         """Return the status with which the batch ends, once every request has its outcome."""

@@ -157,15 +157,17 @@ def batch_object(facts: Facts, now: float) -> dict[str, Any]:
         "output_tokens_per_second": round(speed.output_tokens, 1),
         "eta_seconds": round(facts.eta) if running and facts.eta is not None else None,
         "engine_deaths": history.count("engine_died"),
-        "models": [_lane(lane, facts.present.models) for lane in facts.lanes],
+        "models": [_lane(lane, facts.present.models, state) for lane in facts.lanes],
         "engines": list(facts.present.engines),
     }
 
 
-def _lane(lane: Lane, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _lane(lane: Lane, models: Mapping[str, Mapping[str, Any]], state: State) -> dict[str, Any]:
     """Return how much of a batch one model has done, and whether its turn is to come; "model" is null if none yet."""
     counts = {"total": lane.total, "done": lane.total - lane.left - lane.in_flight, "in_flight": lane.in_flight}
     standing = models.get(lane.model, {}) if lane.left or lane.in_flight else {}
+    if lane.model in state.parked_for and state.parked and not standing.get("why"):
+        standing = {"state": "failed", "why": state.parked}  # as it was found before, by an earlier daemon perhaps
     return {"model": lane.model or None, **counts} | {
         key: standing.get(key) for key in ("state", "since", "turn_by", "why")
     }

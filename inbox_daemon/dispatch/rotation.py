@@ -218,7 +218,9 @@ class Rotation:
                 one.replicas.try_again(*(() if resumed else (1,)))
                 return
             if not self._has_more(life):
-                self._batches.safely(life, partial(life.parking.park, one.failed))
+                failed = frozenset().union(*(other.replicas.model.lanes for other in self._all if other.failed))
+                cannot = [lane.model or one.name for lane in life.queue.lanes_for(failed) if lane.left]
+                self._batches.safely(life, partial(life.parking.park, one.failed, cannot))
 
     def _with_work_for(self, one: Standing) -> list[Life]:
         lanes = one.replicas.model.lanes

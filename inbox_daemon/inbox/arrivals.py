@@ -17,8 +17,8 @@ from inbox_daemon.errors import Rejected
 from inbox_daemon.inbox.came import Order
 from inbox_daemon.inbox.complaints import Complaints
 from inbox_daemon.inbox.leftovers import WHY, Leftover, judge
+from inbox_daemon.inbox.not_taken import stands
 from inbox_daemon.inbox.seats import Candidate, in_order
-from inbox_daemon.inbox.standing import stands
 from inbox_daemon.inbox.watch import POLL, Watch
 from inbox_daemon.layout import SIDECARS, batch_name, control_of, is_batch_file, is_sidecar, is_unfinished
 from inbox_daemon.settings import Settings

@@ -18,9 +18,9 @@ from inbox_daemon.batches import Batches
 from inbox_daemon.errors import SpoolError, told
 from inbox_daemon.inbox.arrivals import Arriving
 from inbox_daemon.inbox.elsewhere import Elsewhere
+from inbox_daemon.inbox.not_taken import NotTaken, stands
 from inbox_daemon.inbox.obeying import Obeying
 from inbox_daemon.inbox.seats import Candidate, is_free
-from inbox_daemon.inbox.standing import Standing, stands
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.setbacks import Setbacks
@@ -53,7 +53,7 @@ class Taking:
         self._spool, self._settings, self._arriving = spool, settings, arriving
         self._batches, self._setbacks = batches, setbacks
         self._elsewhere = Elsewhere(spool, settings)
-        self._standing = Standing(spool, arriving.complaints)
+        self._not_taken = NotTaken(spool, arriving.complaints)
         self.waiting: dict[str, str] = {}
         self.needed = 0
         self._orphans: dict[str, str] = {}  # sidecars without a file: seen, and nothing that waits for us
@@ -75,7 +75,7 @@ class Taking:
     @property
     def stuck(self) -> Mapping[str, str]:
         """Why files stand in the inbox about which somebody has to do something, by file name as it is."""
-        return self._standing.stuck
+        return self._not_taken.stuck
 
     @property
     def has_more_to_do(self) -> bool:
@@ -102,7 +102,7 @@ class Taking:
             self._setbacks.over("inbox")
             self._arrived, self.waiting = deque(arrivals.settled), arrivals.waiting
             self._refused = self._unserved = False
-            self._standing.scanned(arrivals.stuck)
+            self._not_taken.scanned(arrivals.stuck)
             self._orphans, self.needed = arrivals.orphans, 0
             self._obeying.scanned(arrivals.controls)
             self._clear(arrivals.leftovers)
@@ -112,7 +112,7 @@ class Taking:
             self._take(self._arrived.popleft())
             if time.monotonic() >= deadline:
                 break
-        self._standing.tell()
+        self._not_taken.tell()
 
     def a_seat_is_free(self, now: float) -> None:
         """A batch is over: whatever has been waiting for a seat longest has it."""
@@ -191,7 +191,7 @@ class Taking:
 
     def _stands(self, one: Candidate, why: str) -> None:
         if stands(one.waited, self._settings.now.inbox):
-            self._standing.stuck[one.path.name] = why
+            self._not_taken.stuck[one.path.name] = why
 
     def _clear(self, leftovers: Sequence[Path]) -> None:
         """Remove what `submit` left whose terminal was closed, or which was killed."""
@@ -225,7 +225,7 @@ class Taking:
         why += f" with retry.jsonl where none does within {span(patience)} (inbox.wait_for_model)"
         self.waiting[shown(one.path.name)] = why
         self._arriving.complaints.say(one.path.name, f"waits: {why}")
-        self._standing.awaits(one.path.name, why)
+        self._not_taken.awaits(one.path.name, why)
         return False
 
     def _has_room_for(self, one: Candidate) -> bool:

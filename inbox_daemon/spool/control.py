@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -74,9 +74,14 @@ def _carry_out(batch: Controlled, path: Path, verb: str) -> None:
             raise AssertionError(f"{verb} is in layout.CONTROLS and is carried out nowhere")
 
 
-def park(work: Work, reason: str, now: float) -> None:
-    """Note durably that nothing more of a batch runs until somebody says resume. `now` is in Unix seconds."""
-    files.write_whole(work.parked, dumps({"at": int(now), "reason": reason}))
+def park(work: Work, reason: str, now: float, models: Sequence[str] = ()) -> None:
+    """Note durably that nothing more of a batch runs until somebody says resume.
+
+    Args:
+        now: in Unix seconds.
+        models: and adapters for which all that is left of it is, where that is why: these could not be loaded.
+    """
+    files.write_whole(work.parked, dumps({"at": int(now), "reason": reason, **({"models": models} if models else {})}))
 
 
 def is_held(work: Work) -> bool:

@@ -1,7 +1,7 @@
 """Notices in the outbox of files that stand in the inbox: `outbox/NAME/` with a status.json, and nothing beside it.
 
 Owns `work/.standing/`, a record of each, so that any daemon can take back what another one has put there. Decides
-nothing about which file stands (`inbox/standing`). A notice is no batch: nothing is lost with it.
+nothing about which file stands (`inbox/not_taken`). A notice is no batch: nothing is lost with it.
 """
 
 from __future__ import annotations

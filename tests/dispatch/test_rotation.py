@@ -188,6 +188,11 @@ class Site:
         path = self.spool / "outbox" / name / "status.json"
         return dict(orjson.loads(path.read_bytes())) if path.exists() else {}
 
+    def parked(self, name: str) -> dict[str, Any]:
+        """What is noted of a batch in work that is parked, but for the time."""
+        note = self.spool / "work" / str(self.status(name)["id"]) / "parked.json"
+        return {key: value for key, value in orjson.loads(note.read_bytes()).items() if key != "at"}
+
     def ended(self, name: str) -> bool:
         return (self.spool / "outbox" / name / "receipt.json").exists()
 
@@ -329,6 +334,7 @@ def test_a_model_that_fails_three_times_parks_what_is_for_it_and_resume_tries_ag
     reason = "org/b cannot be loaded: 3 loads in a row failed, the last one: no room for the model"
     assert two.status("mixed")["parked"] == reason
     assert two.status("mixed")["request_counts"]["completed"] == 30
+    assert two.parked("mixed") == {"reason": reason, "models": [B]}
     assert (two.standing(B)["state"], two.standing(B)["why"]) == ("failed", reason)
     two.drop("a", (A, 3))
     two.until(lambda: two.ended("a"))
@@ -354,6 +360,28 @@ def test_what_no_other_try_mends_parks_at_once_and_a_batch_that_comes_later_trie
     two.drop("d", (B, 5))
     two.until(lambda: two.ended("d"))
     assert two.status("b")["parked"], "that one waits for somebody's word"
+
+
+def test_what_is_for_an_adapter_is_parked_with_its_model_and_after_a_start_it_is_still_known_why() -> None:
+    tables = {B: {"adapters": {"screening": "/srv/screening"}}}
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        first = Site(Path(folder) / "spool", tables, {}, {})
+        first.wrong[B] = ConfigError("a base model")
+        first.drop("x", (A, 4), ("screening", 3), (B, 2))
+        first.until(lambda: first.status("x").get("parked") and first.status("x")["request_counts"]["completed"] == 4)
+        reason = "org/b cannot be loaded: a base model"
+        assert first.parked("x") == {"reason": reason, "models": ["screening", B]}
+        first.end()
+        again = Site(Path(folder) / "spool", tables, {}, {})
+        again.until(lambda: again.status("x").get("models"))
+        again.go_on(20)
+        lanes = [(lane["model"], lane["state"], lane["why"]) for lane in again.status("x")["models"]]
+        assert lanes == [(A, None, None), ("screening", "failed", reason), (B, "failed", reason)]
+        again.meant["screening"] = B
+        again.control("x.resume")
+        again.until(lambda: again.ended("x"))
+        assert len(again.results("x")) == 9
+        again.end()
 
 
 def test_a_parked_batch_can_be_cancelled_and_keeps_what_the_other_model_has_answered(two: Site) -> None:

@@ -31,7 +31,7 @@ def stands(unchanged: float, inbox: InboxSettings) -> bool:
     return unchanged >= max(30 * inbox.settle, 3 * inbox.settle_unproven)
 
 
-class Standing:
+class NotTaken:
     """What stands, as the last scan has found it.
 
     Attributes:

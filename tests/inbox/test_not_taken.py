@@ -17,7 +17,7 @@ from inbox_daemon import cli
 from inbox_daemon.batch import status
 from inbox_daemon.config import InboxSettings
 from inbox_daemon.inbox.complaints import Complaints
-from inbox_daemon.inbox.standing import Standing, stands
+from inbox_daemon.inbox.not_taken import NotTaken, stands
 from inbox_daemon.layout import Spool, Work
 from inbox_daemon.spool import notices, outbox, published
 
@@ -47,9 +47,9 @@ def put(spool: Spool, file: str = "a.jsonl", why: str = "it is cut") -> bool:
     return notices.put(spool, file, partial(status.not_taken, file=file, why=why, now=1.0))
 
 
-def tell(standing: Standing, stuck: dict[str, str]) -> None:
-    standing.scanned(stuck)
-    standing.tell()
+def tell(not_taken: NotTaken, stuck: dict[str, str]) -> None:
+    not_taken.scanned(stuck)
+    not_taken.tell()
 
 
 def test_a_file_stands_once_it_has_not_changed_for_thirty_times_as_long_as_it_takes_to_settle() -> None:
@@ -60,31 +60,31 @@ def test_a_file_stands_once_it_has_not_changed_for_thirty_times_as_long_as_it_ta
 
 
 def test_what_is_said_of_a_file_goes_with_it_or_as_soon_as_it_changes(spool: Spool) -> None:
-    standing = Standing(spool, Complaints())
-    tell(standing, {"a.jsonl": "it is cut"})
+    not_taken = NotTaken(spool, Complaints())
+    tell(not_taken, {"a.jsonl": "it is cut"})
     assert said(spool) == {"a": "it is cut"}
-    tell(standing, {"a.jsonl": "somebody writes"})
+    tell(not_taken, {"a.jsonl": "somebody writes"})
     assert said(spool) == {"a": "somebody writes"}
     (spool.inbox / "a.jsonl").write_bytes(b'{"cut later')
-    tell(standing, {})
+    tell(not_taken, {})
     assert said(spool) == {}
-    tell(standing, {"a.jsonl": "it is cut"})
+    tell(not_taken, {"a.jsonl": "it is cut"})
     (spool.inbox / "a.jsonl").unlink()
-    tell(Standing(spool, Complaints()), {})  # whoever looks next, such as a daemon that was started since
+    tell(NotTaken(spool, Complaints()), {})  # whoever looks next, such as a daemon that was started since
     assert said(spool) == {}
-    tell(standing, {})
+    tell(not_taken, {})
     assert not spool.standing.exists()
 
 
 def test_a_notice_that_its_users_have_removed_stays_away_and_one_they_wrote_into_stays(spool: Spool) -> None:
-    standing = Standing(spool, Complaints())
-    tell(standing, {"a.jsonl": "it is cut"})
+    not_taken = NotTaken(spool, Complaints())
+    tell(not_taken, {"a.jsonl": "it is cut"})
     (spool.outbox / "a" / "status.json").unlink()
     (spool.outbox / "a" / "mine").touch()
-    tell(standing, {"a.jsonl": "it is cut"})
+    tell(not_taken, {"a.jsonl": "it is cut"})
     assert names_in(spool.outbox / "a") == ["mine"]
     (spool.inbox / "a.jsonl").unlink()
-    tell(standing, {})
+    tell(not_taken, {})
     assert names_in(spool.outbox / "a") == ["mine"]
     assert notices.known(spool) == []
 
@@ -106,7 +106,7 @@ def test_a_notice_put_while_its_file_is_claimed_gives_its_name_to_the_batch(spoo
     first = lambda name: {"id": work.id, "name": name, "status": "validating"}  # noqa: E731
     folder = outbox.open_door(spool, work, outbox.origin_of(work), first)
     assert (folder.dir.name, published.is_notice(folder)) == ("a", False)
-    tell(Standing(spool, Complaints()), {})
+    tell(NotTaken(spool, Complaints()), {})
     assert said(spool) == {"a": None} and notices.known(spool) == []
 
 
@@ -125,11 +125,11 @@ def test_of_two_daemons_one_is_at_the_notices_at_a_time_and_nobody_waits(spool: 
 @pytest.mark.parametrize("name", ["x" * 249 + ".jsonl", os.fsdecode(b"caf\xe9.jsonl"), "line\nbreak.jsonl"])
 def test_whatever_the_file_is_called_it_is_said_and_taken_back(spool: Spool, name: str) -> None:
     (spool.inbox / name).write_bytes(b"{")
-    standing = Standing(spool, Complaints())
-    tell(standing, {name: "it is cut"})
+    not_taken = NotTaken(spool, Complaints())
+    tell(not_taken, {name: "it is cut"})
     assert list(said(spool).values()) == ["it is cut"]
     (spool.inbox / name).unlink()
-    tell(standing, {})
+    tell(not_taken, {})
     assert said(spool) == {}
 
 
@@ -137,10 +137,10 @@ def test_of_thousands_that_stand_the_outbox_has_a_hundred(spool: Spool) -> None:
     names = [f"f{number}.jsonl" for number in range(300)]
     for name in names:
         (spool.inbox / name).write_bytes(b"{")
-    standing = Standing(spool, Complaints())
-    tell(standing, dict.fromkeys(names, "it is cut"))
-    while standing._to_do:
-        standing.tell()
+    not_taken = NotTaken(spool, Complaints())
+    tell(not_taken, dict.fromkeys(names, "it is cut"))
+    while not_taken._to_do:
+        not_taken.tell()
     assert len(said(spool)) == 100
 
 
