@@ -20,6 +20,7 @@ from inbox_daemon.config import Config
 from inbox_daemon.dispatch.dispatcher import Dispatcher
 from inbox_daemon.dispatch.rotation import Rotations
 from inbox_daemon.ended.clearing import Clearing
+from inbox_daemon.ended.deleting import Deleting
 from inbox_daemon.ended.leaving import Leaving
 from inbox_daemon.engine.fleet import Fleet
 from inbox_daemon.engine.replicas import Make
@@ -75,6 +76,7 @@ class Daemon:
         self._batches = Batches(self.spool, self.settings, self._setbacks)
         self._leaving = Leaving(self.spool, self.settings)
         self._clearing = Clearing(self.spool, self.settings, self._batches)
+        self._deleting = Deleting(self.spool, self.settings)
         self._arriving = Arriving(self.spool.inbox, self.settings, self._wakeup.wake)
         self._taking = Taking(self.spool, self.settings, self._arriving, self._batches, self._setbacks)
         self._fleet = Fleet(make_engine, self.settings)
@@ -125,9 +127,11 @@ class Daemon:
         if not self._stopping:
             self._dispatcher.feed()
         self._busy |= self._dispatcher.collect(now)
+        if self._deleting.look(now, self._taking.deletes):
+            self._leaving.over()
         self._leaving.look(now)
         self._clearing.look(now, self._taking.needed)
-        self._busy |= self._leaving.removing or self._clearing.busy
+        self._busy |= self._leaving.removing or self._clearing.busy or self._deleting.busy
         if self._oversight.look(now, self._engine_is_wanted, self._taking.stuck):
             self._notify.beat(now)
         self._tell(now)
@@ -233,7 +237,9 @@ class Daemon:
             if now >= self._stop_by:
                 self._dispatcher.recall_all()
             return self._dispatcher.in_flight == 0 or now >= self._stop_by + _RECALLED_WITHIN
-        if not self._drain or not self._taking.is_done or self._leaving.busy or self._clearing.busy:
+        if not self._drain or not self._taking.is_done:
+            return False
+        if self._deleting.waits or self._leaving.busy or self._clearing.busy:
             return False
         hopeless = self._fleet.failures >= _DRAIN_GIVES_UP
         return hopeless or all(life.state.parked or life.state.waits_for for life in self._batches)

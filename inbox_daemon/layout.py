@@ -1,6 +1,6 @@
 """Every file and folder name of the spool, and nothing else: no I/O, no decisions about batches.
 
-SPOOL/inbox/                 users drop NAME.jsonl[.gz|.zst], NAME.cancel, .pause, .resume, .priority, or ID.cancel …
+SPOOL/inbox/                 users drop NAME.jsonl[.gz|.zst], NAME.cancel, .pause, .resume, .priority, .delete, ID…
 SPOOL/outbox/NAME/           users read
 SPOOL/work/ID/               one claimed batch; its flock is the lease
 SPOOL/work/gone-ID/          a finished one on its way out
@@ -21,7 +21,8 @@ from inbox_daemon.errors import SpoolError
 from inbox_daemon.text import shown
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-CONTROLS = (".cancel", ".pause", ".resume", ".priority")
+CONTROLS = (".cancel", ".pause", ".resume", ".priority")  # of a batch that has not ended, or of a file that waits
+DELETE = ".delete"  # of a batch that has ended
 AGAIN = ".again"  # NAME.jsonl.again: it is to be run though the same bytes were sent under that name before
 # NAME.jsonl.sha256 as sha256sum writes it, or NAME.jsonl.done: the upload is complete
 SIDECARS = (".sha256", ".done", AGAIN)
@@ -272,7 +273,7 @@ def control_of(filename: str) -> tuple[str, str] | None:
     """Split ``NAME.cancel`` into ``("NAME", "cancel")``; None where the file is no control file."""
     if filename.startswith("."):
         return None
-    for suffix in CONTROLS:
+    for suffix in (*CONTROLS, DELETE):
         if filename.endswith(suffix) and len(filename) > len(suffix):
             return batch_name(filename.removesuffix(suffix)), suffix[1:]
     return None

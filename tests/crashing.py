@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import inbox_daemon.cli.run  # noqa: F401  a child that is struck imports nothing any more
 from inbox_daemon import batches, cli, daemon
 from inbox_daemon.batch import face, running, twins
-from inbox_daemon.ended import clearing, leaving
+from inbox_daemon.ended import clearing, deleting, leaving
 from inbox_daemon.inbox import obeying, taking
 from inbox_daemon.spool import daemons, history, ingest, remains
 
@@ -197,7 +197,7 @@ def impersonal(text: str, root: str) -> str:
     """Leave out of paths what differs between two runs: where the spool lies (`root`, with its slash), and ids."""
     text = text.replace(root, "").replace(root[:-1], "SPOOL")
     text = re.sub(r"batch_[0-9a-f]{22}", "ID", text)
-    text = re.sub(r"(batch_|file-|\.up-|\.new-|\.probe-)[0-9a-f]{16}(-[0-9a-f]{8})?\b", r"\1", text)
+    text = re.sub(r"(batch_|file-|\.up-|\.new-|\.probe-|gone-deleted-)[0-9a-f]{16}(-[0-9a-f]{8})?\b", r"\1", text)
     return re.sub(r"daemons/(\.?).*\.json", r"daemons/\1HOST.json", text)
 
 
@@ -223,10 +223,11 @@ def _before_each(
 
 
 def _hasten() -> None:
-    batches._SUSPEND = taking._ADOPT_EVERY = _AGAIN_AFTER
+    batches._SUSPEND = taking._ADOPT_EVERY = deleting._AGAIN = _AGAIN_AFTER
     # Nothing by the clock, so that two runs are alike: a pass takes as long as there is work, views follow changes.
     daemon._SLICE = taking._SLICE = face._STATUS_EVERY = daemons._SAY_EVERY = ingest._TURN = math.inf
     obeying._SLICE = twins._SLICE = running._CLOSE_SLICE = leaving._SLICE = clearing._SLICE = math.inf
+    deleting._SLICE = math.inf
     clearing._FIRST_SCAN = clearing._SURE_AFTER = remains._EMPTY_FOR = 0
     history._SAVE_AFTER = 0.0
 

@@ -247,6 +247,7 @@ class Simulation:
         ] = {}  # folders looked at for the last time, and the receipt's stamp
         self._cancels: set[str] = set()
         self._removed_names: set[str] = set()
+        self._to_be_deleted: set[str] = set()  # batches that had ended when a .delete was dropped for them
         self._resuming: set[str] = set()
         self._sent: Counter[str] = Counter()
         self._deaths: list[tuple[str, frozenset[str]]] = []
@@ -464,7 +465,11 @@ class Simulation:
                 told.receipt = None
             told.part_names.clear()
         self._settled.pop(name, None)
-        shutil.rmtree(self._outbox / name)
+        if status and told.drop.over and self._random.random() < 0.5:
+            self._to_be_deleted.add(name)
+            self._drop_control(name, "delete")
+        else:
+            shutil.rmtree(self._outbox / name)
 
     # -- what happens to the daemon and its host
 
@@ -563,10 +568,13 @@ class Simulation:
             if folder.name.startswith("."):
                 continue
             if (stamp := self._settled.get(folder.name)) is not None:
-                if _stamp(folder / "receipt.json") != stamp:
+                if _stamp(folder / "receipt.json") == stamp:
+                    continue
+                del self._settled[folder.name]
+                if folder.name not in self._to_be_deleted:
                     self._wrong(f"{folder.name}: its receipt is gone, or another one")
-                    del self._settled[folder.name]
-                continue
+                    continue
+                self._to_be_deleted.remove(folder.name)  # and another batch has the name
             status = _status(folder)
             if status is None:  # its user has removed it, and the daemon is not there
                 continue

@@ -1,9 +1,14 @@
-"""`inbox-daemon delete NAME`: removes a batch that has ended, with its answers."""
+"""`inbox-daemon delete NAME`: removes a batch that has ended, with its answers, or has the daemon do so.
+
+Whoever may write to the outbox needs no daemon for it. All others drop ID.delete, which means that batch and no other.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +16,10 @@ from inbox_daemon.cli import listing, show
 from inbox_daemon.cli.exits import NOT_FOUND, USAGE
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.layout import Spool
-from inbox_daemon.spool import deletion, published
+from inbox_daemon.spool import deletion, drop, published, views
 from inbox_daemon.spool.deletion import Over
+
+_PATIENCE = 30.0  # seconds for the daemon, which lets the file lie for inbox.settle first
 
 _ABOUT = """\
 Delete batches that have ended: their folders in the outbox, with answers, errors and receipt. Nothing brings them back.
@@ -44,10 +51,32 @@ def go(given: argparse.Namespace) -> int:
         if not _agreed(spool, batches):
             show.say("nothing was deleted", show.errors)
             return 1
-    for batch in batches:
-        deletion.delete(spool, batch)
-        show.say(f"{batch.name}: deleted")
-    return 0
+    delete = _delete if os.access(spool.outbox, os.W_OK) else _have_deleted
+    deleted = [delete(spool, batch) for batch in batches]
+    return 0 if all(deleted) else 1
+
+
+def _delete(spool: Spool, batch: Over) -> bool:
+    deletion.delete(spool, batch)
+    show.say(f"{batch.name}: deleted")
+    return True
+
+
+def _have_deleted(spool: Spool, batch: Over) -> bool:
+    """Have the daemon do it, and say whether it has."""
+    with published.permitted(spool.inbox, "write to"):
+        dropped = drop.drop_control(spool, batch.id, "delete")
+    until = time.monotonic() + _PATIENCE
+    while dropped.exists():
+        if (gone := views.no_daemon(spool)) or time.monotonic() > until:
+            show.say(f"{dropped} is there, but {gone or 'no daemon has taken it yet'}", show.errors)
+            return False
+        time.sleep(0.05)
+    if (left := deletion.over(spool, batch.name)) is not None and left.id == batch.id:
+        show.say(f"{batch.name}: not deleted; the daemon's log says why", show.errors)
+        return False
+    show.say(f"{batch.name}: deleted by the daemon")
+    return True
 
 
 def _nowhere(spool: Spool, name: str) -> str:

@@ -26,6 +26,7 @@ from inbox_daemon.machine import disk
 from inbox_daemon.setbacks import Setbacks
 from inbox_daemon.settings import Settings
 from inbox_daemon.spool import claim, control, files, meant, notices
+from inbox_daemon.spool.deletion import Meant
 from inbox_daemon.text import shown, span
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,11 @@ class Taking:
     def stuck(self) -> Mapping[str, str]:
         """Why files stand in the inbox about which somebody has to do something, by file name as it is."""
         return self._not_taken.stuck
+
+    @property
+    def deletes(self) -> Mapping[Path, Meant]:
+        """The control files by which batches that have ended are to be deleted, and whom each means."""
+        return self._obeying.deletes
 
     @property
     def has_more_to_do(self) -> bool:
@@ -178,6 +184,7 @@ class Taking:
         try:
             if not self._arriving.unchanged(path) or not self._is_for_us(one) or not self._has_room_for(one):
                 return
+            self._obeying.before_a_claim(one.name)
             notices.take_back(self._spool, path.name)  # or its batch would get the next free name
             controls = meant.to_take_along(self._spool, path, self._obeying.lives, self._arriving.order.of)
             if held := claim.claim(self._spool, path, controls):

@@ -2,7 +2,7 @@
 where several have the name: `meant`.
 
 Cancel, pause and priority move into the batch's folder, where they are the state; resume only takes away. A file for a
-batch that another daemon holds is left for that one.
+batch that another daemon holds is left for that one. NAME.delete, for batches that have ended, is `deletion`'s.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +145,20 @@ def remove_parts(spool: Spool, what: Ended) -> Iterator[None]:
         try:
             if _is_still(folder, what):
                 yield from _parts(folder)
+        finally:
+            os.close(folder)
+
+
+def remove_files(spool: Spool, what: Ended, names: Iterable[str]) -> Iterator[None]:
+    """Remove some files of a batch, as users name them; those that are gone are gone. Raises OSError."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        folder = os.open(spool.batch(what.name).dir, _A_FOLDER)
+        try:
+            if _is_still(folder, what):
+                for name in names:
+                    _unlink(name, folder)
+                    yield
+                os.fsync(folder)
         finally:
             os.close(folder)
 

@@ -105,6 +105,7 @@ Controlled = tuple[str, bool, int]  # status, paused, priority
         (False, "b.jsonl b.pause b.cancel", ("completed", False, 0), ("cancelled", True, 0)),
         (False, "b.cancel b.jsonl", ("cancelled", False, 0), ("completed", False, 0)),
         (False, "b.priority b.jsonl b.pause b.jsonl.resume", ("completed", False, 7), ("completed", False, 0)),
+        (True, "b.jsonl b.delete", ("completed", False, 0), ("completed", False, 0)),
         (False, "b.cancel b.jsonl b.priority", ("cancelled", False, 0), ("completed", False, 7)),
     ],
 )
@@ -205,6 +206,32 @@ def test_killed_at_any_operation_while_old_results_are_removed_it_goes_on_and_to
     for at, place in struck[len(operations) :]:
         left = {path: seen for path, seen in tree(place).items() if path.startswith("outbox/")}
         assert left == kept, operations[at - 1]
+
+
+@pytest.mark.parametrize("said", ["", "results.jsonl\ninput.jsonl\n"])
+def test_killed_or_refused_at_any_operation_while_a_control_file_deletes_it_is_done_to_the_end_and_nothing_else_goes(
+    pool: ProcessPoolExecutor, tmp_path: Path, said: str
+) -> None:
+    scene = dropped(tmp_path / "start")
+    spool = scene.start / "spool"
+    assert pool.submit(run, spool, scene.settings).result().status == 3
+    copy(spool / "outbox" / "b", spool / "outbox" / "kept")  # somebody's, now
+    (spool / "inbox" / "b.delete").write_text(said)
+    before = {path: seen for path, seen in tree(spool).items() if path.startswith("outbox/")}
+    gone = {"outbox/b", "outbox/b/"} if not said else {f"outbox/b/{name}" for name in said.split()}
+    after = {path: seen for path, seen in before.items() if path not in gone and (said or "outbox/b/" not in path)}
+    operations = unharmed(pool, scene, tmp_path / "unharmed")
+    removals = [at for at, what in enumerate(operations, 1) if re.search(r"(outbox/b|b\.delete|gone-deleted)", what)]
+    assert len(removals) > 3
+    for error, ats in ((0, range(1, 1 + len(operations))), (errno.EIO, removals)):
+        struck = list(each_struck(pool, spool, scene.settings, tmp_path / f"{error}", ats, error))
+        for at, place in struck[: len(ats)]:
+            there = {path for path in tree(place) if path.startswith("outbox/")}
+            assert there == before.keys() or there == after.keys() or said, f"{error} at {operations[at - 1]}"
+        for at, place in struck[len(ats) :]:
+            left = {path: seen for path, seen in tree(place).items() if path.startswith("outbox/")}
+            assert left == after, f"{error} at {operations[at - 1]}"
+            assert [*(place / "inbox").iterdir(), *(place / "work").iterdir()] == []
 
 
 def test_killed_at_any_operation_after_its_receipt_the_operators_program_hears_of_a_batch(

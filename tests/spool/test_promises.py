@@ -72,6 +72,7 @@ class Drop:
     """What a user has dropped: custom ids by kind, and the bytes; whether a cancel came with it."""
 
     number: int
+    name: str
     kinds: list[str]
     content: bytes = b""
     cancelled: bool = False
@@ -123,6 +124,8 @@ class Promises(RuleBasedStateMachine):
         self.told: dict[str, Told] = {}
         self.cancels: set[str] = set()  # the names for which a cancel was dropped while no file of the name waited
         self.removed: set[str] = set()  # the inputs of finished batches whose folder the user has removed
+        self.may_go: set[str] = set()  # the inputs that had come before somebody dropped a .delete for their name
+        self.must_go: set[str] = set()  # the ids of batches that had ended then, and no file of their name waited
         self.sent: Counter[str] = Counter()
         self.died: list[tuple[str, list[str]]] = []
         self.read_events = 0
@@ -166,7 +169,7 @@ class Promises(RuleBasedStateMachine):
     def drop(self, name: str, kinds: list[str], more: int) -> None:
         path = self.spool / "inbox" / f"{name}.jsonl"
         if not path.exists():
-            made = Drop(len(self.drops), kinds + more * ["good"])
+            made = Drop(len(self.drops), name, kinds + more * ["good"])
             self.drops.append(made)
             hidden = path.with_name(".uploading")
             hidden.write_bytes(made.content)
@@ -193,6 +196,19 @@ class Promises(RuleBasedStateMachine):
         going_on = [folder.name for folder in folders if not (folder / "receipt.json").exists()]
         name = going_on[which % len(going_on)] if going_on and which < 9 else "a"
         self.say(name, verb)
+
+    @rule(name=st.sampled_from(NAMES), content=st.sampled_from(("", "", "input.jsonl\n")))
+    def delete(self, name: str, content: str) -> None:
+        waits = (self.spool / "inbox" / f"{name}.jsonl").exists()
+        folder = self.spool / "outbox" / name
+        if not content and not waits and (folder / "receipt.json").exists():
+            self.must_go.add(orjson.loads((folder / "receipt.json").read_bytes())["id"])
+        self.may_go |= {drop.sha256 for drop in self.drops if drop.name == name}
+        hidden = self.spool / "inbox" / ".saying"
+        hidden.write_text(content)
+        for before in self.spool.glob(f"inbox/{name}.*"):
+            come_after(before, hidden)
+        hidden.rename(self.spool / "inbox" / f"{name}.delete")
 
     @precondition(lambda self: self.daemon is not None and len(self.drops) < 5)
     @rule(name=st.sampled_from(NAMES))
@@ -394,6 +410,7 @@ class Promises(RuleBasedStateMachine):
         for folder in self.spool.glob("outbox/[!.]*"):
             status = self.status_of(folder)
             assert status, folder
+            assert status["id"] not in self.must_go, f"{folder.name} had ended, and is not deleted"
             if status["input_sha256"] is None:
                 [why] = [one["code"] for one in status["errors"]["data"]]
                 ended = {"disk_full": "failed", "batch_cancelled": "cancelled"}
@@ -410,12 +427,12 @@ class Promises(RuleBasedStateMachine):
                 folder, status = finished.pop(drop.sha256)
                 self.holds(drop, folder, status, self.told[status["id"]])
             else:
-                assert drop.sha256 in self.removed, f"nothing came of drop {drop.number}: {drop.kinds}"
+                assert drop.sha256 in self.removed | self.may_go, f"nothing came of drop {drop.number}: {drop.kinds}"
         assert not finished and not came_back, f"results that nobody asked for: {finished}, {came_back}"
 
     def holds(self, drop: Drop, folder: Path, status: dict[str, Any], told: Told) -> None:
         results, errors = whole_lines(folder / "results.jsonl"), whole_lines(folder / "errors.jsonl")
-        assert told.cleared or (folder / "input.jsonl").read_bytes() == drop.content
+        assert told.cleared or drop.sha256 in self.may_go or (folder / "input.jsonl").read_bytes() == drop.content
         assert told.parts <= {*results, *errors}, f"{folder.name}: a line that was in a part is in no result"
         numbers = []
         for line in map(orjson.loads, results):
