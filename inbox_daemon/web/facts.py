@@ -121,6 +121,7 @@ class Head:
     notices: tuple[Notice, ...]
 
 
+_WORDS = {"off": "off until there is work", "backing_off": "died; it is started again"}
 _ENGINES = {"ready": "run", "loading": "halted", "backing_off": "bad"}
 
 
@@ -133,7 +134,7 @@ def head(daemons: Sequence[DaemonView], rate: float = 0.0, warn: bool = True) ->
     engines = [engine for daemon in alive for engine in views.engines_of(daemon)]
     states = Counter(engine["state"] for engine in engines)
     state = next((each for each in _ENGINES if each in states), next(iter(states), ""))
-    word = state.replace("_", " ") or "daemon runs"
+    word = _WORDS.get(state, state) or "daemon runs"
     many = f"{len(engines)} engines: {', '.join(f'{count} {name}' for name, count in states.items())}"
     said = [*dict.fromkeys(engine["model"].rsplit("/", 1)[-1] for engine in engines if engine.get("model"))][:3]
     said += [engine["phase"] for engine in engines if engine.get("phase")][:1]

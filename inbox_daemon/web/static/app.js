@@ -252,27 +252,31 @@ if (answers) {
     const line = $(".note", of);
     line.textContent = note; line.hidden = !note;
   };
-  const tell = async (of, next) => {
+  let sent = Promise.resolve(); // one after another: the last word counts
+  const tell = (of, next) => {
     const before = said(of);
     show(of, next);
+    sent = sent.then(() => post(of, next, before));
+    return sent;
+  };
+  const post = async (of, next, before) => {
     try {
       const answer = await fetch("/api/marks", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ batches: answers.dataset.set.split(" "), side: +of.dataset.side, custom_id: of.closest("article").dataset.id, ...next }) });
       if (!answer.ok) throw new Error((await answer.json()).error.message);
-    } catch (error) { show(of, before); say(`Not marked: ${error.message}`); return false; }
-    return true;
+    } catch (error) { show(of, before); say(`Not marked: ${error.message}`); }
   };
-  const mark = async (of, as) => {
+  const mark = (of, as) => {
     if (!of || !$("[data-as]", of)) return;
     const before = said(of);
     done.push([[of, before]]);
     const others = as === "best" ? $$(".cell", of.closest("article")).filter(each => each !== of && each.dataset.mark === "best") : [];
-    for (const other of others) { done.at(-1).push([other, said(other)]); await tell(other, { ...said(other), mark: "" }); }
-    await tell(of, { ...before, mark: before.mark === as ? "" : as });
+    for (const other of others) { done.at(-1).push([other, said(other)]); tell(other, { ...said(other), mark: "" }); }
+    tell(of, { ...before, mark: before.mark === as ? "" : as });
   };
-  const undo = async () => {
+  const undo = () => {
     const last = done.pop();
     if (!last) return say("Nothing to undo on this page.");
-    for (const [of, before] of last) { await tell(of, before); choose(list.indexOf(of.closest("article")), +of.dataset.side); }
+    for (const [of, before] of last) { tell(of, before); choose(list.indexOf(of.closest("article")), +of.dataset.side); }
   };
   const note = of => {
     if (!of) return;
