@@ -69,9 +69,17 @@ def object_in(body: bytes) -> dict[str, Any]:
 
 def priority(said: object) -> int:
     """Return a priority. Raises Wrong."""
-    if type(said) is not int or abs(said) > MOST_PRIORITY:
+    number = _whole(said)
+    if number is None or abs(number) > MOST_PRIORITY:
         raise _invalid("priority", f"{quoted(said)}; expected a whole number of at most nine digits")
-    return said
+    return number
+
+
+def _whole(said: object) -> int | None:
+    """Return a whole number, which JSON may write as 5.0; None where it is none."""
+    if isinstance(said, float) and said.is_integer():
+        return int(said)
+    return said if isinstance(said, int) and not isinstance(said, bool) else None
 
 
 def _metadata(said: object) -> dict[str, str] | None:
@@ -95,8 +103,8 @@ def _expires_after(said: object, name: str) -> int | None:
         return None
     if not isinstance(said, Mapping) or said.get("anchor") != "created_at":
         raise _invalid(name, 'expected {"anchor": "created_at", "seconds": …}')
-    seconds = said.get("seconds")
-    if type(seconds) is not int or not _LEAST_KEPT <= seconds <= _MOST_KEPT:
+    seconds = _whole(said.get("seconds"))
+    if seconds is None or not _LEAST_KEPT <= seconds <= _MOST_KEPT:
         raise _invalid(name, f"seconds must be a whole number from {_LEAST_KEPT} to {_MOST_KEPT}")
     return seconds
 

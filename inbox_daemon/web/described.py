@@ -110,12 +110,20 @@ SCHEMAS: dict[str, Any] = {
     "Now": _object({"batches": {"type": "array", "items": _ref("Batch")}, "daemons": {"type": "array"}}),
     "Priority": _object({"priority": {"type": "integer", "minimum": -999_999_999, "maximum": 999_999_999}}),
     "CreateFile": _object(
-        {"purpose": {"const": "batch"}, "file": {"type": "string", "format": "binary"}},
+        {"purpose": {"const": "batch"}, "file": {"type": "string", "format": "binary", "minLength": 1}},
         {
             "expires_after[anchor]": {"const": "created_at"},
             "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
         },
-    ),
+    )
+    | {
+        "maxProperties": 8,
+        "additionalProperties": _TEXT,
+        "dependentRequired": {
+            "expires_after[anchor]": ["expires_after[seconds]"],
+            "expires_after[seconds]": ["expires_after[anchor]"],
+        },
+    },
     "CreateBatch": _object(
         {
             "input_file_id": _TEXT,
