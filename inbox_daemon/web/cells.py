@@ -5,6 +5,7 @@ A list shows the beginning of a text and reads no more of a line than it needs; 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,8 +112,16 @@ def cell(line: bytes, whole: int, most: int, characters: int) -> tuple[str, Cell
 def _cut(line: bytes, most: int, characters: int) -> tuple[str, Cell]:
     """Of a line too long to be read for a list, the beginning of its text where that stands in the beginning."""
     found, named = _BEGINNING.search(line), _ID.search(line)
-    text = orjson.loads(b'"' + found[1] + b'"')[:most] if found else ""
-    return orjson.loads(named[1]) if named else "", Cell(State.ANSWER, text, max(0, characters - len(text)))
+    text = _decoded(b'"' + found[1] + b'"')[:most] if found else ""
+    return _decoded(named[1]) if named else "", Cell(State.ANSWER, text, max(0, characters - len(text)))
+
+
+def _decoded(text: bytes) -> str:
+    """Return the text of a JSON string; of one that was cut in the middle of a character, all before it."""
+    try:
+        return str(json.loads(text.decode("utf-8", "ignore"), strict=False))
+    except ValueError:
+        return ""
 
 
 def _fields(value: object, most: int) -> Sequence[tuple[str, str]]:

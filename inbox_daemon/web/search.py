@@ -1,8 +1,8 @@
 """Looking for a text or a pattern in all answers of one batch: which of its lines have it.
 
 Texts lie in segments in lower case, so case is no difference. One search at a time in the whole process, and a pattern
-has two seconds: some take for ever (`(a|a)*b` before many a's). Only the first 1,048,576 characters of an answer are
-looked at.
+has two seconds for each file: some take for ever (`(a|aa)+$` before many a's). Only the first 1,048,576 characters of
+an answer are looked at.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from inbox_daemon.web.cache import Segment
 from inbox_daemon.web.wrong import Wrong
 
-SECONDS = 2.0  # for a pattern, over all batches of one comparison
+SECONDS = 2.0  # for a pattern, in one file
 _WAIT = 5.0  # seconds for a search that is on before
-_BLOCK = 4 << 20  # bytes read at once
+_BLOCK = 1 << 20  # bytes read at once
 
 _LONG = 10_000  # characters of a text during whose search other threads go on
 _LINES = 1_000  # after which it is seen how much time is left
@@ -40,7 +40,7 @@ class Search:
     """What is looked for: a text, or a regular expression between slashes.
 
     A pattern is looked for in each answer by itself: ^ and $ are its ends, and nothing reaches into the next one.
-    Used as a context manager, since one search is on at a time; the seconds of a pattern begin there.
+    Used as a context manager, since one search is on at a time.
     """
 
     def __init__(self, asked: str) -> None:
@@ -61,7 +61,6 @@ class Search:
     def __enter__(self) -> Search:
         if not _one.acquire(timeout=_WAIT):
             raise Wrong(429, "another search is on; ask again", "busy", "q", headers={"Retry-After": "2"})
-        self._until = time.monotonic() + SECONDS
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,6 +73,7 @@ class Search:
             Damaged: its text is not what was written.
             Wrong: the pattern takes too long.
         """
+        self._until = time.monotonic() + SECONDS
         begins = segment.rows["text"].astype(np.int64)
         hits = np.zeros(len(begins), np.bool_)
         for first, block in _blocks(segment.text(), begins):
@@ -93,6 +93,7 @@ class Search:
         ends = _ends(block)
         begins, past = self._spans(block)
         first, last = np.searchsorted(ends, begins), np.searchsorted(ends, past)
+        first, last = first[first < len(ends)], last[first < len(ends)]  # nothing may match behind the last one
         within = first == last
         over = {
             row

@@ -58,10 +58,11 @@ class Side:
     def keys(self) -> Hashes:
         """By which each line is aligned: its custom_id's hash; a line without one of its own goes by its place."""
         found = self.rows["key"].astype(np.uint64)
-        own = np.zeros(len(found), np.bool_)
-        own[np.unique(found, return_index=True)[1]] = True  # the first: answers come before errors
-        own &= found != 0
-        found[~own] = self.rows["place"][~own].astype(np.uint64) * _ODD + np.uint64(1)
+        if not _distinct(found) or not found.all():
+            own = np.zeros(len(found), np.bool_)
+            own[np.unique(found, return_index=True)[1]] = True  # the first: answers come before errors
+            own &= found != 0
+            found[~own] = self.rows["place"][~own].astype(np.uint64) * _ODD | np.uint64(1)
         return found
 
     def values(self, field: str) -> tuple[Hashes, NDArray[np.float64]]:
@@ -91,6 +92,32 @@ def aligned(sides: Sequence[Side]) -> tuple[Hashes, list[NDArray[np.int64]]]:
 
     Rows come in the order of the file: of the first batch that has the request, by its place there.
     """
+    return _by_place(sides) or _by_key(sides)
+
+
+def _by_place(sides: Sequence[Side]) -> tuple[Hashes, list[NDArray[np.int64]]] | None:
+    """The same, six times as fast, where all batches have the same request at the same place; None where not."""
+    places = [side.rows["place"] for side in sides]
+    size = 1 + max((int(each.max()) for each in places if len(each)), default=-1)
+    if size > 4 * sum(map(len, places)) or any(np.bincount(each).max() > 1 for each in places if len(each)):
+        return None
+    keys = np.zeros(size, np.uint64)
+    for side, at in zip(sides, places, strict=True):
+        known = keys[at]
+        if ((known != 0) & (known != side.keys)).any():
+            return None
+        keys[at] = side.keys
+    taken = np.flatnonzero(keys)
+    if not _distinct(keys[taken]):
+        return None
+    rows = np.cumsum(keys != 0) - 1
+    lines = [np.full(len(taken), -1) for _ in sides]
+    for found, at in zip(lines, places, strict=True):
+        found[rows[at]] = np.arange(len(at))
+    return keys[taken], lines
+
+
+def _by_key(sides: Sequence[Side]) -> tuple[Hashes, list[NDArray[np.int64]]]:
     keys, places = np.empty(0, np.uint64), np.empty(0, np.uint64)
     for side in sides:
         new = np.isin(side.keys, keys, invert=True) if len(keys) else np.ones(len(side.keys), np.bool_)
@@ -98,6 +125,11 @@ def aligned(sides: Sequence[Side]) -> tuple[Hashes, list[NDArray[np.int64]]]:
         places = np.concatenate([places, side.rows["place"][new]])
     keys = keys[np.argsort(places, kind="stable")]
     return keys, [_lines_at(side.keys, keys) for side in sides]
+
+
+def _distinct(keys: Hashes) -> bool:
+    ordered = np.sort(keys)
+    return not (ordered[1:] == ordered[:-1]).any()
 
 
 def _lines_at(own: Hashes, keys: Hashes) -> NDArray[np.int64]:
@@ -225,6 +257,10 @@ class Table:
 
     def _codes(self, field: str) -> tuple[Codes, int]:
         said = self.said(field)
+        known = np.array(sorted({0, *self.field(field).texts}), np.uint64)
+        codes = np.minimum(np.searchsorted(known, said), len(known) - 1)
+        if (known[codes] == said).all():  # few values, whose hashes are known: a tenth of the time
+            return codes - 1, len(known) - 1
         kinds, codes = np.unique(said, return_inverse=True)
         codes = codes.reshape(said.shape).astype(np.int64)
         if len(kinds) and kinds[0] == 0:

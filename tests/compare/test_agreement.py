@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import peers
@@ -93,3 +95,63 @@ def test_where_nothing_can_be_told_it_is_not_a_number() -> None:
     alike = agreement.table(np.zeros(9, np.int64), np.zeros(9, np.int64), 2)
     assert math.isnan(agreement.kappa(alike)), "chance alone explains that all say the same"
     assert math.isnan(agreement.fleiss(np.full((2, 3), agreement.NONE), 2))
+
+
+def krippendorff(rows: np.ndarray, distance: Callable[[float, float], float]) -> float:
+    """Krippendorff's alpha by the words of his definition: each pair of values of a place, and each of all places."""
+    units = [[value for value in column if not np.isnan(value)] for column in rows.T]
+    units = [unit for unit in units if len(unit) > 1]
+    values = [value for unit in units for value in unit]
+    observed = sum(distance(*pair) / (len(unit) - 1) for unit in units for pair in itertools.permutations(unit, 2))
+    expected = sum(distance(*pair) for pair in itertools.permutations(values, 2)) / (len(values) - 1)
+    return 1 - observed / expected
+
+
+@pytest.mark.parametrize("models", [2, 3, 6])
+def test_krippendorffs_alpha_is_that_of_its_definition_with_answers_missing(models: int) -> None:
+    generator = np.random.default_rng(models)
+    codes = np.stack([labels(1, 60)[n % 2] for n in range(models)])
+    codes = np.where(generator.random(codes.shape) < 0.3, agreement.NONE, codes)
+    rows = np.where(codes == agreement.NONE, np.nan, codes.astype(float))
+    by_words = krippendorff(rows, lambda one, other: float(one != other))
+    assert agreement.alpha(codes, KINDS) == pytest.approx(by_words, abs=1e-12)
+    numbers = rows * 2.5 + 1e6
+    by_words = krippendorff(numbers, lambda one, other: (one - other) ** 2)
+    assert agreement.alpha_interval(numbers) == pytest.approx(by_words, abs=1e-9)
+
+
+def test_krippendorffs_own_example_has_his_figures() -> None:
+    said = ["*****3412113 3*3", "1*213343*******", "**2134 4*211 33*4"]
+    codes = np.array([[-1 if c == "*" else int(c) for c in row.replace(" ", "")] for row in said])
+    assert agreement.alpha(codes, 5) == pytest.approx(0.691, abs=5e-4)
+    assert agreement.alpha_interval(np.where(codes < 0, np.nan, codes)) == pytest.approx(0.811, abs=5e-4)
+
+
+def test_where_no_two_differ_alpha_is_not_a_number() -> None:
+    assert math.isnan(agreement.alpha(np.zeros((3, 9), np.int64), 1))
+    assert math.isnan(agreement.alpha_interval(np.full((2, 9), np.nan)))
+    assert math.isnan(agreement.alpha(np.array([[0, -1], [-1, 1]]), 2)), "no place has two"
+
+
+def test_cohens_kappa_without_a_table_is_scikit_learns() -> None:
+    truth, given = labels(7)
+    given[::5] = agreement.NONE
+    there = given != agreement.NONE
+    expected = peers.metrics().cohen_kappa_score(truth[there], given[there])
+    assert agreement.cohen(truth, given, KINDS) == pytest.approx(expected, abs=1e-12)
+    assert math.isnan(agreement.cohen(truth, np.full_like(given, agreement.NONE), KINDS))
+
+
+def test_who_dissents_is_who_says_something_else_than_most_of_the_others() -> None:
+    said = np.array([[1, 1, 1, 1, 2, 1], [1, 2, 2, 1, 3, 0], [1, 2, 3, 2, 3, 2], [1, 2, 4, 0, 0, 0]])
+    found = agreement.dissents(said, said != 0)
+    assert found.T.tolist() == [
+        [False, False, False, False],  # all say the same
+        [True, False, False, False],  # one against three
+        [False, False, False, False],  # four words: nobody is against most
+        [False, False, True, False],  # two alike, one not, one says nothing
+        [True, False, False, False],
+        [True, False, True, False],  # two against each other, each against all others
+    ]
+    alone = agreement.dissents(said, said != 0, least=2)
+    assert not alone[:, 5].any() and alone[0, 1]

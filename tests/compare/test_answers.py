@@ -94,3 +94,72 @@ def test_the_field_of_labels_is_the_one_with_few_values_in_nearly_all_answers() 
     assert answers.field_of_labels(read_all([f"answer {n}" for n in range(40)])) is None
     assert answers.field_of_labels([]) is None
     assert answers.field_of_numbers([]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "bare", "form"),
+    [
+        ("<think>yes or no?</think>\nyes", "\nyes", Form.TEXT),
+        ('so it is yes</think>{"label": "yes"}', '{"label": "yes"}', Form.JSON),
+        ("<think>it never came to an end", "<think>it never came to an end", Form.TEXT),
+        ("write <think>a</think> so", "write <think>a</think> so", Form.TEXT),
+    ],
+    ids=["thoughts", "begun by the chat template", "cut off", "an answer that shows the words"],
+)
+def test_what_a_model_thinks_before_its_answer_is_no_part_of_what_it_says(text: str, bare: str, form: Form) -> None:
+    found = answers.read(chat(text))
+    assert (found.text, found.bare, found.form) == (text, bare, form)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ('{"a": 1, "b": "x"}', '{"b":"X ", "a":1.0}', True),
+        ('{"a": 1}', '```json\n{"a": 1}\n```', True),
+        ('<think>hm</think>{"a": [1, {"c": 2, "b": 3}]}', '{"a": [1.0, {"b": 3, "c": 2}]}', True),
+        ('{"a": 1}', '{"a": "1"}', False),
+        ('{"a": [1, 2]}', '{"a": [2, 1]}', False),
+        ('{"a": 1}', '{"a": 1, "b": null}', False),
+        ("Yes.\n", "yes.", True),
+        ('{"a": 9007199254740993}', '{"a": 9007199254740992}', False),
+        ('{"deep": ' + "[" * 400 + "]" * 400 + "}", '{"deep":' + "[" * 400 + "]" * 400 + "}", False),
+    ],
+)
+def test_two_answers_say_the_same_where_their_json_has_the_same_values_or_their_words_are_the_same(
+    one: str, other: str, same: bool
+) -> None:
+    digests = {answers.read(chat(text)).digest for text in (one, other)}
+    assert 0 not in digests
+    assert (len(digests) == 1) is same
+
+
+def test_what_a_field_says_is_compared_by_value_and_its_number_is_known() -> None:
+    said = '{"s": "Yes ", "n": 8.0, "b": true, "none": null, "list": [1.0, "A"], "text": "8"}'
+    assert list(answers.read(chat(said)).says()) == [
+        ("s", "yes", None),
+        ("n", "8", 8.0),
+        ("b", "true", None),
+        ("list", '[1,"a"]', None),
+        ("text", "8", None),
+    ]
+    assert list(answers.read(chat('["no", "object"]')).says()) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"data": [{"object": "score", "score": 0.25}]}, [("score", 0.25)]),
+        ({"data": [{"score": 0.25}, {"score": 1}]}, [("score 1", 0.25), ("score 2", 1.0)]),
+        (
+            {"results": [{"index": 0, "relevance_score": 0.1}, {"index": 4, "relevance_score": 0.9}]},
+            [("best", 4.0), ("score", 0.9)],
+        ),
+        ({"data": [{"embedding": [0.5]}]}, []),
+    ],
+    ids=["score", "scores", "reranking", "embedding"],
+)
+def test_a_score_says_its_number_and_an_embedding_nothing(body: dict[str, Any], says: list[tuple[str, float]]) -> None:
+    found = answers.read(body)
+    assert found.text is None
+    assert [(name, number) for name, _, number in found.says()] == says
+    assert bool(found.digest) is bool(says)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import permutations
 from pathlib import Path
 
 import answered
@@ -134,6 +135,49 @@ def test_a_row_has_the_prompt_and_what_each_batch_says(three: Comparison) -> Non
                 assert dict(cell.fields).get("label", "").casefold() == (value(text, "label") or "")
     whole = three.row("c5")
     assert whole is not None and whole.custom_id == "c5" and three.row("c999") is None
+
+
+def kappa(first: list[object], second: list[object]) -> float:
+    """Cohen's, by the words of its definition."""
+    pairs = [(one, other) for one, other in zip(first, second, strict=True) if one is not None and other is not None]
+    same = sum(one == other for one, other in pairs) / len(pairs)
+    counts = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
+    by_chance = sum(counts[0][kind] * counts[1][kind] for kind in counts[0]) / len(pairs) ** 2
+    return (same - by_chance) / (1 - by_chance)
+
+
+def test_the_header_has_each_batchs_figures_and_how_far_each_two_agree(three: Comparison) -> None:
+    header = three.header()
+    assert (header.by, header.rows, header.differ) == ("label", len(EVERY), sum(map(WANTED["show=differ"], EVERY)))
+    for side, (figures, said) in enumerate(zip(header.sides, SAID, strict=True)):
+        answers = [text for text in said.values() if text is not None]
+        assert (figures.name, figures.model) == (NAMES[side], f"org/{NAMES[side]}")
+        assert (figures.answers, figures.errors) == (len(answers), len(said) - len(answers))
+        assert figures.missing == len(EVERY) - len(said)
+        assert figures.no_json == sum(value(text, "label") is None for text in answers)
+        assert figures.differ == sum(dissents(custom_id, side) for custom_id in EVERY)
+        assert (figures.tokens_median, figures.tokens_p95, sum(figures.histogram)) == (7, 7, len(answers))
+        assert figures.speed and figures.speed["requests_per_second"] == len(answers) / (10.0, 20.0, 40.0)[side]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        pair = header.pair(other, one)
+        labels = [[says(custom_id, "label")[side] for custom_id in EVERY] for side in (one, other)]
+        assert pair and pair.kappa == pytest.approx(kappa(*labels), abs=1e-12)
+        scores = [pair for c in EVERY if None not in (pair := says(c, "score")[one : other + 1 : other - one])]
+        by_score = three.header("score").pair(one, other)
+        apart = [abs(float(str(first)) - float(str(second))) for first, second in scores]
+        assert by_score and by_score.difference == pytest.approx(sum(apart) / len(apart), abs=1e-12)
+    assert header.alpha == pytest.approx(alpha(EVERY), abs=1e-12)
+
+
+def alpha(custom_ids: list[str]) -> float:
+    """Krippendorff's for labels, by the words of its definition."""
+    units = [[each for each in says(custom_id, "label") if each is not None] for custom_id in custom_ids]
+    units = [unit for unit in units if len(unit) > 1]
+    observed = sum(sum(a != b for a, b in permutations(unit, 2)) / (len(unit) - 1) for unit in units)
+    counts = Counter(each for unit in units for each in unit)
+    total = sum(counts.values())
+    by_chance = sum(count * (total - count) for count in counts.values()) / (total - 1)
+    return 1 - observed / by_chance
 
 
 def test_a_page_beyond_the_last_is_the_last(three: Comparison) -> None:

@@ -26,6 +26,7 @@ from inbox_daemon.layout import Spool
 from inbox_daemon.web import rows
 from inbox_daemon.web.rows import Comparison, Filter, Order
 from inbox_daemon.web.site import Site
+from inbox_daemon.web.wrong import Wrong
 
 LABELS, LIKELY = ("yes", "no", "maybe"), (5, 4, 1)
 QUERIES = (
@@ -75,10 +76,11 @@ def run(site: Site, names: list[str]) -> None:
     began = time.perf_counter()
     while not isinstance(found := rows.opened(site, names), Comparison):
         time.sleep(0.05)
-    say("opened", time.perf_counter() - began, f"{found.total:,} rows of {len(names)} batches")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime
+    say("opened", time.perf_counter() - began, cpu, f"{found.total:,} rows of {len(names)} batches")
     size = sum(path.stat().st_size for path in site.cache.rglob("*") if path.is_file())
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
-    print(f"  index {size / 1e6:,.0f} MB; the child that reads took {peak} MB at its peak")
+    print(f"  index {size / 1e6:,.0f} MB; the child that reads took {used.ru_maxrss // 1024} MB at its peak")
     timed("opened again", lambda: rows.opened(site, names))
     for by in ("label", "score", ""):
         timed(f"header by {by or 'the whole answer'}", lambda by=by: f"alpha {found.header(by).alpha}")
@@ -90,13 +92,16 @@ def run(site: Site, names: list[str]) -> None:
 
 
 def timed(what: str, do: Callable[[], object]) -> None:
-    began = time.perf_counter()
-    said = do()
-    say(what, time.perf_counter() - began, said if isinstance(said, str) else "")
+    began, worked = time.perf_counter(), time.process_time()
+    try:
+        said = do()
+    except Wrong as wrong:
+        said = wrong.message
+    say(what, time.perf_counter() - began, time.process_time() - worked, said if isinstance(said, str) else "")
 
 
-def say(what: str, seconds: float, more: str) -> None:
-    print(f"{what:40s} {seconds:8.3f} s  {more}", flush=True)
+def say(what: str, seconds: float, cpu: float, more: str) -> None:
+    print(f"{what:40s} {seconds:8.3f} s  {cpu:7.3f} s of CPU  {more}", flush=True)
 
 
 # -- batches
