@@ -20,6 +20,7 @@ _KINDS = {
     "cancelling": "off",
     "paused": "halted",
     "parked": "halted",
+    "stands_still": "halted",
     "waiting_for_model": "halted",
     "waiting_for_memory": "halted",
     "waiting_for_disk": "halted",
@@ -66,9 +67,11 @@ class Row:
     results: str | None
 
 
-def row(status: BatchObject, id: str, results: str | None = None, waits: str | None = None) -> Row:
-    """Return the line of one batch; `waits` is why its file is not taken yet."""
+def row(status: BatchObject, id: str, results: str | None = None, waits: str | None = None, rests: bool = False) -> Row:
+    """Return the line of one batch; `waits` is why its file is not taken yet, `rests`: no daemon runs."""
     state = views.batch_state(status)
+    if rests and state in ("in_progress", "finalizing"):
+        state = "stands_still"
     ended, done, total = views.ended_at(status), views.done(status), status["request_counts"]["total"]
     going = not views.has_ended(status)
     took = None if going or ended is None else ended - status["created_at"]

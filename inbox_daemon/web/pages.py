@@ -232,7 +232,7 @@ def routes(site: Site) -> APIRouter:
 
 
 def _row(one: Held) -> facts.Row:
-    return facts.row(one.status, one.id, one.results, one.waits)
+    return facts.row(one.status, one.id, one.results, one.waits, one.rests)
 
 
 def _number(page: str) -> int:

@@ -21,13 +21,15 @@ class Held:
 
     Attributes:
         status: its status.json; of one that has none yet, or none any more, what is known all the same.
-        waits: why its file is not taken yet. has_folder: whether there is anything of it in the outbox.
+        waits: why its file is not taken yet. rests: no daemon runs that would go on with it.
+        has_folder: whether there is anything of it in the outbox.
         results: where its answers may be downloaded, once all are there.
     """
 
     facts: Facts
     status: BatchObject
     waits: str | None
+    rests: bool
     has_folder: bool
     results: str | None
 
@@ -79,6 +81,7 @@ def _held(facts: Facts, rests: bool) -> Held:
         facts,
         views.at_rest(status) if rests and not views.has_ended(status) else status,
         facts.waits if facts.said is None and not views.has_ended(status) else None,
+        rests and not views.has_ended(status),
         bool(facts.lying) or (facts.said is not None and not views.has_ended(status)),
         f"/v1/files/{told['id']}/content" if told is not None else None,
     )

@@ -59,6 +59,14 @@ async function refresh() {
   }
   document.title = page.title;
   marked();
+  more($("#answers"), $("#answers", page));
+}
+
+function more(here, there) { // answers have come since: what is being read stays where it is until the reader asks
+  const count = there && here ? there.dataset.total - here.dataset.total : 0;
+  if (count > 0 && here.dataset.total === "0") return location.reload();
+  const fresh = $("#fresh");
+  if (count > 0 && fresh) { fresh.hidden = false; $("a", fresh).textContent = `${count.toLocaleString("en")} more answers have come; show them`; }
 }
 
 let tag = "", failed = 0;
@@ -97,7 +105,7 @@ function marked() {
   const boxes = $$("#rows input[type=checkbox]"), on = boxes.filter(box => box.checked);
   button.disabled = on.length < 2 || on.length > 6;
   button.textContent = on.length > 1 ? `Compare ${on.length} batches` : "Compare";
-  $("#marked").textContent = on.length > 6 ? "Six at most." : on.length > 1 ? "" : "Mark two to six batches.";
+  $("#marked").textContent = on.length > 6 ? "Six at most." : on.length > 1 ? "" : on.length && $$("#rows tr[data-input]").filter(row => row.dataset.input === on[0].closest("tr").dataset.input).length > 1 ? "The bar at the left is at batches of the same file." : "Mark two to six batches.";
   const input = on.length ? on[0].closest("tr").dataset.input : "";
   for (const box of boxes) {
     const row = box.closest("tr");
@@ -294,21 +302,27 @@ if (answers) {
   const open = of => { if (of) { of.classList.toggle("open"); of.scrollIntoView({ block: "nearest" }); } };
 
   // what differs from the first answer, word by word
-  const words = text => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) || [];
+  const words = text => text.match(/\s*\S+\s*$|\s*\S+/gu) || [];
   const compared = (before, after) => {
     const a = words(before).slice(0, 1200), b = words(after).slice(0, 1200), width = b.length + 1;
+    const same = (i, j) => a[i].trim() === b[j].trim();
     const length = new Uint16Array((a.length + 1) * width);
     for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--)
-      length[i * width + j] = a[i] === b[j] ? length[(i + 1) * width + j + 1] + 1 : Math.max(length[(i + 1) * width + j], length[i * width + j + 1]);
-    const found = [];
-    const add = (kind, word) => { if (found.at(-1)?.[0] === kind) found.at(-1)[1] += word; else found.push([kind, word]); };
+      length[i * width + j] = same(i, j) ? length[(i + 1) * width + j + 1] + 1 : Math.max(length[(i + 1) * width + j], length[i * width + j + 1]);
+    if (length[0] * 3 < Math.max(a.length, b.length)) return before.length > 60 ? [["ins", after]] : [["del", before], ["ins", after]]; // another text altogether
+    const found = []; // runs of [what only A has, what only this one has, what both have]
     let i = 0, j = 0;
     while (i < a.length || j < b.length) {
-      if (i < a.length && j < b.length && a[i] === b[j]) { add("", b[j]); i++; j++; }
-      else if (j === b.length || (i < a.length && length[(i + 1) * width + j] >= length[i * width + j + 1])) add("del", a[i++]);
-      else add("ins", b[j++]);
+      const run = ["", "", ""];
+      while (i < a.length || j < b.length) {
+        if (i < a.length && j < b.length && same(i, j)) break;
+        if (j === b.length || (i < a.length && length[(i + 1) * width + j] >= length[i * width + j + 1])) run[0] += a[i++];
+        else run[1] += b[j++];
+      }
+      while (i < a.length && j < b.length && same(i, j)) { run[2] += b[j++]; i++; }
+      found.push(run);
     }
-    return found;
+    return found.flatMap(([gone, come, both]) => [["del", gone], ["ins", come], ["", both]]).filter(([, text]) => text);
   };
   const parts = of => new Map($$(".body .text", of).map((text, place) => [text.previousElementSibling?.textContent ?? `${place}`, text]));
   let differing = false;
@@ -328,7 +342,7 @@ if (answers) {
         }));
       }
     }
-    say(differing ? "Green: not in A. Struck out: in A alone. x takes it back." : "Answers as they are.");
+    say(differing ? "Green: not in A. Struck out: in A alone. x shows the answers as they are." : "Answers as they are.");
   };
 
   for (const body of $$(".body", answers)) body.classList.toggle("long", body.scrollHeight > body.clientHeight + 4);
