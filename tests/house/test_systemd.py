@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from nspawn import Machine, machine
-from running import ROOT
+from running import ROOT, batch_of
 
 from inbox_daemon.config import DaemonSettings
 from inbox_daemon.journal import Message
@@ -154,7 +154,9 @@ def host() -> Iterator[Machine]:
         target = container.root / CHECKOUT[1:]
         shutil.copytree(checkout, target, ignore=shutil.ignore_patterns(".*", "__pycache__"))
         container.show(Path(sysconfig.get_path("purelib")), BESIDE)
-        container.build(f"/usr/bin/python3 -m venv {VENV} && {VENV}/bin/pip install --quiet '{CHECKOUT}[systemd,man]'")
+        container.build(
+            f"/usr/bin/python3 -m venv {VENV} && {VENV}/bin/pip install --quiet '{CHECKOUT}[systemd,man,web]'"
+        )
         container.boot()
         container.run("groupadd --force --system inbox-submit", check=True)
         container.run("for who in alice bob eve; do useradd --create-home $who; done", check=True)
@@ -168,7 +170,8 @@ def fresh(host: Machine) -> Iterator[Service]:
     yield Service(host)
     host.run("rm -rf /run/systemd/system/inbox-daemon.service.d /etc/systemd/system/inbox-daemon.service.d")
     host.run(f"{INSTALL} --uninstall", check=True)
-    host.run(f"umount {SPOOL}/work; rm -rf {SPOOL} /etc/inbox-daemon /var/cache/inbox-daemon; userdel inbox-daemon")
+    host.run(f"umount {SPOOL}/work; rm -rf {SPOOL} /etc/inbox-daemon /var/cache/inbox-daemon*")
+    host.run("for who in inbox-daemon inbox-web; do userdel $who; done")
 
 
 @pytest.fixture
@@ -252,6 +255,12 @@ def test_an_upgrade_that_fails_leaves_the_service_running(service: Service) -> N
 
 
 def test_uninstalling_leaves_the_spool_and_the_settings(service: Service) -> None:
+    service.install("--web")
+    modes = f"stat -c '%a %U %G %n' {SPOOL}/*"
+    seen = service.host.run(modes, check=True).stdout
+    service.install()  # an upgrade, of the web process as well
+    assert service.host.run(modes, check=True).stdout == seen and "2750 inbox-web inbox-submit" in seen
+    assert service.host.run("systemctl is-active inbox-daemon-web").stdout == "active\n", service.evidence()
     service.drop("done", numbered(5))
     service.wait_until("done", "completed")
     ours = "find /usr/local -name '*inbox-daemon*' -size +0"
@@ -261,7 +270,7 @@ def test_uninstalling_leaves_the_spool_and_the_settings(service: Service) -> Non
     assert SPOOL in said
     assert CONFIG.rpartition("/")[0] in said
     assert service.show("LoadState") == "not-found"
-    assert service.host.run("pgrep -u inbox-daemon").stdout == ""
+    assert service.host.run("pgrep -u inbox-daemon; pgrep -u inbox-web").stdout == ""
     assert service.host.run(ours, check=True).stdout == ""
     assert Message.BATCH_COMPLETED.value not in service.host.run("journalctl --list-catalog", check=True).stdout
     assert service.ids("done") == numbered(5)
@@ -311,6 +320,61 @@ def test_the_daemon_is_bound_by_what_the_unit_forbids(service: Service) -> None:
         service.host.wait(lambda answer=answer: answer in service.journal(), SOON, service.evidence)
     service.drop("b", numbered(5))
     service.wait_until("b", "completed")
+
+
+BY_THE_WEB = """
+API=http://127.0.0.1:8001/v1
+id=$(curl -sfF purpose=batch -F file=@/home/alice/mine.jsonl $API/files | jq -re .id)
+batch=$(curl -sf $API/batches -H 'content-type: application/json' -d '{"input_file_id": "'$id'",
+    "endpoint": "/v1/chat/completions", "completion_window": "24h"}' | jq -re .id)
+until [[ $(curl -sf $API/batches/$batch | jq -re .status) == completed ]]; do sleep 0.2; done
+dropped=$(curl -sf $API/batches | jq -re ".data[].id | select(. != \\"$batch\\")")
+until curl -sf "${API%/v1}/compare?b=$batch&b=$dropped" | grep -q 'null engine'; do sleep 0.2; done
+answers=$(curl -sf $API/batches/$batch | jq -re .output_file_id)
+curl -sf $API/files/$answers/content
+curl -sf -X DELETE $API/files/$answers | jq -e .deleted >&2
+[[ $(curl -s -o /dev/null -w '%{http_code}' $API/files/$answers/content) == 404 ]]
+"""
+
+
+def test_through_the_web_process_files_become_batches_and_it_may_do_less_than_the_daemon(fresh: Service) -> None:
+    fresh.configure(rate=50)
+    forbidden = {
+        f"touch {SPOOL}/outbox/x": "Permission denied",
+        f"rm -f {SPOOL}/outbox/dropped/results.jsonl; ls {SPOOL}/outbox/dropped/results.jsonl >&2": "/results.jsonl",
+        f"ls {SPOOL}/work": "Permission denied",
+        "touch /usr/x": "Read-only file system",
+        "unshare --user true": "unshare failed: Operation not permitted",
+        "ls /home": "Permission denied",
+    }
+    fresh.install("--web")
+    fresh.drop("dropped", numbered(5))
+    fresh.wait_until("dropped", "completed")
+    verified = fresh.host.run("systemd-analyze verify inbox-daemon-web.service inbox-daemon-web.socket")
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    fresh.host.run("systemd-analyze security --threshold=15 inbox-daemon-web.service", check=True)  # 1.5, of 10
+    attempts = "; ".join(f"( {attempt} )" for attempt in forbidden)
+    drop_in = fresh.host.root / "run/systemd/system/inbox-daemon-web.service.d/test.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text(f"[Service]\nExecStartPre=-/bin/sh -c {shlex.quote(attempts)}\n")
+    fresh.host.run("systemctl daemon-reload && systemctl restart inbox-daemon-web", check=True)
+    said = fresh.host.run(
+        f"journalctl --sync && journalctl -u inbox-daemon-web -o cat --since @{fresh.since:.6f}"
+    ).stdout
+    for attempt, answer in forbidden.items():
+        assert answer in said, f"{attempt}: {said}"
+    assert "Could not" not in said
+
+    (fresh.host.root / "home/alice/mine.jsonl").write_bytes(batch_of(50))
+    fresh.host.run("chmod 0600 /home/alice/mine.jsonl && chown alice: /home/alice/mine.jsonl", check=True)
+    told = fresh.host.run(f"timeout 60 bash -euo pipefail -c {shlex.quote(BY_THE_WEB)}", user="alice")
+    assert told.returncode == 0, (
+        told.stderr + fresh.host.run("journalctl -u inbox-daemon-web -o cat").stdout + fresh.evidence()
+    )
+    assert [json.loads(line)["custom_id"] for line in told.stdout.splitlines()] == numbered(50)
+    fresh.host.run("systemctl disable --now inbox-daemon-web.service && systemctl enable --now inbox-daemon-web.socket")
+    fresh.host.run("curl -sf http://127.0.0.1:8001/healthz", user="eve", check=True)
+    fresh.host.run("rm -r /run/systemd/system/inbox-daemon-web.service.d && systemctl daemon-reload", check=True)
 
 
 def test_without_root_it_is_a_service_of_ones_own(host: Machine) -> None:
