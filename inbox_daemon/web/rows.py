@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -176,12 +177,17 @@ class Comparison:
 
     def marks(self) -> dict[tuple[int, int], Mark]:
         """Return what was said of each answer last, by row and side."""
-        found = {}
-        for side, batch in enumerate(self._found):
-            for mark in marks.read(self._site.spool, batch.marks).values():
-                if (row := self.table.row_of(key_of(mark.custom_id))) is not None:
-                    found[row, side] = mark
+        found: dict[tuple[int, int], Mark] = {}
+        for side, said in enumerate(self._said()):
+            rows = self.table.rows_of([key_of(custom_id) for custom_id in said])
+            both = zip(rows.tolist(), said.values(), strict=True)
+            found |= {(row, side): mark for row, mark in both if row >= 0}
         return found
+
+    def _said(self) -> list[dict[str, Mark]]:
+        """Return for each batch what was said of its answers, by custom_id."""
+        sets = (marks.read(self._site.spool, each.marks) for each in self._found)
+        return [{mark.custom_id: mark for mark in said.values()} for said in sets]
 
     def read(self, numbers: NDArray[np.int64], by: str, characters: int, size: int) -> list[Row]:
         """Read rows by their numbers.
@@ -189,7 +195,7 @@ class Comparison:
         Args:
             characters: of each text. size: bytes of a line; of a longer one only the beginning of its text is told.
         """
-        differ, said = self.table.dissents(by, 2), self.marks()
+        differ, said = self.table.dissents(by, 2), self._said()
         with ExitStack() as stack:
             files: dict[str, BinaryIO | None] = {}
 
@@ -199,7 +205,7 @@ class Comparison:
                 return files[segment.source.key]
 
             found = [self._row(int(number), file_of, differ, characters, size) for number in numbers]
-        return [replace(row, cells=tuple(_marked(row, side, said) for side in range(len(row.cells)))) for row in found]
+        return [replace(row, cells=tuple(map(partial(_marked, row.custom_id), row.cells, said))) for row in found]
 
     def _row(
         self,
@@ -257,9 +263,9 @@ def opened(site: Site, names: Sequence[str]) -> Comparison | Indexing:
     return Indexing(made) if isinstance(made, int) else Comparison(site, sides, *made)
 
 
-def _marked(row: Row, side: int, said: Mapping[tuple[int, int], Mark]) -> Cell:
-    mark = said.get((row.number, side))
-    return replace(row.cells[side], mark=mark.mark, note=mark.note) if mark else row.cells[side]
+def _marked(custom_id: str, cell: Cell, said: Mapping[str, Mark]) -> Cell:
+    mark = said.get(custom_id) if cell.state is State.ANSWER else None
+    return replace(cell, mark=mark.mark, note=mark.note) if mark else cell
 
 
 def _receipt(batch: Found) -> Mapping[str, Any]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from inbox_daemon.web.cache import Cache, Segment, Source
 from inbox_daemon.web.found import Found
 from inbox_daemon.web.prompts import Prompts
+from inbox_daemon.web.sides import Side
 from inbox_daemon.web.site import Site
-from inbox_daemon.web.table import Side, Table
+from inbox_daemon.web.table import Table
 from inbox_daemon.web.wrong import Wrong
 
 _MOST = 3  # tables; one of six batches of 200,000 answers takes 70 MB, and up to 128 for what was asked of it

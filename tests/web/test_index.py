@@ -249,6 +249,7 @@ def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
     assert opened(site, "a").total == 0
 
 
+@pytest.mark.slow
 def test_what_was_of_use_longest_ago_goes_first(tmp_path: Path) -> None:
     made: list[Source] = []
     held = Cache(tmp_path / "cache", 0)
@@ -283,6 +284,7 @@ def built(held: Cache, source: Source) -> Segment:
     return found
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_read_is_said_and_tried_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

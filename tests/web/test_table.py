@@ -20,12 +20,13 @@ from starlette.datastructures import QueryParams
 
 from inbox_daemon.records import Fault
 from inbox_daemon.request.output import answer_line, error_line
-from inbox_daemon.web import segments, table
+from inbox_daemon.web import segments, sides
 from inbox_daemon.web.cache import Segment, Source
 from inbox_daemon.web.filters import Filter, Order
 from inbox_daemon.web.segments import key_of
 from inbox_daemon.web.selection import selected
-from inbox_daemon.web.table import Side, Table
+from inbox_daemon.web.sides import Side
+from inbox_daemon.web.table import Table
 
 ANSWERS = st.one_of(
     st.none(),
@@ -59,11 +60,11 @@ def made(folder: Path, said: Batch, places: dict[int, int]) -> Segment:
 
 def tabled(folder: str, batches: list[Batch], shuffled: bool) -> Table:
     """A table of batches; shuffled, each has its requests in an order of its own."""
-    sides = []
+    found = []
     for number, said in enumerate(batches):
         places = {n: (n * (7 if number % 2 and shuffled else 1)) % 16 for n in range(16)}
-        sides.append(Side([made(Path(folder) / str(number), said, places)] if said else []))
-    return Table(sides)
+        found.append(Side([made(Path(folder) / str(number), said, places)] if said else []))
+    return Table(found)
 
 
 @settings(max_examples=20, deadline=None)
@@ -82,7 +83,7 @@ def test_rows_are_the_requests_that_any_batch_has_each_once(batches: list[Batch]
                     assert found.sides[side].rows["key"][found.at[side][row]] == key_of(f"c{n}")
         if not shuffled:
             assert found.keys.tolist() == [key_of(f"c{n}") for n in sorted(every)], "in the file's order"
-            keys, lines = table._by_key(found.sides)
+            keys, lines = sides._by_key(found.sides)
             assert (keys == found.keys).all() and all((a == b).all() for a, b in zip(lines, found.at, strict=True))
 
 
@@ -134,7 +135,7 @@ def test_one_who_breaks_the_places_is_aligned_by_custom_id_all_the_same() -> Non
         one = made(Path(folder) / "one", {1: "a", 2: "b"}, {1: 1, 2: 2})
         other = made(Path(folder) / "other", {2: "c", 3: "d"}, {2: 1, 3: 7})
         found = Table([Side([one]), Side([other])])
-    assert table._by_place(found.sides) is None
+    assert sides._by_place(found.sides) is None
     assert found.keys.tolist() == [key_of("c1"), key_of("c2"), key_of("c3")]
     assert [at.tolist() for at in found.at] == [[0, 1, -1], [-1, 0, 1]]
 
