@@ -12,6 +12,8 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+from openai import OpenAI
+from openai.types import Batch
 from running import eventually
 
 
@@ -61,9 +63,37 @@ class Web:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    close = kill
+
     def stop(self) -> int:
         self.process.terminate()
         return self.process.wait(30)
+
+
+def ended(client: OpenAI, id: str, within: float = 30.0) -> Batch:
+    """Ask until a batch has ended, as clients do."""
+
+    def look() -> Batch | None:
+        batch = strict(client.batches.retrieve(id))
+        return batch if batch.status in ("completed", "failed", "cancelled") else None
+
+    found = eventually(look, within, f"{id} ended")
+    assert found is not None
+    return found
+
+
+def strict(batch: Batch) -> Batch:
+    return Batch.model_validate(batch.to_dict(), strict=True)
+
+
+def create(client: OpenAI, file: str, **more: object) -> Batch:
+    made = client.batches.create(
+        input_file_id=file,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+        **more,  # type: ignore[arg-type]
+    )
+    return strict(made)
 
 
 class Between:

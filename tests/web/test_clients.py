@@ -10,9 +10,9 @@ from pathlib import Path
 import openai
 import pytest
 from openai import OpenAI
-from openai.types import Batch, FileObject
+from openai.types import FileObject
 from running import Daemon, batch_of, eventually
-from webs import Between, Web
+from webs import Between, Web, create, ended, strict
 
 from inbox_daemon.layout import Spool
 
@@ -38,30 +38,6 @@ def opened() -> Iterator[Callable[[str], OpenAI]]:
     """Clients, closed at the end."""
     with ExitStack() as clients:
         yield lambda url: clients.enter_context(OpenAI(base_url=url, api_key="sk-none"))
-
-
-def ended(client: OpenAI, id: str) -> Batch:
-    def look() -> Batch | None:
-        batch = strict(client.batches.retrieve(id))
-        return batch if batch.status in ("completed", "failed", "cancelled") else None
-
-    found = eventually(look, 30, f"{id} ended")
-    assert found is not None
-    return found
-
-
-def strict(batch: Batch) -> Batch:
-    return Batch.model_validate(batch.to_dict(), strict=True)
-
-
-def create(client: OpenAI, file: str, **more: object) -> Batch:
-    made = client.batches.create(
-        input_file_id=file,
-        endpoint="/v1/chat/completions",
-        completion_window="24h",
-        **more,  # type: ignore[arg-type]
-    )
-    return strict(made)
 
 
 @pytest.mark.slow
