@@ -1,7 +1,8 @@
 """The names in what is the web process's own in a spool, as `layout` has the others. No I/O, no decisions.
 
 SPOOL/files/file-ID/         an upload: file.json, and content[.jsonl|.jsonl.gz|.jsonl.zst] as it came
-SPOOL/files/.up-MARK/        one that is being sent; whoever sends it holds its flock
+SPOOL/files/upload_ID/       one that comes in parts, over several requests (`spool/parted`); it becomes file-ID
+SPOOL/files/.up-MARK/        one that is being sent or made; whoever does holds its flock
 SPOOL/files/.gone-MARK/      what was deleted, on its way out
 SPOOL/web/batches/batch_ID/  a batch that was made by API: batch.json, and where its file is (`spool/submitted`)
 SPOOL/web/batches/.new-MARK/ one that is being made, with its flock
@@ -20,6 +21,8 @@ NEW = ".new-"
 GONE = ".gone-"
 
 FILE_ID = re.compile(r"file-[0-9a-f]{16}")
+UPLOAD_ID = re.compile(r"upload_[0-9a-f]{16}")
+PART_ID = re.compile(r"part_[0-9a-f]{16}")
 BATCH_ID = re.compile(r"batch_[0-9a-f]{16}")  # the daemon's own have 22 digits
 
 
@@ -36,6 +39,31 @@ class Stored:
     def content(self, suffix: str) -> Path:
         """The bytes as they came; `suffix` is one of `layout.SUFFIXES`, or "" where the sender's name had none."""
         return self.dir / f"content{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class InParts:
+    """`files/upload_ID/`: an upload that comes in parts; whoever writes to `content` holds the folder's flock."""
+
+    dir: Path
+
+    @property
+    def record(self) -> Path:
+        return self.dir / "upload.json"
+
+    @property
+    def content(self) -> Path:
+        """The parts that came one after another, in that order; what `parts` does not know of counts for nothing."""
+        return self.dir / "content"
+
+    @property
+    def parts(self) -> Path:
+        """A line for each part that was acknowledged."""
+        return self.dir / "parts.jsonl"
+
+    def beside(self, part: str) -> Path:
+        """A part that came while another was coming."""
+        return self.dir / part
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,8 @@ def impersonal(text: str, root: str) -> str:
     """Leave out of paths what differs between two runs: where the spool lies (`root`, with its slash), and ids."""
     text = text.replace(root, "").replace(root[:-1], "SPOOL")
     text = re.sub(r"batch_[0-9a-f]{22}", "ID", text)
-    text = re.sub(r"(batch_|file-|\.up-|\.new-|\.probe-|gone-deleted-)[0-9a-f]{16}(-[0-9a-f]{8})?\b", r"\1", text)
+    made = r"(batch_|file-|upload_|part_|\.up-|\.new-|\.probe-|gone-deleted-)[0-9a-f]{16}(-[0-9a-f]{8})?\b"
+    text = re.sub(made, r"\1", text)
     return re.sub(r"daemons/(\.?).*\.json", r"daemons/\1HOST.json", text)
 
 

@@ -20,11 +20,11 @@ from running import jsonl, request
 
 from inbox_daemon.errors import InboxDaemonError
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.spool import hooks, marks, published, store, submitted
+from inbox_daemon.spool import hooks, joined, marks, parted, published, store, submitted
 from inbox_daemon.spool.hooks import Hook
 from inbox_daemon.spool.marks import Mark
 from inbox_daemon.spool.submitted import Asked, Submitted
-from inbox_daemon.weblayout import Submission, WebFolder
+from inbox_daemon.weblayout import InParts, Submission, WebFolder
 
 NOW = 1_800_000_000.0
 CONTENT = jsonl([request("r1", "say"), request("r2", "say more")])
@@ -50,6 +50,26 @@ def _create(spool: Spool, told: Told, key: str, priority: int | None = None) -> 
     return submitted.create(spool, store.content(spool, told["upload"]), "b.jsonl", asked, key, NOW).id
 
 
+def _begin(spool: Spool, told: Told) -> str:
+    return parted.begin_parts(spool, "b.jsonl", len(CONTENT), "batch", "", "", NOW).id
+
+
+def _part(spool: Spool, told: Told, begun: str, at: int, end: int) -> str:
+    with parted.append(spool, told[begun]) as coming:
+        for piece in (CONTENT[at : (at + end) // 2], CONTENT[(at + end) // 2 : end]):
+            coming.write(piece)
+        return coming.keep(NOW).id
+
+
+def _complete(spool: Spool, told: Told) -> str:
+    md5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+    return joined.complete(spool, told["begun"], [told["part"], told["next part"]], md5, NOW).id
+
+
+def _cancel(spool: Spool, told: Told) -> bool:
+    return parted.cancel(spool, told["another"]) is not None
+
+
 def _resubmit(spool: Spool, told: Told) -> str:
     asked = Asked(input_file_id="file-x-retry", endpoint="", completion_window="24h")
     return submitted.create(spool, spool.root.with_name("others.jsonl"), "others", asked, "others", NOW).id
@@ -70,10 +90,18 @@ DOES: dict[str, Callable[[Spool, Told], Any]] = {
     "short": partial(_upload, expires_at=int(NOW)),
     "expire": lambda spool, told: store.expire(spool, NOW + 1),
     "delete": lambda spool, told: store.delete(spool, told["upload"]),
+    "begun": _begin,
+    "part": partial(_part, begun="begun", at=0, end=100),
+    "next part": partial(_part, begun="begun", at=100, end=len(CONTENT)),
+    "complete": _complete,
+    "another": _begin,
+    "a part": partial(_part, begun="another", at=0, end=50),
+    "cancel": _cancel,
     "mark": lambda spool, told: marks.add(spool, "mine", MARK),
     "hook": lambda spool, told: hooks.put(spool, HOOK),
     "hooked": lambda spool, told: hooks.delivered(spool, HOOK.id),
 }
+PARTS = {"begun": ("part", "next part"), "another": ("a part",)}
 CREATIONS = {"create": "first", "others": "others", "third": "third"}
 
 
@@ -142,7 +170,11 @@ def wrong_now(root: Path, steps: Sequence[str]) -> list[str]:
     """Say what is half there, twice there, or not there though it was acknowledged."""
     spool, told = Spool(root), acknowledged_in(root)
     problems = []
-    for folder in _named_folders(spool.files):
+    for folder in [folder for folder in _named_folders(spool.files) if folder.name.startswith("upload_")]:
+        parts = parted.parts_of(InParts(folder))
+        if parted.get(spool, folder.name) is None or parted._end(parts) > InParts(folder).content.stat().st_size:
+            problems.append(f"half an upload in parts: {folder}")
+    for folder in [folder for folder in _named_folders(spool.files) if folder.name.startswith("file-")]:
         stored = store.get(spool, folder.name)
         if stored is None or _hash(store.content(spool, stored.id)) != stored.sha256:
             problems.append(f"half an upload under its name: {folder}")
@@ -193,6 +225,18 @@ def _lost(spool: Spool, told: Told, under_way: str, batches: dict[str, Submitted
             problems.append(f"{step}: acknowledged and not there")
         if over in told and kept:
             problems.append(f"{step}: still there after {over}")
+    if "complete" in told and store.get(spool, told["complete"]) is None:
+        problems.append("complete: acknowledged and not there")
+    for step, over in (("begun", "complete"), ("another", "cancel")):
+        begun = parted.get(spool, told.get(step, ""))
+        if step in told and not begun and over not in (*told, under_way):
+            problems.append(f"{step}: acknowledged and not there")
+        if over in told and begun and over == "cancel":
+            problems.append("cancelled, and still there")
+        if begun and over not in (*told, under_way):
+            known = {part.id for part in parted.parts_of(InParts(spool.files / begun.id))}
+            expected = {told[part] for part in PARTS[step] if part in told}
+            problems += [f"a part is lost: {part}" for part in expected - known]
     for step in CREATIONS:
         if step in told and told[step] not in batches:
             problems.append(f"{step}: acknowledged, and there is no such batch")
@@ -229,6 +273,8 @@ def wrong_at_the_end(root: Path, steps: Sequence[str], taken: bool) -> list[str]
     problems = wrong_now(root, steps)
     if list(told) != list(steps):
         return [*problems, f"not all was acknowledged: {list(told)}"]
+    if "complete" in told and store.content(spool, told["complete"]).read_bytes() != CONTENT:
+        problems.append("the parts are not what was sent")
     hidden = [*spool.files.glob(".*"), *WebFolder(spool.web).batches.glob(".*"), *spool.inbox.glob(".*")]
     expected = set()
     for step in [step for step in CREATIONS if step in told]:

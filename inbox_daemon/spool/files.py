@@ -8,6 +8,7 @@ later sync makes all of it durable (INTERNALS, "Which syncs"). Knows nothing of 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from contextlib import suppress
@@ -151,6 +152,23 @@ def share(fd: int) -> None:
 def remove_tree(folder: Path) -> None:
     """Remove a folder with all in it: by descriptors, where the system has them, and never through a link."""
     shutil.rmtree(folder)
+
+
+def add_line(path: Path, line: bytes) -> None:
+    """Append a whole line durably, whoever else does at once; a line that a crash has cut is ended before it.
+
+    Raises:
+        OSError: a link lies there, or the file cannot be opened.
+        NotDurable: the disk failed.
+    """
+    with Writer(path, fresh=False, follow=False) as writer:
+        fcntl.flock(writer.fd, fcntl.LOCK_EX)
+        size = os.fstat(writer.fd).st_size
+        cut = size and os.pread(writer.fd, 1, size - 1) != b"\n"
+        writer.write(b"\n" * bool(cut) + line + b"\n")
+        writer.sync()
+    if not size:
+        sync_dir(path.parent)
 
 
 def remove(path: Path) -> None:

@@ -5,7 +5,6 @@ A mark carries the prompt and the answer that it is of, so that it is worth some
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import threading
@@ -57,17 +56,7 @@ def add(spool: Spool, set: str, mark: Mark) -> None:
     """
     if mark.mark not in get_args(Word):
         raise SpoolError(f"{mark.mark!r} is no mark")
-    path = _path(spool, set)
-    line = dumps(_to_be_carried(mark)) + b"\n"
-    with files.Writer(path, fresh=False, follow=False) as writer:
-        fcntl.flock(writer.fd, fcntl.LOCK_EX)
-        size = os.fstat(writer.fd).st_size
-        if size and os.pread(writer.fd, 1, size - 1) != b"\n":  # a crash cut the last line; it says nothing
-            line = b"\n" + line
-        writer.write(line)
-        writer.sync()
-    if not size:
-        files.sync_dir(path.parent)
+    files.add_line(_path(spool, set), dumps(_to_be_carried(mark)))
 
 
 def read(spool: Spool, set: str) -> dict[tuple[str, str], Mark]:

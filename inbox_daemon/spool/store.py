@@ -24,7 +24,7 @@ from inbox_daemon.layout import SUFFIXES, Spool
 from inbox_daemon.machine import disk
 from inbox_daemon.spool import files, folders
 from inbox_daemon.text import dumps
-from inbox_daemon.weblayout import FILE_ID, MADE, Stored
+from inbox_daemon.weblayout import FILE_ID, MADE, UPLOAD_ID, Stored
 
 _NAME_LIMIT = 255  # bytes of a sender's file name that are told
 
@@ -93,11 +93,14 @@ class Upload:
         """Return the hash of what was written so far, in hexadecimal digits."""
         return self._hash.hexdigest()
 
-    def keep(self, filename: str, purpose: str, expires_at: int | None, key: str, now: float) -> StoredFile:
+    def keep(
+        self, filename: str, purpose: str, expires_at: int | None, key: str, now: float, id: str = ""
+    ) -> StoredFile:
         """Make it durable, and visible under an id of its own; once. `now` and `expires_at` are in Unix seconds.
 
         Raises:
             NoRoom: the disk is full.
+            FileExistsError: the id is given, and there is an upload of it.
             OSError, NotDurable: the disk failed; nothing is kept.
         """
         with told_of_room():
@@ -105,7 +108,7 @@ class Upload:
             self._content.close()
             while True:
                 kept = StoredFile(
-                    id=new_id(now),
+                    id=id or new_id(now),
                     bytes=self.size,
                     sha256=self.sha256(),
                     filename=cut(filename),
@@ -116,8 +119,12 @@ class Upload:
                     suffix=self._suffix,
                 )
                 files.write_whole(Stored(self._folder.dir).record, dumps(asdict(kept)))
-                with suppress(FileExistsError):  # an id has 20 random bits a millisecond
+                try:
                     self._folder.name(self._spool.files / kept.id)
+                except FileExistsError:  # an id has 20 random bits a millisecond
+                    if id:
+                        raise
+                else:
                     return kept
 
 
@@ -137,6 +144,20 @@ def begin(spool: Spool, suffix: str, *, keep_free: int = 0) -> Upload:
     need_room(spool, keep_free)
     with told_of_room():
         return Upload(spool, suffix, keep_free)
+
+
+def adopt(spool: Spool, content: Path, kept: StoredFile) -> None:
+    """Make an upload of a file that is on the disk already, and ours: it gets a second name, and no byte is copied.
+
+    Raises:
+        NoRoom: the disk is full.
+        FileExistsError: there is an upload of that id.
+        OSError, NotDurable: the disk failed; nothing is kept.
+    """
+    with told_of_room(), folders.Hidden(spool.files, MADE) as hidden:
+        files.duplicate(content, Stored(hidden.dir).content(kept.suffix))
+        files.write_whole(Stored(hidden.dir).record, dumps(asdict(kept)))
+        hidden.name(spool.files / kept.id)
 
 
 def new_id(now: float) -> str:
@@ -192,13 +213,12 @@ def recover(spool: Spool) -> None:
 
 def stored_bytes(spool: Spool) -> int:
     """Return the bytes of all uploads, those on their way in included. Raises OSError."""
-    on_their_way = 0
     with os.scandir(spool.files) as entries:
-        hidden = [Path(entry.path) for entry in entries if entry.name.startswith(MADE)]
-    for folder in hidden:
-        for suffix in ("", *SUFFIXES):
-            with suppress(OSError):
-                on_their_way += Stored(folder).content(suffix).lstat().st_size
+        coming = [Path(e.path) for e in entries if e.name.startswith(MADE) or UPLOAD_ID.fullmatch(e.name)]
+    on_their_way = 0
+    for folder in coming:
+        with suppress(OSError), os.scandir(folder) as entries:
+            on_their_way += sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
     return on_their_way + sum(stored.bytes for stored in all_of(spool))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from inbox_daemon.errors import InboxDaemonError
 from inbox_daemon.layout import Spool
-from inbox_daemon.spool import store, submitted
+from inbox_daemon.spool import parted, store, submitted
 
 
 def upkeep(spool: Spool, now: float) -> None:
@@ -22,6 +22,7 @@ def upkeep(spool: Spool, now: float) -> None:
         lambda: store.recover(spool),
         lambda: submitted.recover(spool),
         lambda: store.expire(spool, now),
+        lambda: parted.expire(spool, now),
     )
     failed: list[Exception] = []
     for step in steps:

@@ -101,7 +101,7 @@ def test_whatever_the_disk_refuses_it_is_said_and_asked_for_again_it_is_done_onc
     pool: ProcessPoolExecutor, tmp_path: Path, times: int
 ) -> None:
     strikes = refusals(unharmed(pool, tmp_path / "unharmed", STEPS), times)
-    findings = each(pool, tmp_path, STEPS, [(strike,) for strike in strikes[:: 1 if times == 1 else 5]], patience=30)
+    findings = each(pool, tmp_path, STEPS, [(strike,) for strike in strikes[:: 2 if times == 1 else 7]], patience=30)
     print(f"{len(findings)} runs, {sum(len(finding.struck.failed) for finding in findings)} operations refused")
     assert all(finding.struck.failed for finding in findings)
     assert problems(findings) == []

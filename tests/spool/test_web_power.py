@@ -18,7 +18,7 @@ from mounts import SIZES, Mounts, frozen, image
 from running import eventually
 
 from inbox_daemon.layout import Spool
-from inbox_daemon.spool import marks, store, submitted
+from inbox_daemon.spool import joined, marks, parted, store, submitted
 
 pytestmark = pytest.mark.root
 
@@ -47,6 +47,8 @@ def work(root: Path, ledger: Path) -> None:
                 upload.write(content_of(number))
                 kept = upload.keep(str(number), "batch", None, "", 1e9 + number)
             told.write(orjson.dumps(["uploaded", kept.id, number]) + b"\n")
+            if number % 5 == 0:
+                told.write(orjson.dumps(["uploaded", _in_parts(spool, number), number]) + b"\n")
             asked = submitted.Asked(input_file_id=kept.id, endpoint="", completion_window="24h")
             batch = submitted.create(spool, store.content(spool, kept.id), "b", asked, str(number), 1e9 + number)
             told.write(orjson.dumps(["created", batch.id, number]) + b"\n")
@@ -56,6 +58,17 @@ def work(root: Path, ledger: Path) -> None:
                 told.write(orjson.dumps(["withdrawn", batch.id, number]) + b"\n")
             if number % 3 == 2 and store.delete(spool, kept.id):
                 told.write(orjson.dumps(["deleted", kept.id, number]) + b"\n")
+
+
+def _in_parts(spool: Spool, number: int) -> str:
+    content = content_of(number)
+    begun = parted.begin_parts(spool, str(number), len(content), "batch", "", "", 1e9 + number)
+    parts = []
+    for piece in (content[:999], content[999:]):
+        with parted.append(spool, begun.id) as coming:
+            coming.write(piece)
+            parts.append(coming.keep(1e9).id)
+    return joined.complete(spool, begun.id, parts, None, 1e9).id
 
 
 def missing(root: Path, told: list[tuple[str, str, int]]) -> list[str]:
