@@ -18,7 +18,7 @@ from inbox_daemon import journal
 from inbox_daemon.batches import Batches
 from inbox_daemon.config import Config
 from inbox_daemon.dispatch.dispatcher import Dispatcher
-from inbox_daemon.dispatch.rotation import Rotations
+from inbox_daemon.dispatch.rotations import Rotations
 from inbox_daemon.ended.clearing import Clearing
 from inbox_daemon.ended.deleting import Deleting
 from inbox_daemon.ended.leaving import Leaving

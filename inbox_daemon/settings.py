@@ -10,9 +10,11 @@ from operator import attrgetter
 
 from inbox_daemon.config import Config, models
 from inbox_daemon.config.models import Model
+from inbox_daemon.config.names import is_on_hugging_face
+from inbox_daemon.errors import ConfigError
 
 # What SIGHUP may change in a running daemon. The rest decides files, processes or what is already accepted.
-RELOADABLE = ("inbox", "results", "batches", "daemon", "models", "alerts")
+RELOADABLE = ("inbox", "results", "batches", "daemon", "models", "model", "alerts")
 AT_START = ("inbox.watch", "daemon.gpu_every")  # not these of them
 
 
@@ -23,25 +25,43 @@ class Settings:
     Attributes:
         now: replaced whole, never changed.
         models: every model that they configure (`config.models`).
-        lanes: what of a batch some engine of this daemon may answer: `Model.lanes` of all models.
+        beside: further models that the daemon has still, or has taken on (`dispatch/roster`, which alone says so).
     """
 
     now: Config
     models: tuple[Model, ...] = field(init=False)
-    lanes: frozenset[str] = field(init=False)
+    beside: tuple[Model, ...] = ()
 
     def __post_init__(self) -> None:
         self.models = models.configured(self.now)
-        self.lanes = frozenset().union(*(model.lanes for model in self.models))
+
+    @property
+    def several(self) -> bool:
+        """Whether the daemon may have more models than one."""
+        return len(self.models) > 1 or bool(self.beside) or self.now.models.allow_any
+
+    def serves(self, lane: str) -> bool:
+        """Whether some engine of this daemon may answer what of a batch is for this model; "": for none by name."""
+        if any(lane in model.lanes for model in (*self.models, *self.beside)):
+            return True
+        return self.now.models.allow_any and is_on_hugging_face(lane)
 
     def take(self, fresh: Config) -> tuple[list[str], list[str]]:
-        """Take over what may change in a running daemon; return what has, and what only the next start will change."""
+        """Take over what may change in a running daemon; return what has, and what only the next start will change.
+
+        Raises:
+            ConfigError: what is taken over and what stays as it was do not fit together; then nothing is.
+        """
         changed = {f.name for f in fields(Config) if getattr(fresh, f.name) != getattr(self.now, f.name)}
         waits = {name for name in AT_START if attrgetter(name)(fresh) != attrgetter(name)(self.now)}
         taken = {name: getattr(fresh, name) for name in changed & set(RELOADABLE)}
         for name in waits:
             section, key = name.split(".")
             taken[section] = replace(taken[section], **{key: attrgetter(name)(self.now)})
-        self.now = replace(self.now, **taken)
+        together = replace(self.now, **taken)
+        models.check(together, "with [engine] as it was at the start")
+        if "model" in taken and not models.configured(together)[0].name:
+            raise ConfigError("no model is left: engine.model is not set, and there is no [model] table")
+        self.now = together
         self.__post_init__()
         return sorted(taken), sorted((changed - taken.keys()) | waits)

@@ -91,8 +91,8 @@ class Life:
     def wants_engine(self) -> bool:
         """Whether it has requests for an engine, or will most likely have some: a long file is read while it loads."""
         reading = self.running is None and self.face.has_name and not self.state.status.final
-        long = reading and len(self._settings.models) == 1 and time.monotonic() - self._begun > _LONG_READING
-        return long or any(lane.wants_engine for lane in self.queue.lanes_for(self._needs.models))
+        long = reading and not self._settings.several and time.monotonic() - self._begun > _LONG_READING
+        return long or any(lane.wants_engine and self._settings.serves(lane.model) for lane in self.queue.lanes)
 
     def step(self) -> bool:
         """Do the next bounded piece of work; say whether there is more to do at once. Raises OSError, SpoolError."""

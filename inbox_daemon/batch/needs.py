@@ -26,11 +26,6 @@ class Needs:
         self._memory = memory
         self._looked_at = float("-inf")
 
-    @property
-    def models(self) -> frozenset[str]:
-        """What the engines of this daemon are, or have as an adapter."""
-        return self._settings.lanes
-
     def look_for_room(self, to_come: float, books: Books | None = None) -> None:
         """Work out, now and then, whether so many bytes that are still to come fit on the disk. Raises OSError."""
         now = time.monotonic()
@@ -69,7 +64,7 @@ class Needs:
     def look_for_model(self, queue: Queue) -> None:
         """Take note where all that is left is for a model that no engine of this daemon has."""
         left = [lane.model for lane in queue.lanes if lane.left or lane.in_flight]
-        waits_for = left[0] if left and not self.models & set(left) else None
+        waits_for = left[0] if left and not any(map(self._settings.serves, left)) else None
         if waits_for != self._state.waits_for:
             self._state.waits_for = waits_for
             self._face.tell_soon()

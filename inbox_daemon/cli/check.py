@@ -17,7 +17,7 @@ from inbox_daemon.cli.asking import Asking, NotAsked
 from inbox_daemon.cli.form import Faults, Form, form_of
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.config import Config
-from inbox_daemon.config.models import configured
+from inbox_daemon.config.models import configured, unlisted
 from inbox_daemon.text import dumps
 
 _ABOUT = """\
@@ -81,7 +81,9 @@ def _ask(read: Config, asking: Asking, form: Form, refused: Kinds) -> str | None
     left = faults.requests - faults.count
     if faults.fatal or not left:
         return None
-    for model in configured(read):
+    listed = configured(read)
+    known = {lane for model in listed for lane in model.lanes}
+    for model in [*listed, *(unlisted(read, name) for name in sorted(form.models - known))]:
         if not form.models & model.lanes:
             continue
         try:

@@ -27,7 +27,7 @@ from inbox_daemon.request.reading import Found, Reading, models_of, rules_of
 from inbox_daemon.spool import files, ingest, source
 from inbox_daemon.text import shown
 
-_NAMES = 1000  # of models that are counted: a file may name another one in each line
+_COUNTED = 1000  # of models that are counted: a file may name another one in each line
 LISTED = 10_000  # faults of a file that are kept, each with its line; all are counted
 
 
@@ -56,10 +56,10 @@ class Faults:
             self.found.append((number, fault))
 
 
-class Translation:
-    """Which of Ollama's names one file's requests use, and for which model each is taken."""
+class Names:
+    """The names of models in one file's requests, and what is to be said of them: Ollama's, or one of no table."""
 
-    def __init__(self, models: Models | None) -> None:
+    def __init__(self, models: Models) -> None:
         self._models = models
         self._counts: Counter[str] = Counter()
 
@@ -67,7 +67,7 @@ class Translation:
         """Return the same function, but that it takes note of the names it is asked for."""
 
         def noted(name: str | None) -> str:
-            if name is not None and (name in self._counts or len(self._counts) < _NAMES):
+            if name is not None and (name in self._counts or len(self._counts) < _COUNTED):
                 self._counts[name] += 1
             return resolve(name)
 
@@ -76,9 +76,11 @@ class Translation:
     def sentences(self) -> Iterator[str]:
         """Say of each name what answers it: whoever wrote a quantization is not to wonder whose answers these are."""
         for name, count in self._counts.most_common():
-            if self._models is not None and (answers := self._models.translated(name)):
-                ask = "1 request asks" if count == 1 else f"{count:,} requests ask"
+            ask = "1 request asks" if count == 1 else f"{count:,} requests ask"
+            if answers := self._models.translated(name):
                 yield f"{ask} for {name!r}, Ollama's name of a model: {answers} answers, with its weights as configured"
+            elif not self._models.lists(name):
+                yield f"{ask} for {name!r}, which has no table: it is loaded as [engine] says (models.allow_any)"
 
 
 class Form:
@@ -92,8 +94,9 @@ class Form:
     def __init__(self, path: Path, read: Config, lines: int, name: str) -> None:
         unordered = replace(read.inbox, group_prefixes=False, share_answers=False)  # nothing is going to be run
         self.rules = rules_of(replace(read, inbox=unordered))
-        self._translation = Translation(models_of(read))
-        self.rules = replace(self.rules, resolve=self._translation.noting(self.rules.resolve))
+        self._names = Names(models) if (models := models_of(read)) else None
+        if self._names:
+            self.rules = replace(self.rules, resolve=self._names.noting(self.rules.resolve))
         if name:
             self.rules = replace(self.rules, model_fault=lambda model: None, slugs={})
         self.faults = Faults()
@@ -107,7 +110,7 @@ class Form:
         """Read on; None: to the end of the last line. Raises Rejected."""
         self._note(self._reading.finish() if block is None else self._reading.feed(block), limit)
         self.faults.requests = len(self._reading.index)
-        self.faults.warnings = [*self._reading.warnings(), *self._translation.sentences()]
+        self.faults.warnings = [*self._reading.warnings(), *(self._names.sentences() if self._names else ())]
 
     def _note(self, lines: Iterable[Found | None], limit: int) -> None:
         for found in lines:

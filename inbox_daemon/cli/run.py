@@ -38,7 +38,8 @@ def go(given: argparse.Namespace) -> int:
     notifier = Notifier(os.environ)
     journal.set_up(read.daemon.log_level)
     _allow_many_files()
-    with closing(Workers(read.engine.spare_worker, at_once=len(configured(read)) > 1)) as workers:
+    several = len(configured(read)) > 1 or read.models.allow_any
+    with closing(Workers(read.engine.spare_worker, at_once=several)) as workers:
         daemon = Daemon(read, partial(engine_of, read, workers), notifier, drain=given.drain)
         return daemon.run(reread=lambda: settings(given))
 

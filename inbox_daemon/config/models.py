@@ -32,6 +32,7 @@ class Model:
         aliases: further names that requests may use for it, from its own table.
         gpus: numbers of those that it may use; (): all.
         table: its table's name as TOML writes it, for messages; "": it is `engine.model` and has none.
+        listed: the settings have it; else a request has named it, and `models.allow_any`.
     """
 
     name: str
@@ -40,10 +41,13 @@ class Model:
     table: str = ""
     aliases: tuple[str, ...] = ()
     gpus: tuple[int, ...] = ()
+    listed: bool = True
 
     @property
     def said(self) -> str:
         """How the settings say which model it is, for messages."""
+        if not self.listed:
+            return f"{self.name!r} (models.allow_any)"
         if not self.table:
             return f"engine.model = {self.engine.model!r}"
         return f"[{self.table}]" if self.engine.model == self.name else f"{self.table}.path = {self.engine.model!r}"
@@ -51,7 +55,7 @@ class Model:
     @property
     def said_of_args(self) -> str:
         """Where the settings have its engine's arguments, for messages."""
-        return f"[{self.table}.args]" if self.table else "[engine.args]"
+        return f"[{self.table}.args]" if self.table and self.listed else "[engine.args]"
 
     @property
     def served(self) -> list[str]:
@@ -79,9 +83,14 @@ def configured(config: Config) -> tuple[Model, ...]:
     return (Model(engine.model, engine, True), *rest)
 
 
+def unlisted(config: Config, name: str) -> Model:
+    """Return the model of this name, which the settings do not have, with what they say of all (`models.allow_any`)."""
+    return replace(_of_table(config.engine, name, ModelTable(), False), listed=False)
+
+
 def sleeping(config: Config) -> bool:
     """Whether engines are loaded so that they can sleep: models take turns, and the one that gives way is to."""
-    return config.models.sleep and len(configured(config)) > 1
+    return config.models.sleep and (len(configured(config)) > 1 or config.models.allow_any)
 
 
 def _of_table(engine: EngineSettings, name: str, table: ModelTable, front: bool) -> Model:

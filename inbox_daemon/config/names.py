@@ -6,6 +6,7 @@ have a lane of their own, which only an engine with that adapter takes from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,6 +16,13 @@ import orjson
 from inbox_daemon.config.sections import EngineSettings
 
 ANY_NAME = "*"  # as an alias: what no other name is
+_HUGGING_FACE = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_LONGEST = 200
+
+
+def is_on_hugging_face(name: str) -> bool:
+    """Whether it has the form of a model's name on Hugging Face, org/name, and can be no path."""
+    return _HUGGING_FACE.fullmatch(name) is not None and ".." not in name and len(name) <= _LONGEST
 
 
 def names(engine: EngineSettings) -> list[str]:

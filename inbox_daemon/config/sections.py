@@ -58,6 +58,7 @@ class ModelSettings:
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     translate_ollama: bool = setting(True)
+    allow_any: bool = setting(False)
     max_wait: float = setting(0.0, least=0)
     longest_wait: float = setting(0.0, least=0)
     swap_grace: float = setting(10.0, least=0)

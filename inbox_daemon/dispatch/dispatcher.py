@@ -23,14 +23,18 @@ class Dispatcher:
     def __init__(self, fleet: Fleet, batches: Batches) -> None:
         self._fleet, self._batches = fleet, batches
         self._traffic: list[Traffic] = []
+        self._changes = 0  # of the fleet, that the traffic is of
         self._suspects: dict[str, Suspects] = {}  # by model
         self._withheld: set[int] = set()  # suspects, in their queues
 
     def __iter__(self) -> Iterator[Traffic]:
         """Yield the traffic of each engine, in the order of their numbers."""
-        for slot in self._fleet.slots[len(self._traffic) :]:
-            self._traffic.append(Traffic(slot, self._batches))
-            self._suspects.setdefault(slot.model, Suspects())
+        if self._changes != self._fleet.changes:
+            self._changes = self._fleet.changes
+            known = {traffic.slot.number: traffic for traffic in self._traffic}
+            self._traffic = [known.get(slot.number) or Traffic(slot, self._batches) for slot in self._fleet.slots]
+            for model in self._fleet.models:
+                self._suspects.setdefault(model, Suspects())
         return iter(self._traffic)
 
     @property
@@ -45,6 +49,8 @@ class Dispatcher:
         for traffic in self:
             traffic.recall_what_is_held()
         for model, suspects in self._suspects.items():
+            if model not in self._fleet.models:
+                continue  # the settings have it no more, and no batch has requests for it
             able = [traffic for traffic in self if traffic.slot.model == model and not traffic.slot.failures]
             ready = [] if self._fleet.models[model].leaving else [traffic for traffic in able if traffic.slot.info]
             # One that has just died comes back with nothing to do; no other needs to be drained for it.

@@ -9,7 +9,6 @@ when it is given up. Who is next, `turns` says; engines are the fleet's.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -22,14 +21,12 @@ from inbox_daemon.dispatch.sleepers import Sleepers
 from inbox_daemon.dispatch.standing import Standing
 from inbox_daemon.dispatch.traffic import Traffic
 from inbox_daemon.dispatch.turns import Change, Hot, Turns, Waiting
-from inbox_daemon.engine.fleet import Fleet
-from inbox_daemon.engine.placement import fit, sharing
+from inbox_daemon.engine.placement import fit
 from inbox_daemon.settings import Settings
 from inbox_daemon.text import span
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY = 0.1  # seconds between two looks at what waits, while nothing changes
 _RECALLED_WITHIN = 10.0  # seconds in which an engine gives back what it has; one that does not, hangs
 _A_SWAP = 60.0  # seconds, before any has been measured
 
@@ -69,6 +66,11 @@ class Rotation:
             self._load(*self._change)
         elif not stopping and not any(one.changing for one in self.standings):
             self._decide(now)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is being changed, so that models may come and go."""
+        return self._change is None and not any(one.changing for one in self.standings)
 
     # -- what has become of it
 
@@ -158,7 +160,9 @@ class Rotation:
         return fit([self._by_name[name].replicas.model for name in names])
 
     def _is_preloaded(self, one: Standing) -> bool:
-        return one.replicas.model.front and self._settings.now.engine.preload and not one.failed
+        if one.failed or one.replicas.retired:
+            return False
+        return one.replicas.model.front and self._settings.now.engine.preload
 
     def _hot(self, one: Standing, now: float) -> Hot:
         begun = self._change[1] + self._swap(one) if self._change else now
@@ -187,7 +191,7 @@ class Rotation:
         """Return the models whose engines are to be there now; of those that are to be started, one at a time."""
         found, may_load = set(), not any(one.replicas.loading for one in self.standings)
         for one in self.standings:
-            if not one.on or one.leaving_since is not None or one.ending:
+            if not one.on or one.leaving_since is not None or one.ending or one.replicas.retired:
                 continue
             at_work = any(traffic.in_flight for traffic in self._of(one))
             if at_work or (not stopping and (one.need or self._is_preloaded(one))):
@@ -248,45 +252,3 @@ class Rotation:
                 view["turn_by"] = round(wall + (by - now), 1) if by is not None else None
                 view["behind"] = [other.model for other in hot if other.priority is not None]
             yield view
-
-
-class Rotations:
-    """All models of the daemon, those that share GPUs in one rotation. One model alone is loaded whenever it is wanted.
-
-    Attributes:
-        said: how each model stands, for people; [] where there is only one. Replaced whole.
-    """
-
-    def __init__(self, fleet: Fleet, dispatcher: Dispatcher, batches: Batches, settings: Settings) -> None:
-        self._fleet, self._batches = fleet, batches
-        self._several = len(fleet.models) > 1
-        self.said: list[dict[str, Any]] = []
-        self._demand = Demand()
-        self._looked_at = float("-inf")
-        groups = sharing(settings.models) if self._several else []
-        standings = [[Standing(fleet.models[model.name]) for model in group] for group in groups]
-        self._standings = [one for group in standings for one in group]
-        self._all = [Rotation(group, self._standings, dispatcher, batches, settings) for group in standings]
-
-    @property
-    def changing(self) -> bool:
-        """Whether a model is giving way: the loop is not to sleep for long."""
-        return any(one.leaving_since is not None or one.ending for one in self._standings)
-
-    def turn(self, now: float, wanted: bool, stopping: bool) -> None:
-        """Have engines of the right models started, and let go.
-
-        Args:
-            wanted: whether there is work for an engine, of whichever model.
-        """
-        if not self._several:
-            self._fleet.ensure(self._fleet.models if wanted else (), now)
-            return
-        if self.changing or now - self._looked_at >= _LOOK_EVERY:
-            self._looked_at = now
-            self._demand.look(self._batches, now)
-            for rotation in self._all:
-                rotation.look(self._demand, now, stopping)
-            found = {view["model"]: view for rotation in self._all for view in rotation.said(now, time.time())}
-            self.said = [found[name] for name in self._fleet.models]
-        self._fleet.ensure({name for rotation in self._all for name in rotation.wanted(stopping)}, now)

@@ -78,7 +78,8 @@ class Standing:
 
     def waits(self, now: float) -> bool:
         """Whether it may be loaded, and there is something to do for it."""
-        return self.need is not None and not self.on and not self.failed and now >= self.replicas.not_before
+        may = not self.on and not self.failed and not self.replicas.retired
+        return self.need is not None and may and now >= self.replicas.not_before
 
     def is_off(self) -> None:
         """Its engines are gone, or have died and do not start at once."""

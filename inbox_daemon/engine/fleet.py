@@ -11,6 +11,7 @@ import select
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 
+from inbox_daemon.config.models import Model
 from inbox_daemon.engine.replicas import Make, Replicas
 from inbox_daemon.engine.slot import Slot
 from inbox_daemon.settings import Settings
@@ -24,7 +25,8 @@ class Fleet:
 
     Attributes:
         models: the engines of each, by its name, in the settings' order.
-        slots: in the order of their numbers; more come, and none goes.
+        slots: in the order of their numbers.
+        changes: how often slots have come or gone.
     """
 
     def __init__(self, make: Make, settings: Settings) -> None:
@@ -33,20 +35,44 @@ class Fleet:
         self._poll: select.epoll | None = None
         self._awaited: dict[int, tuple[int, int]] = {}  # descriptor -> number of its engine, events
         self._numbers = itertools.count(1)
-        alone = len(settings.models) == 1
-        self.models = {model.name: Replicas(model, next(self._numbers), make, alone) for model in settings.models}
-        self.slots = [slot for replicas in self.models.values() for slot in replicas]
-        self._name()
+        self._make, self.changes = make, 0
+        self.models: dict[str, Replicas] = {}
+        self.slots: list[Slot] = []
+        for model in settings.models:
+            self.add(model, alone=not settings.several)
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self.slots)
 
+    def add(self, model: Model, *, alone: bool = False) -> None:
+        """Have slots for one more model.
+
+        Args:
+            alone: settings of it that cannot be right end the daemon: there is no other model, nor was there.
+        """
+        self.models[model.name] = Replicas(model, next(self._numbers), self._make, alone)
+        for replicas in self.models.values() if not alone else ():
+            replicas.is_not_alone()
+        self._changed()
+
+    def remove(self, name: str) -> None:
+        """Have no slots for this model any more. To be asked when nothing of its engines is left."""
+        del self.models[name]
+        self._changed()
+
+    def _changed(self) -> None:
+        self.changes += 1
+        places = {model.name: place for place, model in enumerate(self._settings.models)}
+        self.models = dict(sorted(self.models.items(), key=lambda entry: places.get(entry[0], len(places))))
+        self.slots = sorted((slot for one in self.models.values() for slot in one), key=lambda slot: slot.number)
+        for slot in self.slots if len(self.slots) > 1 else ():
+            slot.name = f"engine {slot.number}"
+
     def ensure(self, wanted: Collection[str], now: float) -> None:
         """Start or wake engines of these models where they may; end those that nobody has wanted for long enough."""
         for name, replicas in self.models.items():
-            if added := replicas.grow(self._numbers):
-                self.slots += added
-                self._name()
+            if replicas.grow(self._numbers):
+                self._changed()
             for slot in replicas:
                 if name in wanted and slot.may_start(now):
                     self._starts += 1
@@ -54,10 +80,6 @@ class Fleet:
                 elif name in wanted and slot.asleep:
                     slot.wake(now)
                 slot.idle(name in wanted, self._settings.now.engine.idle_unload, now)
-
-    def _name(self) -> None:
-        for slot in self.slots if len(self.slots) > 1 else ():
-            slot.name = f"engine {slot.number}"
 
     @property
     def failures(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from inbox_daemon.config import Config
 from inbox_daemon.config.models import Model, sleeping
 from inbox_daemon.engine import Engine, Place
@@ -18,6 +20,8 @@ def engine_of(read: Config, workers: Workers, model: Model, number: int, place: 
         number: tells it from others of this process, in the log.
         place: where it lives; None: it is the first, and finds out how many there are to be.
     """
+    if not model.listed and Path(model.engine.model).exists():
+        raise OSError(f"{model.name} is a folder here, and requests may name no folder")
     if model.engine.kind == "null":
         return NullEngine(model.engine, place)
     return LocalEngine(workers, model, policy.for_vllm(read.requests), number, place, sleeps=sleeping(read))

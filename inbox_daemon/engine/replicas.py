@@ -28,10 +28,11 @@ class Replicas:
 
     Attributes:
         leaving: it gives way to another model: nothing more is handed to its engines.
+        retired: the settings have it no more, or otherwise: no engine is started any more.
     """
 
     def __init__(self, model: Model, number: int, make: Make, alone: bool) -> None:
-        self.model, self.leaving = model, False
+        self.model, self.leaving, self.retired = model, False, False
         self._make, self._alone = make, alone
         self._places: tuple[str, ...] = ()  # the GPUs of each engine, once the first one has found them
         self.slots = [self._slot(number, 1)]
@@ -55,6 +56,12 @@ class Replicas:
     def _started(self, place: int, start: int) -> Engine:
         places = self._places
         return self._make(self.model, start, Place(place, len(places), places[place - 1]) if places else None)
+
+    def is_not_alone(self) -> None:
+        """Another model has come: settings that cannot be right end the daemon no more."""
+        self._alone = False
+        for slot in self.slots:
+            slot.alone = False
 
     @property
     def proven(self) -> bool:

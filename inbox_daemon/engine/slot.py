@@ -47,7 +47,7 @@ class Slot:
     ) -> None:
         self.number, self.model, self.models = number, model, models
         self.name = "engine"
-        self._make, self._alone = make, alone
+        self._make, self.alone = make, alone
         self._engine: Engine | None = None
         self._ending: Engine | None = None
         self._unstarted: EngineDied | None = None  # until `receive` has said so
@@ -214,7 +214,7 @@ class Slot:
         except ConfigError as wrong:
             if not proven:
                 self.hopeless = str(wrong)
-                if self._alone:
+                if self.alone:
                     raise
             raise EngineDied(str(wrong)) from wrong  # if it was right once, a GPU is lost, and may come back
         if self._kill_reason and not outcomes:

@@ -67,8 +67,11 @@ class Elsewhere:
         for _, theirs in self._others():
             if slug := said_by(path.name, theirs.slugs):
                 return Asked(slug, by_name=True)
-        name = _first_model(path)
-        return Asked(name) if name is not None and models.accepts(name) else None
+        if (name := _first_model(path)) is None or models.lists(name):
+            return None
+        asked = Asked(name)
+        ours = models.accepts(name) is None and not self.serving(asked)  # allow_any: what nobody lists
+        return None if ours else asked
 
     def serving(self, asked: Asked) -> str | None:
         """Return which daemon has a model that is asked for."""
@@ -88,7 +91,7 @@ class Elsewhere:
                 asked = self.lacking(next(work.dropped.iterdir()))
                 return self.serving(asked) if asked else None
             models = {model or History(work).model for model in ingest.load(work).models}
-            if not models or models & self._settings.lanes:
+            if not models or any(map(self._settings.serves, models)):
                 return None
             for other, _ in self._others():
                 if models & set(other.get("models", ())):

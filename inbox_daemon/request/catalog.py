@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from importlib import resources
 from typing import Any
 
-from inbox_daemon.config.names import ANY_NAME
+from inbox_daemon.config.names import ANY_NAME, is_on_hugging_face
 from inbox_daemon.request.named import slugs
 
 TOOL = "tools/fix_batch_model_names.py"
@@ -170,6 +170,7 @@ class Models:
         translate_ollama: whether Ollama names are understood too (`[models] translate_ollama`).
         adapters: the names of those that a model is served with (LoRA).
         others: the names that the other models are served by.
+        any: a name on Hugging Face that is none of these stands for the model of that name (`[models] allow_any`).
     """
 
     served: str
@@ -177,6 +178,7 @@ class Models:
     translate_ollama: bool
     adapters: frozenset[str] = frozenset()
     others: tuple[str, ...] = ()
+    any: bool = False
     _known: dict[str | None, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def accepts(self, name: str | None) -> str | None:
@@ -199,16 +201,27 @@ class Models:
         return self._refusal(name, asked, look_up(asked) or Entry(None))
 
     def answering(self, name: str) -> str | None:
-        """Return which of `served`, `others` and `adapters` answers a request that names `name`; None: none does."""
+        """Return which of `served`, `others` and `adapters` answers a request that names `name`; None: none does.
+
+        With `any`, it may be a model that is none of these.
+        """
         asked = self._meant_by(name)
         if self._is_here(asked):
             return asked
         behind = self._behind(look_up(asked)) if self.translate_ollama else None
-        return behind if behind and self._is_here(behind) else None
+        if behind and self._is_here(behind):
+            return behind
+        unlisted = behind or asked
+        return unlisted if self.any and is_on_hugging_face(unlisted) else None
+
+    def lists(self, name: str) -> bool:
+        """Whether a request that names `name` is answered by one of `served`, `others` and `adapters`."""
+        answering = self.answering(name)
+        return answering is not None and self._is_here(answering)
 
     def translated(self, name: str) -> str | None:
         """Return which of them answers a request that names `name` because that is Ollama's name for it; else None."""
-        return None if self._is_here(self._meant_by(name)) else self.answering(name)
+        return None if self._is_here(self._meant_by(name)) or self.answering(name) == name else self.answering(name)
 
     @property
     def meant(self) -> dict[str, str]:

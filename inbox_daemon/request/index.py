@@ -7,6 +7,8 @@ from array import array
 from collections.abc import Iterator
 from typing import BinaryIO
 
+MOST_MODELS = 256  # of one file: a byte has that many numbers
+
 
 class Index:
     """Where each request lies in `input.jsonl`: 12 bytes a request, 21 at most.

@@ -22,11 +22,13 @@ from inbox_daemon.records import Fault
 from inbox_daemon.request import named, order, policy
 from inbox_daemon.request.catalog import Models
 from inbox_daemon.request.fields import Ignored
-from inbox_daemon.request.index import Index
+from inbox_daemon.request.index import MOST_MODELS, Index
 from inbox_daemon.request.line import Line, but_for_its_id, is_deterministic, read_line, repeated, too_long
 from inbox_daemon.request.repeats import Repeats
 
 _IDS_KNOWN = 1024  # custom_ids that were read again and are kept: each may stand in a line of megabytes
+
+_TOO_MANY = f"this is another model than the first {MOST_MODELS} of the file; a file may have no more: make it two"
 
 Found = tuple[int, int, Fault]  # place, line number, fault
 
@@ -81,7 +83,8 @@ def models_of(config: Config) -> Models | None:
     itself = {name: model.served[0] for model in models for name in (model.name, *model.served[1:], *model.aliases)}
     adapters = frozenset(adapter for model in models for adapter in model.adapters)
     aliases = {name: itself.get(meant, meant) for name, meant in config.models.aliases.items()} | itself
-    return Models(served[0], aliases, config.models.translate_ollama, adapters, tuple(served[1:]))
+    asked = config.models
+    return Models(served[0], aliases, asked.translate_ollama, adapters, tuple(served[1:]), asked.allow_any)
 
 
 @dataclass(slots=True)
@@ -209,15 +212,25 @@ class Reading:
         if fault is None and line is not None and read.body is not None:
             if read.url:
                 self._ignored.note(read.url, read.body)
-            if which := self.models.setdefault(rules.resolve(read.body.get("model")), len(self.models)):
+            which = self._number_of(rules.resolve(read.body.get("model")))
+            if which is None:
+                fault = Fault("model_mismatch", _TOO_MANY, param="body.model", custom_id=custom_id)
+            elif which:
                 self.index.is_for(place, which)
-            self._look_for_twin(place, line, read)
+            if fault is None:
+                self._look_for_twin(place, line, read)
         if self._rules.inbox.group_prefixes:
             self._prefixes.add(read.body if fault is None else None)
         if fault is None:
             return None
         self.faults += 1
         return place, number, fault
+
+    def _number_of(self, model: str) -> int | None:
+        """Return the number of a model in the index; None where that has no room for one more."""
+        if model not in self.models and len(self.models) >= MOST_MODELS:
+            return None
+        return self.models.setdefault(model, len(self.models))
 
     def arrange(self) -> Generator[None, None, None]:
         """After the last line: work out in which order the requests are best computed."""

@@ -109,6 +109,9 @@ class Health:
         last, self._last = self._last, moment
         if not moment.wanted or any(engine.state is EngineState.READY for engine in moment.engines):
             self._able_since = now
+        here = {engine.number for engine in moment.engines}  # the settings may have had more
+        self._pulses = {number: pulse for number, pulse in self._pulses.items() if number in here}
+        self._stalled = {number: why for number, why in self._stalled.items() if number in here}
         for engine in moment.engines:
             pulse = self._pulses.setdefault(engine.number, Pulse(self.settings.now.engine, now))
             pulse.feel(engine, now)
@@ -116,7 +119,8 @@ class Health:
                 self._stalled.pop(engine.number, None)
         if moment.durable > last.durable or any(pulse.progressed for pulse in self._pulses.values()):
             self.progress_at = now
-        died = sum(engine.deaths for engine in moment.engines) - sum(engine.deaths for engine in last.engines)
+        before = {engine.number: engine.deaths for engine in last.engines}
+        died = sum(engine.deaths - before.get(engine.number, 0) for engine in moment.engines)
         self._deaths.extend([now] * died)
         while self._deaths and now - self._deaths[0] > _WITHIN:
             self._deaths.popleft()

@@ -17,7 +17,7 @@ from inbox_daemon.batch.life import Life
 from inbox_daemon.batch.status import Present
 from inbox_daemon.batches import Batches
 from inbox_daemon.dispatch.dispatcher import Dispatcher
-from inbox_daemon.dispatch.rotation import Rotations
+from inbox_daemon.dispatch.rotations import Rotations
 from inbox_daemon.dispatch.traffic import Traffic
 from inbox_daemon.layout import Spool
 from inbox_daemon.machine import host, nvml
@@ -117,7 +117,8 @@ class Oversight:
     def _models(self) -> dict[str, dict[str, Any]]:
         """Return how the model of each lane stands; {} where there is only one."""
         said = {view["model"]: view for view in self._rotations.said}
-        return {lane: said[one.name] for one in self._settings.models for lane in one.lanes if one.name in said}
+        there = [one for one in (*self._settings.models, *self._settings.beside) if one.name in said]
+        return {lane: said[one.name] for one in there for lane in one.lanes}
 
     def _share_energy(self, sampled: bool) -> None:
         """Have each batch know what its answers have cost, where there is a new sample, or a batch to be seen first."""

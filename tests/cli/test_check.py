@@ -98,3 +98,15 @@ def test_what_ollama_calls_a_model_is_its_name_here_and_check_says_what_answers(
         f"{path}: warning: 1 request asks for 'qwen3:8b', {of_ollama}",
         f"{path}: 4 of 4 requests can run",
     ]
+
+
+def test_a_model_of_no_table_is_said_where_it_may_be_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flags = tmp_path / "b.jsonl", ("--form", "--model", "Qwen/Qwen3-8B")
+    path.write_bytes(jsonl([request("a", model="org/x")]))
+    assert checked(capsys, path, *flags)[0] == 1
+    monkeypatch.setenv("INBOX_DAEMON_MODELS__ALLOW_ANY", "true")
+    status, said = checked(capsys, path, *flags)
+    asks = "1 request asks for 'org/x', which has no table: it is loaded as [engine] says (models.allow_any)"
+    assert (status, said[0]) == (0, f"{path}: warning: {asks}")

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ import pytest
 from running import IN_MEMORY, jsonl, lines, request
 
 from inbox_daemon import config
-from inbox_daemon.config.models import Model
+from inbox_daemon.config.models import Model, unlisted
 from inbox_daemon.daemon import Daemon, Exit
 from inbox_daemon.engine import Place
 from inbox_daemon.engine.null import NullEngine
+from inbox_daemon.engine.open import engine_of
+from inbox_daemon.engine.workers import Workers
 from inbox_daemon.errors import ConfigError, EngineDied
 from inbox_daemon.machine import host
 from inbox_daemon.machine.notify import Notifier
@@ -119,6 +121,7 @@ class Site:
             "model": tables,
             "models": models,
         }
+        self.tree = tree
         self.read = config.build(tree, "test")
         self.events: list[tuple[float, str, str]] = []
         self.loads = dict.fromkeys((A, B, C), 5.0)
@@ -161,6 +164,10 @@ class Site:
     def control(self, name: str) -> None:
         (self.spool / "inbox" / name).touch()
 
+    def reload(self, tables: dict[str, Any], **models: Any) -> None:
+        """Have these be the settings, as SIGHUP does."""
+        self.daemon._reload(lambda: config.build(self.tree | {"model": tables, "models": models}, "test"))
+
     def end(self) -> None:
         self.closing = True
         self.daemon._shut_down()
@@ -200,7 +207,8 @@ class Site:
         return lines(self.spool / "outbox" / name / "results.jsonl")
 
     def standing(self, model: str) -> dict[str, Any]:
-        return next(one for one in self.daemon._rotations.said if one["model"] == model)
+        said = self.daemon._rotations.said or [{"model": model, "state": "alone"}]
+        return next(one for one in said if one["model"] == model)
 
 
 @contextmanager
@@ -488,6 +496,106 @@ def test_drained_it_ends_with_a_failure_where_a_model_cannot_be_loaded() -> None
         one.until(lambda: one.status("x").get("parked"))
         one.until(lambda: one.daemon._done(one.now))
         assert Exit.FAILURE == 1 and len(one.daemon._batches) == 1
+
+
+# -- models that come and go
+
+
+@pytest.mark.parametrize("tables", [{}, {B: {}}], ids=["one before", "two before"])
+def test_after_a_reload_a_new_model_is_there_at_once_and_what_is_loaded_goes_on(tables: dict[str, Any]) -> None:
+    with site(tables) as one:
+        one.drop("long", (A, 40), each=2)
+        one.until(lambda: one.answered[A])
+        one.reload(tables | {C: {"aliases": ["small"]}})
+        one.meant["small"] = C
+        one.drop("c", ("small", 4))
+        one.until(lambda: one.ended("c") and one.ended("long"))
+        assert one.told("start") == [A, C] and len(one.results("c")) == 4 and len(one.results("long")) == 40
+        assert C in [view["model"] for view in one.daemon._oversight.engines]
+
+
+def test_a_model_that_a_reload_has_changed_is_loaded_anew_once_it_has_nothing_to_do() -> None:
+    with site({B: {}}) as one:
+        one.drop("b", (B, 40), each=2)
+        one.until(lambda: one.answered[B])
+        one.reload({B: {"adapters": {"screening": "/srv/screening"}}})
+        one.meant["screening"] = B
+        one.drop("s", ("screening", 4))
+        one.until(lambda: one.ended("b"))
+        assert one.told("start") == [B], "it goes on as it was while it has something to do"
+        one.until(lambda: one.ended("s"))
+        assert one.told("start") == [B, B] and one.status("s")["request_counts"]["completed"] == 4
+        one.reload({B: {"args": {"seed": 1}}})
+        one.go_on(5)
+        assert one.told("end") == [B, B], "what has nothing to do is not kept as it was"
+
+
+def test_a_model_that_could_not_be_loaded_is_tried_again_as_a_reload_has_it() -> None:
+    with site({B: {}}) as one:
+        one.wrong[B] = ConfigError("max_model_len is wrong")
+        one.drop("b", (B, 4))
+        one.until(lambda: one.status("b").get("parked"))
+        one.wrong.clear()
+        one.reload({B: {"args": {"max_model_len": 9}}})
+        one.drop("later", (B, 2))
+        one.until(lambda: one.ended("later"))
+        one.control("b.resume")
+        one.until(lambda: one.ended("b"))
+
+
+def test_a_model_that_a_reload_takes_away_answers_what_was_accepted_for_it_and_is_gone() -> None:
+    with site({B: {}, C: {}}) as one:
+        one.drop("b", (B, 12), (A, 2))
+        one.until(lambda: one.answered[B])
+        one.control("b.pause")
+        one.until(lambda: one.status("b").get("paused") and not one.status("b")["in_flight"])
+        one.reload({})
+        one.go_on(10)
+        said = {view["model"] for view in one.daemon._rotations.said}
+        assert B in said and C not in said, "somebody may say resume"
+        one.drop("late", (B, 2))
+        one.until(lambda: one.ended("late"))
+        assert one.results("late") == []
+        one.control("b.resume")
+        one.until(lambda: one.ended("b"))
+        one.until(lambda: [engine.name for engine in one.there] in ([], [A]))
+        one.until(lambda: [view["model"] for view in one.daemon._rotations.said] == [A])
+        assert len(one.results("b")) == 14
+
+
+def test_a_reload_that_does_not_fit_the_engine_as_it_is_changes_nothing() -> None:
+    with site({B: {}}) as one:
+        one.tree["engine"] = one.tree["engine"] | {"model": C}
+        one.reload({B: {"aliases": [A]}})
+        one.drop("a", (A, 2))
+        one.until(lambda: one.ended("a"))
+        assert one.answered[A] == 2
+
+
+def test_with_allow_any_a_model_that_nobody_has_configured_is_loaded_and_gone_when_it_has_given_way() -> None:
+    with site({}, allow_any=True) as one:
+        one.drop("x", (A, 3), (B, 3), ("google/gemma-3-4b-it", 2))
+        one.drop("wrong", ("../x", 1), ("/srv/x", 1), ("gemma", 1))
+        one.loads["google/gemma-3-4b-it"] = 5.0
+        one.meant |= {"google/gemma-3-4b-it": "google/gemma-3-4b-it", "gemma3": "google/gemma-3-4b-it"}
+        one.until(lambda: one.ended("x") and one.ended("wrong"))
+        assert one.results("wrong") == [] and len(one.results("x")) == 8
+        one.drop("y", ("gemma3", 2))
+        one.until(lambda: one.ended("y"))
+        assert {line["response"]["body"]["model"] for line in one.results("y")} == {"google/gemma-3-4b-it"}
+        one.drop("a", (A, 2))
+        one.until(lambda: one.ended("a"))
+        one.until(lambda: [view["model"] for view in one.daemon._rotations.said] == [A])
+
+
+def test_with_allow_any_a_name_that_is_a_folder_where_the_daemon_runs_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "org" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    read = config.build({"engine": {"kind": "null", "model": A}, "models": {"allow_any": True}}, "test")
+    with closing(Workers(False)) as workers, pytest.raises(OSError, match="org/x is a folder here"):
+        engine_of(read, workers, unlisted(read, "org/x"), 1)
 
 
 # -- asleep

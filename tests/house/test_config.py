@@ -172,6 +172,21 @@ def test_a_reload_takes_what_may_change_and_names_what_waits_for_the_next_start(
     assert settings.now.inbox.watch == "auto" and settings.take(fresh)[1] == ["engine", "inbox.watch"], "said again"
 
 
+def test_a_reload_takes_models_where_they_fit_what_engine_is_until_the_next_start() -> None:
+    settings = Settings(built(engine={"model": "a"}))
+    assert not settings.several and settings.serves("") and not settings.serves("b")
+    assert settings.take(built(engine={"model": "a"}, model={"b": {"aliases": ["small"]}})) == (["model"], [])
+    assert settings.several and settings.serves("b")
+    with pytest.raises(ConfigError, match="'a' is there twice"):
+        settings.take(built(engine={"model": "c"}, model={"b": {"aliases": ["a"]}}))
+    only = Settings(built(model={"b": {}}))
+    with pytest.raises(ConfigError, match="no model is left"):
+        only.take(built())
+    assert only.serves("b")
+    assert only.take(built(model={"b": {}}, models={"allow_any": True})) == (["models"], [])
+    assert only.serves("org/x") and not only.serves("/srv/x") and not only.serves("nothing")
+
+
 def test_a_reload_that_changes_nothing_takes_nothing() -> None:
     settings = Settings(built(engine={"model": "m"}))
     assert settings.take(built(engine={"model": "m"})) == ([], [])

@@ -254,3 +254,19 @@ def test_a_new_name_in_every_request_does_not_fill_the_memory(count: int, length
         assert tracemalloc.get_traced_memory()[0] < 2_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_with_allow_any_a_name_on_hugging_face_is_a_model_and_no_path_is_one() -> None:
+    models = Models(SERVED, {"short": "org/else"}, True, any=True)
+    answering = {
+        "org/x": "org/x",
+        "gemma3": "google/gemma-3-4b-it",
+        "short": "org/else",
+        SERVED: SERVED,
+    }
+    assert {name: models.answering(name) for name in answering} == answering
+    assert all(models.accepts(name) is None for name in answering)
+    paths = ("../x", "./x", "/srv/x", "~/x", "org/..", "org/../x", "x", "a/b/c", ".hidden/x", "", "org/" + "x" * 300)
+    assert [name for name in paths if models.answering(name) or models.accepts(name) is None] == []
+    assert models.lists(SERVED) and not models.lists("org/x") and Models(SERVED, {}, True).answering("org/x") is None
+    assert Models(SERVED, {"*": SERVED}, True, any=True).answering("org/x") == SERVED, "that alias is for any name"

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import jsonl, request
 
 from inbox_daemon import config
 from inbox_daemon.cli import configuration
-from inbox_daemon.config.models import Model, configured
+from inbox_daemon.config.models import Model, configured, unlisted
 from inbox_daemon.errors import ConfigError
-from inbox_daemon.request.reading import rules_of
+from inbox_daemon.request.index import MOST_MODELS
+from inbox_daemon.request.reading import Reading, rules_of
 
 QWEN, GEMMA, LLAMA = "Qwen/Qwen3-8B", "google/gemma-3-4b-it", "meta-llama/Llama-3.2-3B-Instruct"
 
@@ -121,3 +123,20 @@ def test_config_show_has_a_table_for_each_model_that_can_be_read_back(tmp_path: 
     shown = "\n".join(configuration.lines(config.read(path, {}, {}), everything=False))
     assert f'[model."{GEMMA}-2.5"]\naliases = ["g"]' in shown and f"# {path}" in shown
     assert tomllib.loads(shown)["model"] == {f"{GEMMA}-2.5": {"aliases": ["g"], "args": {"seed": 1}}}
+
+
+def test_with_allow_any_a_file_may_name_as_many_models_as_the_index_can_tell_apart() -> None:
+    rules = rules_of(built({"model": QWEN}, {}, allow_any=True))
+    names = [QWEN, *(f"org/m{at}" for at in range(300)), "org/m5"]
+    reading = Reading(rules, lambda offset, end: b"", "x.jsonl")
+    found = list(reading.feed(jsonl([request(f"r{at}", model=name) for at, name in enumerate(names)])))
+    faults = [(number, fault.code) for number, fault in (entry[1:] for entry in found if entry)]
+    assert faults == [(number, "model_mismatch") for number in range(MOST_MODELS + 1, 302)]
+    assert len(reading.models) == MOST_MODELS and reading.index.models[301] == 6
+
+
+def test_a_model_that_is_not_listed_has_the_settings_of_all_and_nothing_that_is_engine_models_alone() -> None:
+    args = {"seed": 1, "served_model_name": "judge", "lora_modules": ["a=/srv/a"]}
+    one = unlisted(built({"model": QWEN, "in_flight": 7, "args": args}, {}), "org/x")
+    assert (one.engine.model, one.engine.in_flight, dict(one.engine.args)) == ("org/x", 7, {"seed": 1})
+    assert one.lanes == {"org/x"} and "allow_any" in one.said and not one.front
