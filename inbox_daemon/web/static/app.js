@@ -57,12 +57,14 @@ async function refresh() {
     const next = page.getElementById(part.id);
     if (next) patch(part, next);
   }
+  $("#send")?.classList.toggle("slim", !!$("#rows tr"));
   document.title = page.title;
   marked();
-  more($("#answers"), $("#answers", page));
+  more($("#answers"), $("#answers", page) || $("[data-again]", page));
 }
 
 function more(here, there) { // answers have come since: what is being read stays where it is until the reader asks
+  if (!here && there) return location.reload(); // there were none when this page came
   const count = there && here ? there.dataset.total - here.dataset.total : 0;
   if (count > 0 && here.dataset.total === "0") return location.reload();
   const fresh = $("#fresh");
@@ -260,16 +262,25 @@ if (answers) {
     const line = $(".note", of);
     line.textContent = note; line.hidden = !note;
   };
-  let sent = Promise.resolve(); // one after another: the last word counts
+  let sent = Promise.resolve(), unsent = 0; // one after another: the last word counts; the page waits for them to be left
   const tell = (of, next) => {
     const before = said(of);
     show(of, next);
-    sent = sent.then(() => post(of, next, before));
-    return sent;
+    unsent++;
+    sent = sent.then(() => post(of, next, before)).finally(() => { unsent--; });
   };
+  const afterwards = (event, go) => { if (unsent) { event.preventDefault(); event.stopPropagation(); sent.then(go); } };
+  document.addEventListener("click", event => {
+    const link = event.target.closest("a[href]");
+    if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) afterwards(event, () => link.click());
+  }, true);
+  document.addEventListener("submit", event => {
+    if (event.target.method !== "dialog") afterwards(event, () => event.target.requestSubmit(event.submitter));
+  }, true);
+  addEventListener("beforeunload", event => { if (unsent) event.preventDefault(); });
   const post = async (of, next, before) => {
     try {
-      const answer = await fetch("/api/marks", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ batches: answers.dataset.set.split(" "), side: +of.dataset.side, custom_id: of.closest("article").dataset.id, ...next }) });
+      const answer = await fetch("/api/marks", { method: "POST", keepalive: true, headers: { "content-type": "application/json" }, body: JSON.stringify({ batches: answers.dataset.set.split(" "), side: +of.dataset.side, custom_id: of.closest("article").dataset.id, ...next }) });
       if (!answer.ok) throw new Error((await answer.json()).error.message);
     } catch (error) { show(of, before); say(`Not marked: ${error.message}`); }
   };
