@@ -8,6 +8,7 @@ text of a request or an answer is ever logged.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
@@ -45,6 +46,8 @@ _EVERY_ANSWER = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"private, no-cache"),
 )
+_PROCESS = secrets.token_hex(10)  # with a number, an id for each request: the kernel's dice cost more than all of us
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ class _Answer:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.id = f"req_{secrets.token_hex(16)}"
+        self.id = f"req_{_PROCESS}{next(_numbers):012x}"
         self.status = 0
         self.began = time.monotonic()
 

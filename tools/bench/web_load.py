@@ -29,11 +29,16 @@ import orjson
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from inbox_daemon.web import keys  # noqa: E402
+
 LINE = (
     '{"custom_id":"r%d","method":"POST","url":"/v1/chat/completions","body":'
     '{"messages":[{"role":"user","content":"score candidate %d"}]}}\n'
 )
 PORT = 18901
+KEYS = 8  # of clients: each key has eight places to wait
 URL = f"http://127.0.0.1:{PORT}"
 
 
@@ -44,6 +49,7 @@ class Seen:
     took: list[float] = field(default_factory=list)  # seconds, of those that poll
     statuses: Counter[int] = field(default_factory=Counter)
     changes: int = 0  # that those who wait have heard of
+    at_once: int = 0  # answers that came without waiting
 
 
 def main() -> None:
@@ -60,24 +66,39 @@ def main() -> None:
         for folder in ("inbox", "outbox", "work", "daemons"):
             (spool / folder).mkdir(parents=True)
         crowd(spool / "outbox", given.folders)
+        path = Path(temporary) / "keys"
+        who = [keys.add(path, f"client-{number}", every=True) for number in range(KEYS)]
         rate = {"INBOX_DAEMON_ENGINE__KIND": "null", "INBOX_DAEMON_ENGINE__NULL__RATE": str(given.rate)}
-        with process(spool, "run", rate) as daemon, process(spool, "web", {"INBOX_DAEMON_WEB__RATE": "0"}) as web:
+        with process(spool, "run", rate) as daemon, process(spool, "web", {"INBOX_DAEMON_WEB__KEYS": str(path)}) as web:
             wait_for_web()
-            ids = submitted(Path(temporary), given.rate * int(given.seconds * 3 + 30))
-            measured(given, ids, daemon, web)
+            client = httpx.Client(base_url=URL, timeout=60, headers={"Authorization": f"Bearer {who[0]}"})
+            ids = submitted(client, Path(temporary), given.rate * int(given.seconds * 3 + 30))
+            measured(given, Load(client, ids, who), daemon, web)
 
 
-def measured(given: argparse.Namespace, ids: Sequence[str], daemon: psutil.Process, web: psutil.Process) -> None:
+@dataclass
+class Load:
+    """Whom clients are, and what they ask for."""
+
+    client: httpx.Client
+    ids: Sequence[str]
+    keys: Sequence[str]
+
+    def done(self) -> int:
+        return sum(self.client.get(f"/v1/batches/{id}").json()["request_counts"]["completed"] for id in self.ids)
+
+
+def measured(given: argparse.Namespace, load: Load, daemon: psutil.Process, web: psutil.Process) -> None:
     alone, seen = Seen(), Seen()
-    asyncio.run(asked(given.seconds, ids, 0, 0, alone))  # caches, and what both do at their start
+    asyncio.run(asked(given.seconds / 3, load, 0, 0, alone))  # caches, and what both do at their start
     print("| clients | p50, ms | p99, ms | longest, ms | 304 | changes heard | web CPU | daemon CPU | requests/s |")
     print("|---|---|---|---|---|---|---|---|---|")
     for clients, waiting, told in ((0, 0, alone), (given.clients, given.waiting, seen)):
-        before, began = [done(ids), cpu(daemon), cpu(web)], time.monotonic()
-        asyncio.run(asked(given.seconds, ids, clients, waiting, told))
+        before, began = [load.done(), cpu(daemon), cpu(web)], time.monotonic()
+        asyncio.run(asked(given.seconds, load, clients, waiting, told))
         took = time.monotonic() - began
         answered, daemons, webs = (
-            now - then for now, then in zip((done(ids), cpu(daemon), cpu(web)), before, strict=True)
+            now - then for now, then in zip((load.done(), cpu(daemon), cpu(web)), before, strict=True)
         )
         times = sorted(1000 * each for each in told.took) or [0.0]
         p99 = times[int(len(times) * 0.99)]
@@ -87,6 +108,8 @@ def measured(given: argparse.Namespace, ids: Sequence[str], daemon: psutil.Proce
             f"| {same:.0%} | {told.changes} | {webs / took:.1%} | {daemons / took:.1%} | {answered / took:.0f} |"
         )
         wrong = {status: count for status, count in told.statuses.items() if status not in (200, 304)}
+        if told.at_once > waiting:  # the first of each has no tag, and waits for nothing
+            print(f"\n{told.at_once} of those who wait were answered at once\n")
         if wrong:
             raise SystemExit(f"what was measured is not what it says: {wrong}")
 
@@ -137,11 +160,11 @@ def wait_for_web() -> None:
         time.sleep(0.1)
 
 
-def submitted(folder: Path, requests: int) -> list[str]:
+def submitted(client: httpx.Client, folder: Path, requests: int) -> list[str]:
     """Upload a file, make four batches of it, and wait until they run."""
     file = folder / "requests.jsonl"
     file.write_text("".join(LINE % (number, number) for number in range(requests // 4)))
-    with httpx.Client(base_url=URL, timeout=60) as client, file.open("rb") as content:
+    with file.open("rb") as content:
         told = client.post("/v1/files", files={"file": (file.name, content)}, data={"purpose": "batch"})
         if told.status_code != 200:
             raise SystemExit(f"the upload was answered with {told.status_code}: {told.text}")
@@ -152,26 +175,24 @@ def submitted(folder: Path, requests: int) -> list[str]:
     return ids
 
 
-def done(ids: Sequence[str]) -> int:
-    with httpx.Client(base_url=URL, timeout=60) as client:
-        return sum(client.get(f"/v1/batches/{id}").json()["request_counts"]["completed"] for id in ids)
-
-
 def cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
 
 
-async def asked(seconds: float, ids: Sequence[str], clients: int, waiting: int, seen: Seen) -> None:
+async def asked(seconds: float, load: Load, clients: int, waiting: int, seen: Seen) -> None:
     until = time.monotonic() + seconds
-    polling = [polls(ids[number % len(ids)], number / max(1, clients), until, seen) for number in range(clients)]
-    waits = [waits_for(ids[number % len(ids)], until, seen) for number in range(waiting)]
+    ids, who = load.ids, load.keys
+    polling = [
+        polls(await Connection.opened(who[n % KEYS]), ids[n % len(ids)], n / clients, until, seen)
+        for n in range(clients)
+    ]
+    waits = [waits_for(await Connection.opened(who[n % KEYS]), ids[n % len(ids)], until, seen) for n in range(waiting)]
     await asyncio.gather(asyncio.sleep(seconds), *polling, *waits)
 
 
-async def polls(id: str, after: float, until: float, seen: Seen) -> None:
+async def polls(connection: Connection, id: str, after: float, until: float, seen: Seen) -> None:
     """One client: the same connection, each second once, with the tag of the last answer."""
-    connection = await Connection.opened()
     await asyncio.sleep(after)
     tag = ""
     while time.monotonic() < until:
@@ -183,36 +204,42 @@ async def polls(id: str, after: float, until: float, seen: Seen) -> None:
     connection.close()
 
 
-async def waits_for(id: str, until: float, seen: Seen) -> None:
-    connection = await Connection.opened()
+async def waits_for(connection: Connection, id: str, until: float, seen: Seen) -> None:
     tag = ""
     with suppress(TimeoutError):
         async with asyncio.timeout(max(0.0, until - time.monotonic())):
             while True:
                 status, tag = await connection.get(f"/v1/batches/{id}", tag, "Prefer: wait=30\r\n")
                 seen.changes += status == 200
+                if not connection.has_waited:
+                    seen.at_once += 1
+                    await asyncio.sleep(1)
                 if status not in (200, 304):
                     seen.statuses[status] += 1
     connection.close()
 
 
 class Connection:
-    """As few of our own cycles as will do: they are the web process's cores, too."""
+    """One kept-alive connection, with as few cycles of ours as will do: they are the web process's cores, too."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    has_waited = False
+
+    def __init__(self, key: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._who = f"Host: 127.0.0.1:{PORT}\r\nAuthorization: Bearer {key}\r\n"
 
     @classmethod
-    async def opened(cls) -> Connection:
-        return cls(*await asyncio.open_connection("127.0.0.1", PORT))
+    async def opened(cls, key: str) -> Connection:
+        return cls(key, *await asyncio.open_connection("127.0.0.1", PORT))
 
     async def get(self, path: str, tag: str, more: str = "") -> tuple[int, str]:
         """Return the status, and the tag to ask with the next time."""
         known = f"If-None-Match: {tag}\r\n" if tag else ""
-        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\n{known}{more}\r\n".encode())
+        self._writer.write(f"GET {path} HTTP/1.1\r\n{self._who}{known}{more}\r\n".encode())
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         status = int(head.split(" ", 2)[1])
         headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+        self.has_waited = "preference-applied" in headers
         if status != 304:
             await self._reader.readexactly(int(headers.get("content-length", 0)))
         return status, headers.get("etag", tag).replace('w/"', 'W/"')
