@@ -47,9 +47,7 @@ def whence(scope: Scope) -> Whence:
     found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
     client, server = scope.get("client"), scope.get("server")
     peer, scheme = client[0] if client else "", scope.get("scheme", "http")
-    if not peer or is_loopback(
-        peer
-    ):  # a proxy may have sent it on; whoever else is here may say what he likes of himself
+    if not peer or is_loopback(peer):  # a proxy on this host may have sent it on
         scheme = _last(headers, b"x-forwarded-proto") or scheme
         peer = _last(headers, b"x-forwarded-for") or peer
     address = server[0] if server and server[1] is not None else ""

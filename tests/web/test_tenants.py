@@ -61,7 +61,8 @@ class Scene:
         self.name = self.served.taken(batch)
         files = {"input.jsonl": content, "results.jsonl": orjson.dumps(RESULT) + b"\n", "errors.jsonl": b""}
         files |= {"receipt.json": b"{}"}
-        self.served.daemon()
+        self.waiting = ann.post("/v1/batches", json=asked | {"metadata": {"a": "b"}}).json()  # nobody has taken it yet
+        self.served.daemon(waiting={f"{self.waiting['inbox']['name']}.jsonl": "waits for its model"})
         self.served.says(self.name, "completed", files)
         self.served.says("dropped", "completed", files)
         batch = ann.get(f"/v1/batches/{batch['id']}").json()
@@ -110,12 +111,12 @@ def test_what_is_anothers_is_not_there_whatever_is_asked_of_it_and_nothing_of_it
     assert [each for each in found if each[2] != 404] == []
     ids = {"input_file_id": scene.files[0], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     assert bob.post("/v1/batches", json=ids).status_code == 404
-    assert [path.name for path in scene.served.spool.inbox.iterdir()] == [], "no control file was dropped"
+    assert {path.suffix for path in scene.served.spool.inbox.iterdir()} == {".jsonl", ".sha256"}, "no control file"
     assert scene.clients["ann"].get(f"/v1/files/{scene.files[0]}").status_code == 200
 
 
 def test_no_list_and_no_page_has_a_word_of_what_is_anothers(scene: Scene) -> None:
-    secrets = [PROMPT, ANSWER, STEM, *scene.files, *scene.batches]
+    secrets = [PROMPT, ANSWER, STEM, scene.waiting["id"], *scene.files, *scene.batches]
     for target in scene.lists():
         said = scene.clients["bob"].get(target).text
         for id in scene.batches:  # what he asked for himself may be said again
@@ -129,6 +130,9 @@ def test_a_key_sees_its_own_and_one_with_all_sees_what_was_dropped_too(scene: Sc
         batches = {batch["inbox"]["name"] for batch in client.get("/v1/batches").json()["data"]}
         assert (scene.name in batches, "dropped" in batches) == (True, dropped)
         assert set(scene.files) <= {file["id"] for file in client.get("/v1/files").json()["data"]}
+        assert STEM in client.get("/").text
+        assert client.get(f"/batches/{scene.batches[0]}").status_code == 200
+        assert (client.get(f"/batches/batch_{len('dropped'):022x}").status_code == 200) == dropped
         for target in scene.targets("GET"):
             if target.startswith("/v1/"):
                 assert client.get(target).status_code == (200 if not target.endswith(scene.name) else 404), target
