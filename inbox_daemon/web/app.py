@@ -43,6 +43,7 @@ def application(site: Site) -> FastAPI:
     app.add_exception_handler(NoRoom, _full)
     app.add_exception_handler(InboxDaemonError, _failed)
     app.add_exception_handler(OSError, _failed)
+    app.add_exception_handler(Exception, _fault)
     described.completed(app.openapi())  # before HEAD is added, which needs no words of its own
     for route in app.routes:
         if isinstance(route, APIRoute) and "GET" in route.methods:
@@ -92,6 +93,12 @@ async def _rejected(_: Request, error: Exception) -> Response:
 
 async def _full(_: Request, error: Exception) -> Response:
     return answered(Wrong(507, f"{error}.", "disk_full", type="server_error", headers=NO_RETRY))
+
+
+async def _fault(request: Request, _: Exception) -> Response:
+    """A fault of ours. What it is, the guard's line in the log says; no word of it goes out."""
+    said = f"Something here is at fault; the log has it as {getattr(request.state, 'request_id', '-')}."
+    return answered(Wrong(500, said, type="server_error"))
 
 
 async def _failed(_: Request, error: Exception) -> Response:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from knocking import Answer, Headers, knock
+from served import Served
+from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from inbox_daemon.web import keys, limits
@@ -326,6 +328,20 @@ def test_every_answer_tells_browsers_what_they_may_do_with_it_and_has_an_id_of_i
     assert answer.headers["cache-control"] == ("max-age=60" if status == 200 else "private, no-cache")
     assert re.fullmatch(r"req_[0-9a-f]{32}", answer.headers["x-request-id"])
     assert ask(guard).headers["x-request-id"] != answer.headers["x-request-id"]
+
+
+def test_a_fault_of_ours_is_answered_in_openais_form_with_its_id_and_no_word_of_it(tmp_path: Path) -> None:
+    app = Served(tmp_path).app
+
+    @app.get("/breaks")
+    def breaks() -> None:
+        raise ValueError("the secret prompt")
+
+    answer = TestClient(Guard(app, Rules()), base_url=OURS).get("/breaks")
+    said = answer.json()["error"]
+    assert (answer.status_code, said["type"]) == (500, "server_error")
+    assert answer.headers["x-request-id"] in said["message"] and "secret" not in answer.text
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
 def test_an_answer_that_breaks_in_the_middle_ends_there(echo: Echo) -> None:
