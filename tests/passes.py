@@ -1,4 +1,4 @@
-"""A daemon in the test's own process whose passes are driven one by one. No test lives here."""
+"""A daemon in this process whose passes are driven one by one, for tests and tools/bench. No test lives here."""
 
 from __future__ import annotations
 
@@ -13,11 +13,34 @@ from inbox_daemon import config, daemon
 from inbox_daemon.batch.life import Life
 from inbox_daemon.engine.fleet import Make
 from inbox_daemon.engine.null import NullEngine
+from inbox_daemon.errors import EngineDied
 from inbox_daemon.machine.notify import Notifier
+from inbox_daemon.records import Outcome
 
 
 def made(read: config.Config) -> Make:
     return lambda model, start, place: NullEngine(model.engine, place)
+
+
+class Told(NullEngine):
+    """An engine that takes requests, and answers or dies when it is told to, as all of its class."""
+
+    answers = dies = False
+
+    def receive(self) -> list[Outcome]:
+        if Told.dies:
+            Told.dies = False
+            raise EngineDied("killed by whoever tells it what to do")
+        return super().receive() if Told.answers else []
+
+    @classmethod
+    def daemon(cls, spool: Path, **settings: dict[str, Any]) -> daemon.Daemon:
+        """Return a daemon with such engines, whose inbox is looked at and taken from at once."""
+        cls.answers = cls.dies = False
+        inbox = {"settle": 0.0, "settle_unproven": 0.0, "watch": "poll", "rescan": 0.1}
+        told = {"engine": {}, **settings, "spool": str(spool), "inbox": inbox}
+        read = config.build({**told, "engine": {"kind": "null", **told["engine"]}}, "what tells it")
+        return daemon.Daemon(read, lambda model, start, place: cls(model.engine, place), Notifier({}), drain=False)
 
 
 class Passes:

@@ -9,46 +9,26 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from passes import Told
 from running import batch_of
 
-from inbox_daemon import config, daemon
+from inbox_daemon import daemon
 from inbox_daemon.batch import face
-from inbox_daemon.engine.null import NullEngine
-from inbox_daemon.errors import EngineDied
 from inbox_daemon.inbox import taking
-from inbox_daemon.machine.notify import Notifier
-from inbox_daemon.records import Outcome
 from inbox_daemon.spool import history
 
 BATCHES = 30
 OF_ONE_STEP = 5  # syncs at most: of accepting a file
 
 
-class Told(NullEngine):
-    """An engine that answers, or dies, when it is told to."""
-
-    answers = dies = False
-
-    def receive(self) -> list[Outcome]:
-        if Told.dies:
-            Told.dies = False
-            raise EngineDied("killed by the test")
-        return super().receive() if Told.answers else []
-
-
 class Passes:
     """A daemon in this process with many batches, pass by pass; `syncs` are those of the last pass."""
 
-    def __init__(self, spool: Path, syncs: list[str], **engine: object) -> None:
-        inbox = {"settle": 0.0, "settle_unproven": 0.0, "watch": "poll", "rescan": 0.1}
-        results = {"sync_after": 0.0}
-        about = {"spool": str(spool), "engine": {"kind": "null", **engine}, "inbox": inbox, "results": results}
-        read = config.build(about, "test")
-        self.daemon = daemon.Daemon(
-            read, lambda model, start, place: Told(model.engine, place), Notifier({}), drain=False
-        )
+    def __init__(self, spool: Path, syncs: list[str], **engine: Any) -> None:
+        self.daemon = Told.daemon(spool, engine=engine, results={"sync_after": 0.0})
         self.syncs = syncs
         self.lives = self.daemon._batches
         for number in range(BATCHES):
@@ -86,7 +66,6 @@ def start(tmp_path: Path, syncs: list[str]) -> Iterator[Callable[..., Passes]]:
     started: list[Passes] = []
 
     def start(**engine: object) -> Passes:
-        Told.answers = Told.dies = False
         started.append(Passes(tmp_path / "spool", syncs, **engine))
         started[-1].until(started[-1].all_in_flight)
         return started[-1]
@@ -158,8 +137,8 @@ def test_files_are_taken_one_a_pass_where_the_slice_is_over(
 ) -> None:
     monkeypatch.setattr(daemon, "_SLICE", 0.0)
     monkeypatch.setattr(taking, "_SLICE", 0.0)
-    Told.answers = True
     passes = Passes(tmp_path / "spool", syncs)
+    Told.answers = True
     counts = passes.until(lambda: (tmp_path / "spool/outbox/b7/receipt.json").exists() and not len(passes.lives))
     assert max(counts) <= 2 * OF_ONE_STEP
     passes.daemon._shut_down()

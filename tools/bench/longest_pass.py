@@ -3,16 +3,19 @@
 
 Prints a Markdown table: for each phase of such a day the passes it took and the longest of them; of that pass the
 syncs, what they took, and the processor time. What is left is the machine's: a rename that waits for a disk on which
-others sync, a processor that others have. A peer runs beside it, one append and fdatasync of a few hundred bytes on
-the same disk: seconds are those of one machine, the last column is not. The engine is one that answers, and dies, when
-it is told to. Put --spool on the disk in question; --sync-ms has each sync take so much longer, as on a hard disk or a
-busy host, and with a spool in /dev/shm nothing else does.
+others sync, a processor that others have. Two peers run beside it. One is an append and fdatasync of a few hundred
+bytes on the same disk: seconds are those of one machine, the last column is not. The other is a process that computes
+for 50 ms and waits for 50; a column has for how long it was kept from computing at most. A pass of which as much is
+left was kept by the same. The engine is one that answers, and dies, when it is told to. Put --spool on the disk in
+question; --sync-ms has each sync take so much longer, as on a hard disk or a busy host, and with a spool in /dev/shm
+nothing else does.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
 import statistics
 import sys
@@ -23,35 +26,53 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from inbox_daemon import config, daemon  # noqa: E402
-from inbox_daemon.engine.null import NullEngine  # noqa: E402
-from inbox_daemon.errors import EngineDied  # noqa: E402
-from inbox_daemon.machine.notify import Notifier  # noqa: E402
-from inbox_daemon.records import Outcome  # noqa: E402
+from passes import Told  # noqa: E402
 
 LINE = (
     '{"custom_id":"r%d","method":"POST","url":"/v1/chat/completions","body":'
     '{"messages":[{"role":"user","content":"score candidate %d of %s"}]}}\n'
 )
+_A_SLICE = 0.05  # seconds of computing, as a pass of the loop takes for each kind of work
 CROWDED = "scores"  # the name that all folders in the outbox have
-HEADING = (
-    "| phase | passes | longest pass (ms) | syncs in it | they took (ms) | processor (ms) | in plain syncs |\n"
-    "|---|---|---|---|---|---|---|"
+COLUMNS = (
+    "phase",
+    "passes",
+    "longest pass (ms)",
+    "syncs in it",
+    "they took (ms)",
+    "processor (ms)",
+    "what is left (ms)",
+    "the peer was kept for (ms)",
+    "in plain syncs",
 )
 
 
-class Engine(NullEngine):
-    """One that takes requests, and answers or dies when it is told to."""
+class Peer:
+    """A process that computes for 50 ms, waits for as long, and does nothing else: what it is kept from computing, by
+    others or by the machine, any pass of the loop may be.
+    """
 
-    answers = dies = False
+    def __init__(self) -> None:
+        self._longest = multiprocessing.Value("d", 0.0)
+        multiprocessing.Process(target=self._compute, daemon=True).start()
 
-    def receive(self) -> list[Outcome]:
-        if Engine.dies:
-            Engine.dies = False
-            raise EngineDied("killed by the benchmark")
-        return super().receive() if Engine.answers else []
+    def _compute(self) -> None:
+        while True:
+            began, before = time.monotonic(), time.thread_time()
+            while time.thread_time() - before < _A_SLICE:
+                pass
+            kept = time.monotonic() - began - (time.thread_time() - before)
+            with self._longest.get_lock():
+                self._longest.value = max(self._longest.value, kept)
+            time.sleep(_A_SLICE)
+
+    def longest(self) -> float:
+        """Return for how many seconds it was kept waiting at most, since this was asked last."""
+        with self._longest.get_lock():
+            found, self._longest.value = self._longest.value, 0.0
+        return float(found)
 
 
 @dataclass(slots=True)
@@ -89,8 +110,9 @@ def main() -> None:
     logging.disable()
     with tempfile.TemporaryDirectory(prefix="longest-pass-", dir=given.spool) as temporary:
         plain = plain_sync(Path(temporary) / "plain")
-        print(f"one plain sync: {1000 * plain:.2f} ms\n\n{HEADING}", flush=True)
-        Day(Path(temporary) / "spool", given.batches, given.folders, syncs, plain).pass_by()
+        heading = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+        print(f"one plain sync: {1000 * plain:.2f} ms\n\n{heading}", flush=True)
+        Day(Path(temporary) / "spool", given.batches, given.folders, syncs, Peer(), plain).pass_by()
 
 
 def plain_sync(path: Path) -> float:
@@ -108,47 +130,50 @@ def plain_sync(path: Path) -> float:
 class Day:
     """A daemon in this process, driven pass by pass."""
 
-    def __init__(self, spool: Path, batches: int, folders: int, syncs: Syncs, plain: float) -> None:
-        self._count, self._folders, self._syncs, self._plain = batches, folders, syncs, plain
-        inbox = {"settle": 0.0, "settle_unproven": 0.0, "watch": "poll", "rescan": 0.2}
-        about = {"spool": str(spool), "engine": {"kind": "null"}, "inbox": inbox}
-        read = config.build({**about, "daemon": {"gpu_every": 0.0, "log_level": "error"}}, "the benchmark")
-        self._daemon = daemon.Daemon(read, lambda start, place: Engine(read.engine, place), Notifier({}), drain=False)
+    def __init__(self, spool: Path, batches: int, folders: int, syncs: Syncs, peer: Peer, plain: float) -> None:
+        self._count, self._folders, self._syncs, self._peer, self._plain = batches, folders, syncs, peer, plain
+        self._daemon = Told.daemon(spool, daemon={"gpu_every": 0.0, "log_level": "error"})
         self._spool = spool
 
     def pass_by(self) -> None:
         lives = self._daemon._batches
         self._drop([f"batch-{number}" for number in range(self._count)])
         self._phase("files taken, handed to the engine", self._all_in_flight)
-        Engine.dies = True
+        Told.dies = True
         self._phase("the engine dies; all of it runs again", self._all_in_flight)
-        Engine.answers = True
+        Told.answers = True
         self._phase("all answers at once; results", lambda: not len(lives))
-        Engine.answers = False
+        Told.answers = False
         self._fill_outbox()
         for number in range(1, 4):
             self._drop([CROWDED])
             self._phase(
                 f"a file whose name {self._folders:,} folders have ({number})", lambda: len(self._lives_in_flight()) > 0
             )
-            Engine.answers = True
+            Told.answers = True
             self._phase(f"its results ({number})", lambda: not len(lives))
-            Engine.answers = False
+            Told.answers = False
         self._daemon._shut_down()
 
     def _phase(self, what: str, is_over: Callable[[], bool]) -> None:
         passes, longest, of_it = 0, 0.0, ""
+        self._peer.longest()
         while passes == 0 or not is_over():
             syncs, syncing, busy, began = self._syncs.count, self._syncs.took, time.thread_time(), time.monotonic()
             self._daemon.step(began)
             took = time.monotonic() - began
             if took > longest:
                 longest, count, waited = took, self._syncs.count - syncs, self._syncs.took - syncing
-                of_it = f"{count} | {1000 * waited:,.0f} | {1000 * (time.thread_time() - busy):,.0f}"
+                computed = time.thread_time() - busy
+                rest = max(0.0, took - waited - computed)
+                of_it = f"{count} | {1000 * waited:,.0f} | {1000 * computed:,.0f} | {1000 * rest:,.0f}"
             passes += 1
             time.sleep(0.001)
-        ratio = longest / self._plain
-        print(f"| {what} | {passes:,} | {1000 * longest:,.0f} | {of_it} | {ratio:,.0f} |", flush=True)
+        of_it += f" | {1000 * self._peer.longest():,.0f} | {longest / self._plain:,.0f}"
+        print(
+            f"| {what} | {passes:,} | {1000 * longest:,.0f} | {of_it} |",
+            flush=True,
+        )
 
     def _lives_in_flight(self) -> Sequence[object]:
         return [life for life in self._daemon._batches if life.queue.in_flight]
