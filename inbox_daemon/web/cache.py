@@ -158,6 +158,13 @@ class Cache:
         self._failed: dict[str, tuple[float, str]] = {}  # when, and why
         self._builder: threading.Thread | None = None
 
+    def has(self, source: Source) -> bool:
+        """Say whether there is a segment of a file, sound or not; costs next to nothing."""
+        with self._lock:
+            if source.key in self._open:
+                return True
+        return (self._folder / source.key).exists()
+
     def segment(self, source: Source) -> Segment | None:
         """Return a file's segment; None where there is none, or only a damaged one, which then goes."""
         with self._lock:

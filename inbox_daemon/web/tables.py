@@ -32,17 +32,22 @@ def of(site: Site, batches: Sequence[Found]) -> Made | int:
     """
     cache = _cache(site)
     inputs = _inputs(batches)
-    sides = [[(source, cache.segment(source)) for source in batch.sources] for batch in batches]
-    prompts = [cache.segment(source) if source is not None else None for source in inputs]
-    missing = [source for side in sides for source, segment in side if segment is None]
-    asked = [source for source, segment in zip(inputs, prompts, strict=True) if source is not None and segment is None]
-    cache.ask([*missing, *asked])
-    waits = any(_must_wait(batch, side) for batch, side in zip(batches, sides, strict=True))
-    if waits and (why := cache.why_not(missing)) is not None:
+    answers = [source for batch in batches for source in batch.sources]
+    asked = [source for source in inputs if source is not None]
+    absent = {source for source in (*answers, *asked) if not cache.has(source)}
+    found: dict[Source, Segment] = {}
+    if not _must_wait(batches, absent):
+        read = {source: cache.segment(source) for source in (*answers, *asked) if source not in absent}
+        found = {source: segment for source, segment in read.items() if segment is not None}
+        absent |= read.keys() - found.keys()  # damaged
+    cache.ask(absent)
+    waits = _must_wait(batches, absent)
+    if waits and (why := cache.why_not(absent.intersection(answers))) is not None:
         raise Wrong(500, f"the answers cannot be read: {why}", "not_indexed", type="server_error")
-    if waits or any(cache.why_not([source]) is None for source in asked):  # without its prompts it is shown as well
-        return _percent([source for side in sides for source, _ in side], {*missing, *asked}, cache)
-    return _table([[segment for _, segment in side if segment is not None] for side in sides], prompts)
+    if waits or any(cache.why_not([source]) is None for source in absent.intersection(asked)):
+        return _percent({*answers, *asked}, absent, cache)  # what was asked is waited for, unless it cannot be read
+    sides = [[found[source] for source in batch.sources if source in found] for batch in batches]
+    return _table(sides, [found.get(source) if source is not None else None for source in inputs])
 
 
 def _inputs(batches: Sequence[Found]) -> list[Source | None]:
@@ -55,15 +60,17 @@ def _inputs(batches: Sequence[Found]) -> list[Source | None]:
     return found
 
 
-def _must_wait(batch: Found, side: Sequence[tuple[Source, Segment | None]]) -> bool:
+def _must_wait(batches: Sequence[Found], absent: Set[Source]) -> bool:
     """Say whether too little of a batch was read to be shown: of one that runs, any part will do."""
-    missing = [source for source, segment in side if segment is None]
-    return bool(missing) and (batch.ended or len(missing) == len(side))
+    return any(
+        (batch.ended and not absent.isdisjoint(batch.sources)) or (batch.sources and absent >= set(batch.sources))
+        for batch in batches
+    )
 
 
-def _percent(sources: Sequence[Source], missing: Set[Source], cache: Cache) -> int:
-    total = sum(source.size for source in {*sources, *missing})
-    left = sum(source.size - cache.read_of(source) for source in missing)
+def _percent(sources: Set[Source], absent: Set[Source], cache: Cache) -> int:
+    total = sum(source.size for source in sources)
+    left = sum(source.size - cache.read_of(source) for source in absent)
     return min(99, 100 * (total - left) // total) if total else 0
 
 
