@@ -126,8 +126,9 @@ def test_an_engine_that_becomes_ready_gets_requests_of_all_batches_without_a_syn
     for life in passes.lives:
         life.queue.give_back(range(2))
     passes.syncs.clear()
-    passes.daemon._dispatcher._traffic.clear()
-    passes.daemon._dispatcher.feed()
+    dispatcher = passes.daemon._dispatcher
+    dispatcher._traffic, dispatcher._changes = [], -1  # as if all slots were new
+    dispatcher.feed()
     assert passes.all_in_flight()
     assert passes.syncs == []
 
