@@ -13,7 +13,7 @@ from running import eventually
 from served import REQUESTS, Served, asked
 
 from inbox_daemon.spool import submitted
-from inbox_daemon.web import asking, live
+from inbox_daemon.web import asking, batches_api, live
 
 
 def error_of(answer: Any) -> tuple[int, str | None, str | None]:
@@ -73,7 +73,10 @@ def test_what_was_dropped_is_told_as_well_and_under_either_id_what_was_made_here
 
 def test_lists_come_a_page_at_a_time_and_say_where_they_end(served: Served) -> None:
     file = served.upload()["id"]
-    made = [served.create(file)["id"] for _ in range(5)][::-1]
+    made: list[str] = []
+    for _ in range(5):
+        made.insert(0, served.create(file)["id"])
+        assert [one["id"] for one in served.client.get("/v1/batches").json()["data"]] == made, "there at once"
     first = served.client.get("/v1/batches", params={"limit": 2}).json()
     assert (first["object"], first["has_more"], first["first_id"], first["last_id"]) == ("list", True, *made[:2])
     second = served.client.get("/v1/batches", params={"limit": 2, "after": made[1]}).json()
@@ -151,6 +154,35 @@ def test_what_a_client_names_is_made_once_even_by_many_at_once(served: Served) -
     for wrong in ("", "k" * 256):
         answer = served.client.post("/v1/batches", json=asked(file), headers={"Idempotency-Key": wrong})
         assert error_of(answer) == (400, "invalid_value", "Idempotency-Key")
+
+
+def test_a_retry_that_comes_while_the_first_try_is_at_work_finds_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = asked(served.upload()["id"])
+    looked, look, create = threading.Event(), batches_api._made_before, submitted.create
+
+    def looking(*given: Any) -> Any:
+        found = look(*given)
+        looked.set()
+        return found
+
+    def creating(*given: Any, **more: Any) -> Any:
+        looked.wait(0.3)  # the retry looks meanwhile, if it may
+        return create(*given, **more)
+
+    monkeypatch.setattr(batches_api, "_made_before", looking)
+    monkeypatch.setattr(submitted, "create", creating)
+
+    async def both() -> list[httpx.Response]:
+        async with served.asking() as client:
+            first = client.post("/v1/batches", json=whole)
+            return await asyncio.gather(
+                first, client.post("/v1/batches", json=whole, headers={"x-stainless-retry-count": "1"})
+            )
+
+    answers = asyncio.run(both())
+    assert len({answer.json()["id"] for answer in answers}) == 1 == len(in_inbox(served))
 
 
 def test_a_batch_is_cancelled_wherever_it_is(served: Served) -> None:
