@@ -42,9 +42,7 @@ def go(given: argparse.Namespace) -> int:
     read = settings(given)
     _demand_packages()
     spool = published.there(Spool(Path(read.spool)))
-    notifier = Notifier(os.environ)
-    journal.set_up(read.daemon.log_level)
-    _serve(read, spool, notifier)
+    _serve(read, spool, Notifier(os.environ))
     return 0
 
 
@@ -78,6 +76,7 @@ def _serve(read: Config, spool: Spool, notifier: Notifier) -> None:
                 )
         hosts = frozenset((*read.web.hosts, *map(sockets.host_of, listeners)))
         app = application(Site(spool, read, cache_folder(read, os.environ)))
+        journal.set_up(read.daemon.log_level)
         server.serve(app, Rules(hosts, keys, read.web.rate), listeners, notifier, lambda: upkeep(spool, time.time()))
 
 

@@ -94,6 +94,7 @@ class Guard:
         state |= {"key": "", "all": self._rules.keys is None, "request_id": answer.id, "stopping": self._stopping}
         try:
             asked = whence(scope)
+            scope["scheme"] = "https" if asked.secure else scope.get("scheme", "http")  # for addresses that are shown
             self._look(scope, asked)
             if not _is_open(scope["path"]):
                 key = self._whose(scope, asked)
@@ -105,7 +106,7 @@ class Guard:
         except asyncio.CancelledError:  # at a stop, when the time for what is under way is over
             await answer.wrong(Wrong(503, "The server stops.", type="server_error", headers={"retry-after": "2"}))
         except Exception as error:
-            log.error("%s %s failed: %s (%s)", scope["method"], _pattern(scope), _where(error), answer.id)
+            log.error("%s %s failed: %s (%s)", scope["method"], _pattern(scope), where(error), answer.id)
             await answer.wrong(
                 Wrong(500, f"Something here is at fault; the log has it as {answer.id}.", type="server_error")
             )
@@ -207,7 +208,7 @@ def _pattern(scope: MutableMapping[str, Any]) -> str:
     return str(getattr(scope.get("route"), "path", "-"))
 
 
-def _where(error: Exception) -> str:
+def where(error: BaseException) -> str:
     """An exception's kind and place. Its words may be those of a request."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     places = ", ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)

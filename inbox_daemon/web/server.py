@@ -14,14 +14,14 @@ import socket
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from inbox_daemon.errors import ConfigError, InboxDaemonError, told
 from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.web import sockets
-from inbox_daemon.web.guard import Guard, Rules
+from inbox_daemon.web.guard import Guard, Rules, where
 from inbox_daemon.web.protocol import Limited
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Server(uvicorn.Server):
         super().__init__(settings)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_at_fault)
         await self._keep_up()
         await super().startup(sockets=sockets)
         self._chores = [asyncio.create_task(chore()) for chore in (self._look, self._each_minute)]
@@ -96,8 +97,9 @@ class Server(uvicorn.Server):
     async def _keep_up(self) -> None:
         try:
             await asyncio.to_thread(self._upkeep)
-        except (InboxDaemonError, OSError) as error:  # a full disk, say: who wants to read answers is served
-            log.error("web: upkeep failed; tried again within a minute: %s", told(error))
+        except Exception as error:  # a full disk, say: who wants to read answers is served
+            why = told(error) if isinstance(error, InboxDaemonError | OSError) else where(error)
+            log.error("web: upkeep failed; tried again within a minute: %s", why)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -110,11 +112,18 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+def _at_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say of what failed outside any request what kind it is and where; asyncio would print its words as well."""
+    error = context.get("exception")
+    log.error("web: a fault outside of any request: %s, %s", context["message"], where(error) if error else "-")
+
+
 def serve(
     app: ASGIApp, rules: Rules, listeners: Sequence[socket.socket], notifier: Notifier, upkeep: Callable[[], None]
 ) -> None:
     """Serve until SIGTERM or SIGINT. The listeners are closed then."""
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it prints paths, and exceptions with all their words
+    for talkative in ("uvicorn", "python_multipart"):  # they print paths, bytes, exceptions with all their words
+        logging.getLogger(talkative).setLevel(logging.CRITICAL)
     who = "everybody who reaches it" if rules.keys is None else f"{len(rules.keys)} keys"
     for listener in listeners:
         log.info("web: listening on %s, for %s", sockets.place(listener), who)

@@ -29,9 +29,11 @@ class Echo:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.schemes: list[str] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked.append((scope["method"], scope["path"]))
+        self.schemes.append(scope["scheme"])
         scope["route"] = SimpleNamespace(path="/v1/files/{id}")
         if scope["path"] == "/wrong":
             raise Wrong(404, "not there")
@@ -138,6 +140,7 @@ def test_behind_a_proxy_on_this_host_our_origin_is_the_one_that_the_browser_sees
     by_tls = [("Origin", "https://answers.example.org"), ("X-Forwarded-Proto", "https")]
     for peer in ("127.0.0.1", "::1", "::ffff:127.0.0.1", ""):
         assert knock(guard, "POST", "/", by_tls, host="answers.example.org", peer=peer).status == 200
+    assert set(echo.schemes) == {"https"}, "addresses that pages show begin so"
     assert knock(guard, "POST", "/", by_tls, host="answers.example.org", peer="192.0.2.1").status == 403, (
         "it may say so"
     )

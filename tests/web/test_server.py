@@ -65,9 +65,9 @@ class App:
 class Running:
     """A server in this process, on a free port, with its application."""
 
-    def __init__(self, notifier: Notifier | None = None) -> None:
+    def __init__(self, notifier: Notifier | None = None, upkeep: Callable[[], None] = lambda: None) -> None:
         self.app = App()
-        self.server = Server(self.app, Rules(), notifier or Notifier({}), lambda: None)
+        self.server = Server(self.app, Rules(), notifier or Notifier({}), upkeep)
         self.listener = sockets.listening("127.0.0.1:0")
         self.port = int(self.listener.getsockname()[1])
 
@@ -105,9 +105,13 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
     return said
 
 
-def served(go: Callable[[Running], Awaitable[None]], notifier: Notifier | None = None) -> None:
+def served(
+    go: Callable[[Running], Awaitable[None]],
+    notifier: Notifier | None = None,
+    upkeep: Callable[[], None] = lambda: None,
+) -> None:
     async def all_of_it() -> None:
-        running = Running(notifier)
+        running = Running(notifier, upkeep)
         async with running.serving():
             await asyncio.wait_for(go(running), 20)
 
@@ -259,6 +263,29 @@ def test_at_a_stop_who_waits_for_news_is_answered_who_hangs_is_told_and_nobody_n
                 writer.close()
 
     asyncio.run(asyncio.wait_for(go(), 20))
+
+
+def test_what_fails_beside_the_requests_stops_none_of_them_and_is_said_without_its_words(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures = [OSError(28, "No space left on device", "/spool/files"), ValueError("the secret prompt")]
+
+    def upkeep() -> None:
+        raise failures.pop(0)
+
+    async def go(running: Running) -> None:
+        await running.server._keep_up()
+        asyncio.get_running_loop().call_soon(lambda: {}["the secret answer"])
+        reader, writer = await running.connect()
+        writer.write(GET + b"\r\n")
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+    served(go, upkeep=upkeep)
+    assert "upkeep failed; tried again within a minute: /spool/files: No space left on device" in caplog.text
+    assert "upkeep failed; tried again within a minute: ValueError at " in caplog.text
+    assert "a fault outside of any request: Exception in callback " in caplog.text and "KeyError at" in caplog.text
+    assert "secret" not in caplog.text
 
 
 # -- where it listens
