@@ -31,7 +31,7 @@ from inbox_daemon.request.output import failure, place_of_line
 from inbox_daemon.spool.published import opened
 from inbox_daemon.text import dumps
 
-VERSION = 1  # of what stands in these files; another one is built again
+VERSION = 2  # of what stands in these files; another one is built again
 
 # key, digest, offset, place in `text`, length, place in the file, characters, input and output tokens, flags, form
 ROW = struct.Struct("<QQQQIIIIIBB2x")
@@ -41,7 +41,7 @@ PROMPT = struct.Struct("<QQI4x")  # key, offset, length
 ERROR, CUT_OFF, REFUSAL, NO_TEXT = 1, 2, 4, 8  # flags of a row; what its text is (`answers.Form`) stands beside them
 
 MOST_FIELDS = 32
-MOST_VALUES = 1_000  # different values of a field that are known by their text
+MOST_VALUES = 200  # different values of a field of labels; where there are more, none is known by its text
 LONGEST_VALUE = 100  # characters of such a text
 LONGEST_TEXT = 1 << 20  # characters of an answer that can be searched
 NO_PLACE = 0xFFFFFFFF
@@ -56,12 +56,14 @@ class Field(TypedDict):
     """A field of the answers' JSON; WHOLE is what an answer that is no object says as a whole, where that is short.
 
     Attributes:
-        texts: of its values, by their hash in hexadecimal; the first thousand that are short.
+        texts: of its values, by their hash in hexadecimal, where they are short and few: a field of labels. many: where
+            they are not, and there is none.
         numbers: how many answers have a number in it. count: how many have anything.
     """
 
     name: str
     texts: dict[str, str]
+    many: bool
     numbers: int
     count: int
 
@@ -71,7 +73,6 @@ class Meta(TypedDict):
 
     Attributes:
         lines: of the file. unreadable: those of them that are none of ours, and have no row.
-        left_out: fields beyond the first 32.
         label, number: fields by which answers are best compared (`answers.field_of_labels`); null where there is none.
         files: length in bytes and CRC-32 of each file.
     """
@@ -80,7 +81,6 @@ class Meta(TypedDict):
     lines: int
     unreadable: int
     fields: list[Field]
-    left_out: int
     label: str | None
     number: str | None
     files: dict[str, tuple[int, int]]
@@ -130,7 +130,6 @@ class _Answers:
         self._rows, self._values, self._text = (_Checked(into / name) for name in ("rows", "values", "text"))
         self._count = 0
         self._fields: dict[str, tuple[int, Field]] = {}
-        self._left_out: set[str] = set()
         self._sample: list[Answer] = []
 
     def line(self, line: bytes, offset: int) -> None:
@@ -181,16 +180,16 @@ class _Answers:
         """Count a value; return its field's number and its hash, None where there are too many fields."""
         if name not in self._fields:
             if len(self._fields) >= MOST_FIELDS:
-                if len(self._left_out) < MOST_VALUES:
-                    self._left_out.add(name)
                 return None
-            self._fields[name] = len(self._fields), {"name": name, "texts": {}, "numbers": 0, "count": 0}
+            self._fields[name] = len(self._fields), {"name": name, "texts": {}, "many": False, "numbers": 0, "count": 0}
         at, field = self._fields[name]
         hashed = value_key(text)
         field["count"] += 1
         field["numbers"] += number is not None
-        if len(text) <= LONGEST_VALUE and len(field["texts"]) < MOST_VALUES:
-            field["texts"].setdefault(f"{hashed:016x}", text)
+        if not field["many"]:
+            field["texts"][f"{hashed:016x}"] = text
+            if len(text) > LONGEST_VALUE or len(field["texts"]) > MOST_VALUES:
+                field["texts"], field["many"] = {}, True
         return at, hashed
 
     def close(self, lines: int, unreadable: int) -> Meta:
@@ -199,7 +198,6 @@ class _Answers:
             "lines": lines,
             "unreadable": unreadable,
             "fields": [field for _, field in self._fields.values()],
-            "left_out": len(self._left_out),
             "label": answers.field_of_labels(self._sample),
             "number": answers.field_of_numbers(self._sample),
             "files": {"rows": self._rows.close(), "values": self._values.close(), "text": self._text.close()},
@@ -221,7 +219,6 @@ class _Prompts:
             "lines": lines,
             "unreadable": unreadable,
             "fields": [],
-            "left_out": 0,
             "label": None,
             "number": None,
             "files": {"rows": self._rows.close()},

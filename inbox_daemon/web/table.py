@@ -34,7 +34,7 @@ class Field:
     Attributes:
         name: in the answers' JSON; "" is the whole answer.
         numbers: whether most of its values are numbers.
-        texts: short values that occur, by hash; at most a thousand a file.
+        texts: the values that occur, by hash, where they are short and few.
     """
 
     name: str
