@@ -81,6 +81,8 @@ async def _no_route(request: Request, error: Exception) -> Response:
     if error.status_code != 404:
         return answered(Wrong(error.status_code, str(error.detail), headers=headers))
     said = f"Unknown request URL: {method} {quoted(path)}."
+    if pages.is_wanted(request):
+        return pages.not_found(request, said)
     if path.startswith("/v1/"):
         said = f"{said} Served are /v1/files, /v1/batches and /v1/models; {_BATCH_ONLY}."
     return answered(Wrong(404, said, "unknown_url"))

@@ -18,6 +18,7 @@ import orjson
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import published
+from inbox_daemon.web import ids
 
 _CHUNK = 1 << 20
 _WHAT = {
@@ -51,7 +52,13 @@ def files(spool: Spool, name: str, id: str) -> list[Lying]:
                     found[entry.name] = entry.stat(follow_symlinks=False).st_size
     order = [*_WHAT]
     names = sorted(found, key=lambda name: (order.index(name) if name in order else 1.5, name))
-    return [Lying(each, _what(each), found[each], f"/batches/{id}/files/{each}") for each in names if found[each]]
+    return [Lying(each, _what(each), found[each], _address(id, each)) for each in names if found[each]]
+
+
+def _address(id: str, filename: str) -> str:
+    """Return where a file may be had: where it has an id of its own, as every client gets it, from any place in it."""
+    kind = ids.kind_of(filename)
+    return f"/v1/files/{ids.output_id(id, kind)}/content" if kind else f"/batches/{id}/files/{filename}"
 
 
 def _what(filename: str) -> str:

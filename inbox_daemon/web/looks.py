@@ -50,7 +50,8 @@ def static_files() -> Mapping[str, Static]:
 def page(request: Request, template: str, status: int = 200, **facts: Any) -> Response:
     """Return a page. What it says is as old as the answer, so nothing keeps it but the browser's own history."""
     here = request.url.path
-    text = _environment().get_template(template).render(here=here, **facts)
+    who = getattr(request.state, "key", "")
+    text = _environment().get_template(template).render(here=here, who=who, **facts)
     headers = {"cache-control": "no-cache", "content-type": "text/html; charset=utf-8"}
     return Response(text.encode("utf-8", "replace"), status, headers)
 

@@ -48,6 +48,17 @@ class _Page(APIRoute):
         return handled
 
 
+def not_found(request: Request, why: str) -> Response:
+    """Return the page that says that there is no such page."""
+    return looks.page(request, "wrong.html", 404, title="Not found", why=why)
+
+
+def is_wanted(request: Request) -> bool:
+    """Say whether whoever asks reads pages, and asks for none of what programs ask for."""
+    programs = request.url.path.startswith(("/v1/", "/api/", "/export/"))
+    return not programs and "text/html" in request.headers.get("accept", "")
+
+
 def routes(site: Site) -> APIRouter:
     """Return the routes of all pages; none of them is part of what programs may rely on."""
     router = APIRouter(include_in_schema=False, route_class=_Page)

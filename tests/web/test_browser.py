@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, expect
 from running import Daemon, batch_of, eventually
 
 from inbox_daemon.layout import Spool
+from inbox_daemon.web import keys
 
 pytestmark = pytest.mark.slow
 
@@ -150,3 +151,21 @@ def test_what_is_asked_of_a_batch_is_done_without_a_script_as_well(web: Web, chr
     page.locator("[rel=next]").click()
     expect(page.locator(".pages .at")).to_have_text("page 2 of 3")
     assert watched.wrong == []
+
+
+def test_a_key_opens_the_pages_and_closes_them_again(tmp_path: Path, chromium: Browser) -> None:
+    key = keys.add(tmp_path / "keys", "ann", every=True)
+    web = Web(tmp_path / "spool", tmp_path / "web.log", environment={"INBOX_DAEMON_WEB__KEYS": str(tmp_path / "keys")})
+    try:
+        page = Watched(chromium, web.url).page
+        page.goto("/?q=abc")
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator(".notice")).to_contain_text("no key of this server")
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.locator("#q")).to_have_value("abc")
+        page.get_by_role("button", name="log out").click()
+        expect(page.locator("h1")).to_have_text("Log in")
+    finally:
+        web.kill()

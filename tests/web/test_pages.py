@@ -111,12 +111,16 @@ def test_a_batchs_page_has_its_facts_its_files_and_its_history(client: TestClien
     page = got(client, "/batches/batch_0000000000000000000001")
     text = " ".join(page.text.split())
     assert "20 of 20" in text and "results.jsonl every answer" in text and "first request handed to the engine" in text
-    link = next(a["href"] for a in page.all("a") if "results.jsonl" in (a["href"] or ""))
+    link = next(a["href"] for a in page.all("a") if (a["href"] or "").endswith("-results/content"))
     answer = client.get(str(link))
     assert answer.content == (spool.batch("tickets@qwen3-4b").dir / "results.jsonl").read_bytes()
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["content-disposition"].startswith("attachment")
+    receipt = client.get("/batches/batch_0000000000000000000001/files/receipt.json")
+    assert receipt.json()["id"] == "batch_0000000000000000000001"
+    assert receipt.headers["content-disposition"].startswith("attachment")
     assert client.get("/batches/batch_0000000000000000000001/files/..%2Fstatus.json").status_code == 404
+    assert "Unknown request URL" in harmless(Page(client.get("/nowhere", headers={"accept": "text/html"}).text)).text
     assert "is not here" in got(client, "/batches/batch_00000000000000000000ff", 404).text
 
 
