@@ -7,6 +7,7 @@ Needs no GPU: without one it runs a tiny model on the CPU.
     tools/bench/compare.py --deadline 540                              all rows that fit into nine minutes
     tools/bench/compare.py --rows candidates,short:daemon              all peers of one workload, one of another
     tools/bench/compare.py --requests candidates=5000 --repeat 2
+    tools/bench/compare.py --rows swap                                 from model to model, by sleep, by end and start
 
 Without --model it makes Qwen3-4B's architecture with random weights, which answers nonsense at the real speed.
 """
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,13 @@ ROWS = {
 REQUESTS = {"candidates": 2000, "short": 20_000, "documents": 2000, "many-files": 5000, "small-during-big": 20_000}
 TINY_REQUESTS = {"candidates": 200, "short": 1000, "documents": 160, "many-files": 200, "small-during-big": 3000}
 SMALL, TRIES = 10, 3
+
+# What `--rows swap` has of swapping.py: how it is called, its part, and what it is told.
+SWAPS = {
+    "**inbox-daemon**, models.sleep": ("alternate", ["--setting", "sleep = true"]),
+    "**inbox-daemon**, ending and starting": ("alternate", ["--setting", "sleep = false"]),
+    "`vllm serve` ended and started, as llama-swap does": ("end-and-start", []),
+}
 
 Row = tuple[str, str]  # workload, peer
 
@@ -96,11 +104,30 @@ class Bench:
     def run(self) -> None:
         self.writer = workloads.Writer(str(self.model))
         report.write(self.given.out, self.told)
+        wanted = self.given.rows.split(",")
+        if "swap" in wanted:
+            self.swaps()
+        rows = _rows([word for word in wanted if word != "swap"])
         for repeat in range(self.given.repeat):
-            sessions = _sessions(_rows(self.given.rows))
+            sessions = _sessions(rows)
             for peer, rows in sessions if repeat % 2 == 0 else reversed(sessions):
                 self.session(peer, rows, repeat)
         print(self.given.out.with_name(self.given.out.name + ".md").read_text(encoding="utf-8"))
+
+    def swaps(self) -> None:
+        """Time going from one of three models to the next, each way in a process of its own."""
+        ways = {how: way for how, way in SWAPS.items() if not self.tiny or "sleep = true" not in way[1]}  # CUDA's alone
+        self.told["swap"] = {}
+        for how, (part, flags) in ways.items():
+            self.say(f"swap: {how} …")
+            out = self.work / f"swap-{len(self.told['swap'])}"
+            command = [sys.executable, Path(__file__).with_name("swapping.py"), "--parts", part, "--out", out, *flags]
+            try:
+                subprocess.run(command, check=True, timeout=max(1.0, self.left()))
+                self.told["swap"][how] = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))[part]
+            except (OSError, subprocess.SubprocessError, ValueError, KeyError) as failed:
+                self.told["swap"][how] = {"failed": str(failed)}
+            report.write(self.given.out, self.told)
 
     def session(self, name: str, rows: list[Row], repeat: int) -> None:
         """Run rows one after another in one process of a peer that keeps its engine, or one process each."""
@@ -266,12 +293,14 @@ class Bench:
             spy.wait(60)
 
 
-def _rows(wanted: str) -> list[Row]:
+def _rows(wanted: Sequence[str]) -> list[Row]:
     rows = []
-    for word in wanted.split(","):
+    for word in wanted:
         workload, _, peer = word.partition(":")
         if workload not in ROWS or (peer and peer not in peers.PEERS):
-            raise SystemExit(f"--rows {word}: workloads are {', '.join(ROWS)}; peers are {', '.join(peers.PEERS)}")
+            raise SystemExit(
+                f"--rows {word}: workloads are {', '.join(ROWS)} and swap; peers are {', '.join(peers.PEERS)}"
+            )
         rows += [(workload, one) for one in ([peer] if peer else ROWS[workload])]
     return rows
 

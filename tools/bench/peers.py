@@ -11,14 +11,17 @@ import importlib.util
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.request import Request, urlopen
 
 import psutil
 from talking import Failed, Talking, environment
@@ -64,6 +67,38 @@ class Peer(Protocol):
     def start(self, within: float) -> None: ...
     def answer(self, files: Sequence[Path], within: float) -> Timed: ...
     def stop(self) -> None: ...
+
+
+class Serve:
+    """`vllm serve` of one model, which answers over HTTP until it is ended: what llama-swap starts and ends."""
+
+    def __init__(self, model: str, args: Mapping[str, Any], log: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        flags = [word for key, value in args.items() for word in _flag(key, value)]
+        module = "vllm.entrypoints.openai.api_server"
+        where = ["--host", "127.0.0.1", "--port", self._port]
+        self._child = Talking([sys.executable, "-m", module, "--model", model, *where, *flags], log)
+        self._model = model
+
+    def answer(self, bodies: Sequence[Mapping[str, Any]], within: float) -> list[float]:
+        """Ask all of these at once, as soon as it is up; return the stamps of the answers."""
+        self._child.wait("Application startup complete", within)
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            return list(pool.map(lambda body: self._one(body, within), bodies))
+
+    def _one(self, body: Mapping[str, Any], within: float) -> float:
+        url, asked = f"http://127.0.0.1:{self._port}/v1/chat/completions", {**body, "model": self._model}
+        headers = {"Content-Type": "application/json"}
+        try:
+            with urlopen(Request(url, json.dumps(asked).encode(), headers), timeout=within) as said:
+                said.read()
+        except OSError as error:
+            raise Failed(f"vllm serve: {error}; {self._child.tail()}") from error
+        return time.monotonic()
+
+    def end(self) -> None:
+        self._child.end(grace=60)
 
 
 class RunBatch:

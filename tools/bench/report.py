@@ -89,12 +89,28 @@ def markdown(told: Result) -> str:
             seconds = [one for row in small for one in row[when]]
             each = " ".join(f"{one:.2f}" for one in seconds)
             lines.append(f"| {words} | {each} | {statistics.median(seconds):.2f} |")
+    if swaps := told.get("swap"):
+        lines += [
+            "",
+            "| from one model to the next, to the first answer (s) | first turns | later ones | median of those |",
+        ]
+        lines += ["|---|---|---|---|", *(_swap(how, turns) for how, turns in swaps.items())]
     lines += [
         "",
         *(f"Failed: {row['workload']}, {row['peer']}: {row['failed']}" for row in told["rows"] if "failed" in row),
     ]
     lines += [f"Left out for want of time: {row}" for row in told["left_out"]]
     return "\n".join([*lines, "", CLOCKS, "", f"`{told['command']}`", ""])
+
+
+def _swap(how: str, turns: Any) -> str:
+    """Return the line of one way to go from model to model: each model's first turn is a load, whatever the way."""
+    if not isinstance(turns, list):
+        return f"| {how} | failed: {turns['failed']} | | |"
+    models = len({turn["model"] for turn in turns})
+    seconds = [turn["to_first_answer"] for turn in turns]
+    first, later = (" ".join(f"{one:.2f}" for one in part) for part in (seconds[:models], seconds[models:]))
+    return f"| {how} | {first} | {later} | {statistics.median(seconds[models:] or seconds):.2f} |"
 
 
 def _groups(rows: Sequence[Result]) -> list[list[Result]]:

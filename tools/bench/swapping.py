@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Times what it costs to go from one model to the next on one set of GPUs, and what three models cost in one daemon.
 
-    tools/bench/swapping.py                                  all four parts
+    tools/bench/swapping.py                                  all five parts
     tools/bench/swapping.py --parts alternate --setting 'sleep = false'
 
 `alternate`: ten short requests for each model in turn, each file dropped when the one before it is done; how long from
 the drop to the first answer. `three`: one `submit` of the same requests for every model; the whole, and the seconds
 between the last answer of one model and the first of the next. `small`: ten requests for one model while another one
-has thousands. `run-batch`: what `three` has, by `vllm run-batch` for one model after the other.
+has thousands. `end-and-start`: what `alternate` has, by one `vllm serve` that is ended, and the next one started, as
+llama-swap does it. `run-batch`: what `three` has, by `vllm run-batch` for one model after the other.
 
 Without --models it makes three architectures with random weights, which answer nonsense at the real speed; without a
 GPU three tiny models. An answer has come when the daemon's log counts it, which is when it is on the disk.
@@ -36,8 +37,9 @@ import workloads
 from make_model_shape import SHAPES
 from talking import ROOT, Failed, Talking, environment
 
-PARTS = ("alternate", "three", "small", "run-batch")
-ROUNDS, TEN = 3, 10
+WITH_DAEMON = ("alternate", "three", "small")
+PARTS = (*WITH_DAEMON, "end-and-start", "run-batch")
+TEN = 10
 WITHIN = 900.0  # seconds for anything that starts an engine
 
 
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--thousands", type=int, default=0, help="of the big file in `small` (default: 20000; tiny: 3000)"
     )
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each model in `alternate` and `end-and-start`")
     parser.add_argument("--setting", action="append", default=[], metavar="TOML", help="a line of [models]")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="begin no part after so many seconds")
     parser.add_argument("--out", type=Path, default=Path("swapping"), help="OUT.json (default: swapping)")
@@ -74,13 +77,15 @@ class Swapping:
 
     def run(self) -> None:
         wanted = self._given.parts.split(",")
-        if with_daemon := [part for part in wanted if part != "run-batch"]:
+        if with_daemon := [part for part in wanted if part in WITH_DAEMON]:
             self._start()
             try:
                 for part in with_daemon:
                     self._part(part, {"alternate": self._alternate, "three": self._at_once, "small": self._small}[part])
             finally:
                 self._daemon.end(grace=30)
+        if "end-and-start" in wanted:
+            self._part("end-and-start", self._end_and_start)
         if "run-batch" in wanted:
             self._part("run-batch", self._run_batch)
 
@@ -156,13 +161,32 @@ class Swapping:
 
     def _alternate(self) -> list[dict[str, Any]]:
         ten, turns = self._file("ten", workloads.short, TEN), []
-        for number in range(ROUNDS * len(self._models)):
+        for number in range(self._given.rounds * len(self._models)):
             model = self._models[number % len(self._models)]
             dropped = self._submit(ten, model)
             first, last = self._answered(self._names[0])
             turns.append({"model": model.name, "to_first_answer": round(first - dropped, 2)})
             turns[-1] |= {"to_last": round(last - dropped, 2), "gpu_mib": _gpu_memory()}
             print(f"alternate: {turns[-1]}", flush=True)
+        return turns
+
+    def _end_and_start(self) -> list[dict[str, Any]]:
+        ten, turns = self._file("ten", workloads.short, TEN), []
+        bodies = [json.loads(line)["body"] for line in ten.read_text(encoding="utf-8").splitlines()]
+        server: peers.Serve | None = None
+        try:
+            for number in range(self._given.rounds * len(self._models)):
+                model, asked = self._models[number % len(self._models)], time.monotonic()
+                if server:
+                    server.end()
+                server = peers.Serve(str(model), self._args, self._work / f"serve-{number}")
+                stamps = server.answer(bodies, WITHIN)
+                turns.append({"model": model.name, "to_first_answer": round(min(stamps) - asked, 2)})
+                turns[-1] |= {"to_last": round(max(stamps) - asked, 2), "gpu_mib": _gpu_memory()}
+                print(f"end-and-start: {turns[-1]}", flush=True)
+        finally:
+            if server:
+                server.end()
         return turns
 
     def _at_once(self) -> dict[str, Any]:
