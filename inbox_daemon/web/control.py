@@ -56,7 +56,8 @@ def controlled(site: Site, facts: Facts, verb: str, content: str = "") -> Facts:
 
 def _refuse_ended(facts: Facts, verb: str) -> None:
     if facts.ended:
-        raise Wrong(409, f"Cannot {verb} a batch with status '{facts.status}'.", headers=NO_RETRY)
+        what = "change the priority of" if verb == "priority" else verb
+        raise Wrong(409, f"Cannot {what} a batch with status '{facts.status}'.", headers=NO_RETRY)
 
 
 async def removed(site: Site, facts: Facts, filename: str) -> None:
@@ -77,6 +78,8 @@ async def removed(site: Site, facts: Facts, filename: str) -> None:
         )
         raise Wrong(409, said, "daemon_not_running", headers=NO_RETRY)
     path = site.spool.batch(facts.name).dir / filename
+    if not path.exists():
+        return
     content = f"{filename}\n" if filename else ""
     dropped = await asyncio.to_thread(drop.drop_control, site.spool, facts.name, "delete", content)
     until = time.monotonic() + _GOES_WITHIN
