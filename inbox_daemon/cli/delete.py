@@ -51,25 +51,27 @@ def go(given: argparse.Namespace) -> int:
         if not _agreed(spool, batches):
             show.say("nothing was deleted", show.errors)
             return 1
-    delete = _delete if os.access(spool.outbox, os.W_OK) else _have_deleted
-    deleted = [delete(spool, batch) for batch in batches]
-    return 0 if all(deleted) else 1
+    if os.access(spool.outbox, os.W_OK):
+        for batch in batches:
+            deletion.delete(spool, batch)
+            show.say(f"{batch.name}: deleted")
+        return 0
+    return 0 if _have_deleted(spool, batches) else 1
 
 
-def _delete(spool: Spool, batch: Over) -> bool:
-    deletion.delete(spool, batch)
-    show.say(f"{batch.name}: deleted")
-    return True
-
-
-def _have_deleted(spool: Spool, batch: Over) -> bool:
+def _have_deleted(spool: Spool, batches: Sequence[Over]) -> bool:
     """Have the daemon do it, and say whether it has."""
     with published.permitted(spool.inbox, "write to"):
-        dropped = drop.drop_control(spool, batch.id, "delete")
+        dropped = [(batch, drop.drop_control(spool, batch.id, "delete")) for batch in batches]
     until = time.monotonic() + _PATIENCE
-    while dropped.exists():
+    return all([_is_deleted(spool, batch, control, until) for batch, control in dropped])  # noqa: C419  each is said
+
+
+def _is_deleted(spool: Spool, batch: Over, control: Path, until: float) -> bool:
+    """Wait until the daemon has taken a control file; say whether its batch is gone. `until` is monotonic seconds."""
+    while control.exists():
         if (gone := views.no_daemon(spool)) or time.monotonic() > until:
-            show.say(f"{dropped} is there, but {gone or 'no daemon has taken it yet'}", show.errors)
+            show.say(f"{control} is there, but {gone or 'no daemon has taken it yet'}", show.errors)
             return False
         time.sleep(0.05)
     if (left := deletion.over(spool, batch.name)) is not None and left.id == batch.id:

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from inbox_daemon.errors import SpoolError, told
+from inbox_daemon.errors import NotDurable, SpoolError, told
 from inbox_daemon.journal import of_batch
 from inbox_daemon.layout import Spool
 from inbox_daemon.settings import Settings
@@ -75,13 +75,13 @@ class Deleting:
             yield from self._delete(path, meant)
         except FileNotFoundError:
             pass  # its user has taken it back, or another daemon has carried it out
-        except SpoolError as wrong:
-            with suppress(OSError):  # another scan
-                control.throw_away(path, str(wrong))
-        except OSError as error:
+        except (OSError, NotDurable) as error:
             log.error("%s cannot be carried out: %s; trying again", shown(path.name), told(error))
             self._not_before[path] = time.monotonic() + _AGAIN
             return
+        except SpoolError as wrong:
+            with suppress(OSError):  # another scan
+                control.throw_away(path, str(wrong))
         self._not_before.pop(path, None)
 
     def _delete(self, path: Path, meant: Meant) -> Generator[bool, None, None]:

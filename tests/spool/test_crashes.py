@@ -221,7 +221,11 @@ def test_killed_or_refused_at_any_operation_while_a_control_file_deletes_it_is_d
     gone = {"outbox/b", "outbox/b/"} if not said else {f"outbox/b/{name}" for name in said.split()}
     after = {path: seen for path, seen in before.items() if path not in gone and (said or "outbox/b/" not in path)}
     operations = unharmed(pool, scene, tmp_path / "unharmed")
-    removals = [at for at, what in enumerate(operations, 1) if re.search(r"(outbox/b|b\.delete|gone-deleted)", what)]
+    removals = [
+        at
+        for at, what in enumerate(operations, 1)
+        if re.search(r"(outbox/b|b\.delete|gone-deleted|fsync outbox)", what)
+    ]
     assert len(removals) > 3
     for error, ats in ((0, range(1, 1 + len(operations))), (errno.EIO, removals)):
         struck = list(each_struck(pool, spool, scene.settings, tmp_path / f"{error}", ats, error))
