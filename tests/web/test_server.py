@@ -18,6 +18,8 @@ import httpx
 import pytest
 from knocking import Web
 from running import eventually
+from served import Served
+from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from inbox_daemon.cli import main
@@ -27,7 +29,7 @@ from inbox_daemon.errors import ConfigError
 from inbox_daemon.machine.notify import Notifier
 from inbox_daemon.web import keys, protocol, sockets
 from inbox_daemon.web import server as serving
-from inbox_daemon.web.guard import Rules
+from inbox_daemon.web.guard import Guard, Rules
 from inbox_daemon.web.server import Server
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
@@ -263,6 +265,18 @@ def test_at_a_stop_who_waits_for_news_is_answered_who_hangs_is_told_and_nobody_n
                 writer.close()
 
     asyncio.run(asyncio.wait_for(go(), 20))
+
+
+@pytest.mark.timeout(20)
+def test_who_waits_for_a_batch_waits_no_longer_than_the_process_lives(tmp_path: Path) -> None:
+    scene = Served(tmp_path)
+    batch = scene.create(scene.upload()["id"])
+    stopping = asyncio.Event()
+    stopping.set()
+    client = TestClient(Guard(scene.app, Rules(), stopping), base_url="http://127.0.0.1:8001")
+    known = client.get(f"/v1/batches/{batch['id']}")
+    waits = {"If-None-Match": known.headers["etag"], "Prefer": "wait=30"}
+    assert client.get(f"/v1/batches/{batch['id']}", headers=waits).status_code == 304
 
 
 def test_what_fails_beside_the_requests_stops_none_of_them_and_is_said_without_its_words(
