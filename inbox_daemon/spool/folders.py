@@ -56,13 +56,13 @@ class Hidden:
             self.release()
 
     def name(self, target: Path) -> None:
-        """Give it its name, durably with all that is in it. Nothing of it is visible under that name where this fails.
+        """Give it its name, durably with all that is in it, whose content was synced before. Where this fails, nothing
+        is visible under that name.
 
         Raises:
             FileExistsError: something of that name is there.
             OSError, NotDurable: the disk said no.
         """
-        files.sync_dir(self.dir)
         _move_to_free(self.dir, target)
         try:
             files.sync_dir(target.parent)

@@ -96,7 +96,8 @@ class Coming:
             if lock is not None:
                 opened.callback(os.close, lock)
                 self._offset: int | None = _end(parts_of(self._folder))
-                files.truncate(self._folder.content, self._offset)
+                if self._folder.content.lstat().st_size != self._offset:
+                    files.truncate(self._folder.content, self._offset)
                 target = self._folder.content
             else:
                 self._offset, target = None, self._folder.beside(self._id)

@@ -53,7 +53,7 @@ class Passage:
 
     def submit(self) -> None:
         """Put what is pending into the inbox, and before it what says that it is complete; nothing where somebody is at
-        it. What a crash left undone is done again from the beginning.
+        it. What a crash left undone, or a power cut undid, is done again from the beginning.
 
         Raises OSError, NotDurable.
         """
@@ -69,7 +69,6 @@ class Passage:
             _drop(f"{self.sha256}  {self.file}\n", self.folder.sidecar, sidecar)
             if not _moved(self.folder.pending, self.target) and not os.path.lexists(self.target):  # withdrawn
                 self._leave_nothing_beside()
-            files.sync_dir(self.spool.inbox)
         finally:
             os.close(lock)
 

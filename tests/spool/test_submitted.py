@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,3 +260,23 @@ def test_an_upload_that_is_deleted_while_its_batch_waits_or_runs_costs_it_nothin
         assert passes.status(batch.name)["request_counts"]["completed"] == 40
     assert store.all_of(spool) == []
     assert in_inbox(spool) == []
+
+
+def test_an_upload_and_a_creation_have_three_syncs_each_whatever_their_size(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    for name in ("fsync", "fdatasync"):
+        sync = getattr(os, name)
+
+        def noted(fd: int, sync: Callable[[int], None] = sync) -> None:
+            path = Path(os.readlink(f"/proc/self/fd/{fd}"))  # noqa: PTH115
+            synced.append(str(path.relative_to(spool.root)))
+            sync(fd)
+
+        monkeypatch.setattr(os, name, noted)
+    upload = put(spool, b"x" * 5_000_000)
+    assert [path.rpartition("/")[2] for path in synced] == ["content.jsonl", ".file.json.new", "files"]
+    synced.clear()
+    create(spool, upload)
+    assert [path.rpartition("/")[2] for path in synced] == [".batch.json.new", "batches", ".sidecar.new"]
