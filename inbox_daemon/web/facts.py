@@ -196,12 +196,9 @@ def compare_link(ids: Sequence[str]) -> str:
     return f"/compare?{urlencode([('b', id) for id in ids])}"
 
 
-def summary(rows: Sequence[Row], total: int) -> str:
+def summary(going: int, total: int) -> str:
     """Return how many batches there are and how many of them are at work, in words."""
-    going = sum(each.going for each in rows)
-    if not total:
-        return ""
-    return f"{total:,} in all, {going:,} at work" if going else f"{total:,} in all, none at work"
+    return f"{total:,} in all, {f'{going:,}' if going else 'none'} at work" if total else ""
 
 
 def particulars(status: BatchObject, receipt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

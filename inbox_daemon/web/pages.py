@@ -25,7 +25,7 @@ from inbox_daemon.web.site import Site
 from inbox_daemon.web.versus import Versus
 from inbox_daemon.web.wrong import Wrong
 
-_A_PAGE = 50  # batches
+_LOOKED_AT = 200  # batches in which those of the same file are found
 _FOR_EVER = {"cache-control": "max-age=31536000, immutable"}  # its address changes with the content
 
 
@@ -66,22 +66,20 @@ def routes(site: Site) -> APIRouter:
 
     @router.get("/")
     def overview(request: Request, q: str = "", page: str = "") -> Response:
-        every = [_row(one) for one in shelf.all(request) if q.lower() in one.name.lower()]
-        pages = max(1, -(-len(every) // _A_PAGE))
-        number = min(_number(page), pages)
-        shown = every[(number - 1) * _A_PAGE :][:_A_PAGE]
+        listed = shelf.listed(request, q, _number(page))
+        shown = [_row(one) for one in listed.shown]
         return looks.page(
             request,
             "overview.html",
-            head=_head(sum(row.rate or 0 for row in every if row.going), True),
+            head=_head(sum(_row(one).rate or 0 for one in listed.going), True),
             rows=shown,
-            summary=facts.summary(every, len(every)),
+            summary=facts.summary(len(listed.going), listed.total),
             together=facts.together(shown) if not q else None,
             waiting=shelf.waiting(request),
             inbox=str(site.spool.inbox),
             q=q,
-            page=number,
-            of=pages,
+            page=listed.page,
+            of=listed.pages,
             link=lambda number: f"/?{urlencode({'q': q, 'page': number} if q else {'page': number})}",
         )
 
@@ -142,7 +140,7 @@ def routes(site: Site) -> APIRouter:
     def compare(request: Request) -> Response:
         some = [_one(request, id) for id in request.query_params.getlist("b")]
         if not some:
-            groups = facts.groups([_row(one) for one in shelf.all(request)])
+            groups = facts.groups([_row(one) for one in shelf.listed(request, size=_LOOKED_AT).shown])
             return looks.page(request, "pick.html", head=_head(), groups=groups)
         found = rows.opened(site, [one.name for one in some])
         if isinstance(found, rows.Indexing):

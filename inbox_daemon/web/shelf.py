@@ -1,4 +1,4 @@
-"""The batches that somebody may see, as pages want them: what is at work before what has ended, the newest first."""
+"""The batches that somebody may see, as pages want them. Reads by way of `live`, and only what is shown."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from inbox_daemon.spool import published, views
 from inbox_daemon.spool.shapes import BatchObject, DaemonView
 from inbox_daemon.web import ids, live, objects
 from inbox_daemon.web.objects import Facts
+from inbox_daemon.web.places import Place
 from inbox_daemon.web.site import Site, asker
 
 
@@ -42,12 +43,29 @@ class Held:
         return self.facts.name
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of batches: what is at work before what has ended, the newest first.
+
+    Attributes:
+        going: all that are at work, whether they are on this page or not. total: of all pages.
+        page: 1-based; the last one where a later one was asked for. pages: 1 at least.
+    """
+
+    shown: list[Held]
+    going: list[Held]
+    total: int
+    page: int
+    pages: int
+
+
 class Shelf:
     """All batches of a site's spool."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._known = live.of(site)
+        self._over: set[str] = set()  # ids of batches that have ended, which they do once: there may be thousands
 
     def daemons(self) -> list[DaemonView]:
         return self._known.daemons()
@@ -56,12 +74,25 @@ class Shelf:
         """Return which dropped files are not taken yet, and why, by name; for who sees everything."""
         return sorted(published.waiting(self._site.spool).items()) if asker(request).all else []
 
-    def all(self, request: Request) -> list[Held]:
-        """Return every batch that who asks may see."""
-        who, rests = asker(request), not self._known.daemon_lives()
-        found = (self._known.facts(place) for place in self._known.places() if who.sees(place.owner))
-        held = [_held(facts, rests) for facts in found if facts is not None]
-        return sorted(held, key=lambda one: views.has_ended(one.status))
+    def listed(self, request: Request, name: str = "", page: int = 1, size: int = 50) -> Listed:
+        """Return a page of the batches that who asks may see and that have `name` in their names."""
+        who = asker(request)
+        places = [each for each in self._known.places() if who.sees(each.owner) and name.lower() in each.name.lower()]
+        maybe = [held for each in places if each.id not in self._over and (held := self._held(each)) is not None]
+        going = [held for held in maybe if not views.has_ended(held.status)]
+        self._over |= {held.id for held in maybe} - {held.id for held in going}
+        pages = max(1, -(-len(places) // size))
+        page = min(max(1, page), pages)
+        first = (page - 1) * size
+        at_work = {held.id for held in going}
+        over = [each for each in places if each.id not in at_work]
+        wanted = over[max(0, first - len(going)) : max(0, first + size - len(going))]
+        shown = [*going[first : first + size], *(held for each in wanted if (held := self._held(each)) is not None)]
+        return Listed(shown, going, len(places), page, pages)
+
+    def _held(self, place: Place) -> Held | None:
+        facts = self._known.facts(place)
+        return _held(facts, not self._known.daemon_lives()) if facts is not None else None
 
     def one(self, request: Request, id: str) -> Held | None:
         """Return a batch by its id; None where there is none for who asks."""
