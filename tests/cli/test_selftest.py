@@ -18,9 +18,21 @@ import pytest
 from running import SETTINGS, VLLM_ENVIRONMENT, VLLM_SETTINGS, Daemon, batch_of, eventually
 
 from inbox_daemon import config
-from inbox_daemon.cli.selftest import rig
-from inbox_daemon.cli.selftest.trials import CHECKS, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, problems
+from inbox_daemon.cli.selftest import rig, unshared
+from inbox_daemon.cli.selftest.rig import Rig, TooLate
+from inbox_daemon.cli.selftest.trials import (
+    CHECKS,
+    FAILS,
+    HOLDS,
+    NOT_APPLICABLE,
+    NOT_CHECKED,
+    Check,
+    Row,
+    _hurt,
+    problems,
+)
 from inbox_daemon.layout import Published
+from inbox_daemon.spool.shapes import BatchObject
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +112,7 @@ def restarts(told: dict[str, Any]) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def own_mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
-    mounts, why = rig.own_mounts(tmp_path_factory.mktemp("mounts"))
+    mounts, why = unshared.own_mounts(tmp_path_factory.mktemp("mounts"))
     if not mounts:
         pytest.skip(why)
 
@@ -131,7 +143,7 @@ def test_where_no_disk_can_be_filled_that_check_is_not_passed(at_once: tuple[Sel
 def test_a_host_that_forbids_mounts_is_a_reason_and_no_error(tmp_path: Path) -> None:
     forbid = 'echo 0 > /proc/sys/user/max_mnt_namespaces && exec "$@"'
     folder = f"__import__('pathlib').Path({str(tmp_path)!r})"
-    ask = f"from inbox_daemon.cli.selftest import rig; print(rig.own_mounts({folder}))"
+    ask = f"from inbox_daemon.cli.selftest import unshared; print(unshared.own_mounts({folder}))"
     inside = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", sys.executable, "-c", ask]
     done = subprocess.run(inside, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -208,3 +220,30 @@ def test_with_the_real_engine_every_check_holds_and_each_engine_that_was_ended_i
         assert restarts(told) == {check.key: int(check.key in replaced) for check in CHECKS}
         assert selftest.process.returncode == 0
         assert selftest.leaves_nothing()
+
+
+class Hasty(Rig):
+    """A rig without a daemon, on which batches are over before they have a middle, but for the last one."""
+
+    def __init__(self, over: int) -> None:
+        self.over, self.dropped = over, list[str]()
+
+    def drop(self, name: str) -> None:
+        self.dropped.append(name)
+
+    def middle(self, name: str) -> set[bytes]:
+        if len(self.dropped) <= self.over:
+            raise TooLate
+        return {name.encode()}
+
+    def finished(self, name: str) -> BatchObject:
+        return {"id": "", "name": name, "status": "completed", "created_at": 0, "request_counts": {}}  # type: ignore[typeddict-item]
+
+
+def test_a_batch_that_is_over_before_it_could_be_hurt_is_followed_by_another_one_and_counts_for_nothing() -> None:
+    check, row = Check("kill", "", lambda it, name: f"{name} was hurt"), Row("kill", "")
+    rig = Hasty(over=2)
+    assert _hurt(check, rig, row)[:2] == ("kill-3", {b"kill-3"})
+    assert (rig.dropped, row.notes) == (["kill", "kill-2", "kill-3"], ["kill-3 was hurt"])
+    with pytest.raises(TooLate, match="give more --requests"):
+        _hurt(check, Hasty(over=3), row)

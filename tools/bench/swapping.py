@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import signal
@@ -67,6 +68,8 @@ class Swapping:
     def __init__(self, given: argparse.Namespace, work: Path) -> None:
         self._given, self._work, self._began = given, work, time.monotonic()
         self._tiny = not report.gpus()
+        if self._tiny:  # vLLM's own rule wants nearly all of the host's memory for what the daemon has no part in
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         self._args: dict[str, Any] = {"max_model_len": 2048 if self._tiny else 8192}
         self._args |= {"enforce_eager": True} if self._tiny else {} if given.models else {"load_format": "dummy"}
         self._models = [Path(model) for model in given.models.split(",")] if given.models else self._made()

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inbox_daemon.cli import show
-from inbox_daemon.cli.selftest import rig, trials
+from inbox_daemon.cli.selftest import rig, trials, unshared
 from inbox_daemon.cli.selftest.rig import Rig
 from inbox_daemon.cli.selftest.trials import CHECKS, DISK_FULL, FAILS, HOLDS, NOT_APPLICABLE, NOT_CHECKED, Check, Row
 from inbox_daemon.cli.settings import settings
@@ -93,7 +93,7 @@ class Bench:
         (Path(self._temporary.name) / rig.LOG).write_bytes(b"")
         self._spools, self.on_spool_disk = _folder(Path(read.spool))
         self.folder = Path(self._spools.name).resolve()
-        self._mounts, self._no_mounts = rig.own_mounts(self.folder)
+        self._mounts, self._no_mounts = unshared.own_mounts(self.folder)
         self._rig: Rig | None = None
 
     def __enter__(self) -> None: ...

@@ -63,22 +63,11 @@ def _environment(requests: int, temporary: Path) -> dict[str, str]:
     return inherited | {f"INBOX_DAEMON_{name}": str(value) for name, value in own.items()} | {"TMPDIR": str(temporary)}
 
 
-def own_mounts(folder: Path) -> tuple[list[str], str]:
-    """Return the command before a command that gives it mounts of its own, or [] and why this host allows none."""
-    why = ""
-    ways = (["--mount"], ["--user", "--map-root-user", "--mount"])
-    for way in ways if os.geteuid() == 0 else ways[1:]:
-        command = ["unshare", *way, "--"]
-        attempt = [*command, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-        try:
-            done = subprocess.run(attempt, check=False, capture_output=True, text=True)
-        except FileNotFoundError:
-            return [], "there is no unshare on this host (package util-linux)"
-        if done.returncode == 0:
-            return command, ""
-        why = done.stderr.strip()
-    as_root = "" if os.geteuid() == 0 else "; root may be allowed to"
-    return [], f"this user may not mount a disk of their own here: {why}{as_root}"
+class TooLate(TimeoutError):
+    """A batch was over before anything could be done to it: the engine is fast, or this process was kept waiting."""
+
+    def __init__(self) -> None:
+        super().__init__("the batch was over before anything could be done to it; give more --requests")
 
 
 class Rig:
@@ -90,7 +79,7 @@ class Rig:
         folder: the rig's own, empty; on the disk where the spool is to be.
         temporary: holds the log, and temporary files of the engine; vLLM needs a short path.
         arguments: for `inbox-daemon run`, as the user gave them.
-        mounts: from `own_mounts`: the spool is on a small disk in memory that ends with the daemon. [] where it is not.
+        mounts: from `unshared`: the spool is on a small disk in memory that ends with the daemon. [] where it is not.
     """
 
     def __init__(
@@ -237,8 +226,12 @@ class Rig:
         self.wait(far, self._patience, f"{enough} requests of {name} are answered", _POLL_CLOSELY)
         found = self.answers(name)
         if len(found) >= self.requests:
-            raise TimeoutError("the batch was over before anything could be done to it; give more --requests")
+            raise TooLate
         return found
+
+    def is_over(self, name: str) -> bool:
+        """Whether the batch has ended."""
+        return self._progress(name)[0].final
 
     def finished(self, name: str) -> BatchObject:
         """Wait until the batch has ended, as long as answers come; return its status."""
