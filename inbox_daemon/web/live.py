@@ -23,7 +23,7 @@ from inbox_daemon.spool.shapes import BatchObject, DaemonView
 from inbox_daemon.spool.submitted import Submitted
 from inbox_daemon.text import dumps
 from inbox_daemon.web import ids, objects
-from inbox_daemon.web.objects import Batch, Facts, File, Lying, Made
+from inbox_daemon.web.objects import Facts, File, Lying, Made
 from inbox_daemon.web.places import Place, Places
 from inbox_daemon.web.site import Asker, Site
 
@@ -166,11 +166,19 @@ class Live:
         self._cancelling.setdefault(facts.id, int(now))
         return replace(self.one(facts.id) or facts, cancelling=int(now))
 
-    def batches(self, key: str, all: bool) -> list[Batch]:
-        """Return every batch that somebody sees, as it is told, the newest first. Raises OSError, SpoolError."""
-        who = Asker(key, all)
-        found = (self.facts(place) for place in self.places() if who.sees(place.owner))
-        return [objects.batch(facts) for facts in found if facts is not None]
+    def going_and_newest(self, who: Asker, newest: int) -> list[Facts]:
+        """Return the newest batches that somebody sees, and of the older ones those that have not ended.
+
+        Raises OSError, SpoolError.
+        """
+        found: list[Facts] = []
+        for number, place in enumerate(place for place in self.places() if who.sees(place.owner)):
+            if number >= newest and (place.name in self._ended or place.id in self._noted):
+                continue
+            facts = self.facts(place)
+            if facts is not None and (number < newest or not facts.ended):
+                found.append(facts)
+        return found
 
     # -- files
 

@@ -18,7 +18,7 @@ from inbox_daemon.web.control import cancelled, controlled, removed, seen_by
 from inbox_daemon.web.replies import json_reply, read, tagged
 from inbox_daemon.web.site import Site, asker
 
-_SHOWN = 200  # batches that /api/live tells of: those that have not ended, and of the others the newest
+_SHOWN = 100  # batches that /api/live tells of, beside all that have not ended
 
 
 def routes(site: Site) -> APIRouter:
@@ -51,9 +51,7 @@ def routes(site: Site) -> APIRouter:
     def everything_now(request: Request) -> Response:
         """Tell how all batches that have not ended are, the newest of those that have, and every daemon."""
         who = asker(request)
-        told = known.batches(who.key, who.all)
-        going = [one for one in told if one["completed_at"] is one["failed_at"] is one["cancelled_at"] is None]
-        shown = going + [one for one in told if one not in going][: max(0, _SHOWN - len(going))]
+        shown = [objects.batch(facts) for facts in known.going_and_newest(who, _SHOWN)]
         keys = ("hostname", "pid", "alive", "engines", "standings", "gpus", "alerts", "waiting")
         daemons = [{key: daemon.get(key) for key in keys} for daemon in known.daemons()] if who.all else []
         return tagged(request, {"batches": shown, "daemons": daemons})[0]

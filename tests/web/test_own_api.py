@@ -19,7 +19,7 @@ from test_batches_api import error_of
 from inbox_daemon.config import build
 from inbox_daemon.errors import ConfigError
 from inbox_daemon.spool import hooks
-from inbox_daemon.web import live, tending, webhook
+from inbox_daemon.web import live, own_api, tending, webhook
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 24).decode()
 
@@ -98,6 +98,19 @@ def test_pages_poll_cheaply_for_what_goes_on(served: Served) -> None:
     assert served.client.get("/api/live", headers=same).status_code == 304
     served.says(name, "completed")
     assert served.client.get("/api/live", headers=same).json()["batches"][0]["status"] == "completed"
+
+
+def test_of_many_batches_the_newest_are_told_and_all_that_go_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_api, "_SHOWN", 2)
+    monkeypatch.setattr(live, "_SURE_AFTER", 0)
+    for number in range(6):
+        id = f"batch_{number:022x}"
+        served.says(f"b{number}", "in_progress" if number == 1 else "completed", id=id, created_at=number)
+    for _ in range(2):
+        told = served.client.get("/api/live").json()["batches"]
+        assert [one["inbox"]["name"] for one in told] == ["b5", "b4", "b1"]
 
 
 def test_what_has_ended_is_not_read_again_until_its_folder_changes(
