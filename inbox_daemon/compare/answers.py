@@ -1,8 +1,8 @@
 """What one answer says: its text, whether it is JSON, a label and a number in it, and how it ended. Pure.
 
-Knows the bodies of chat completions, completions, responses, scores and rerankings. What has no text is an answer all
-the same: of a score its number is compared, of an embedding nothing. The one truth about when two answers are the
-same, for `compare` and for the viewer.
+Knows the bodies of chat completions, completions, responses, transcriptions, scores and rerankings. What has no text is
+an answer all the same: of a score its number is compared, of an embedding nothing. The one truth about when two answers
+are the same, for `compare` and for the viewer.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def _said(body: Mapping[str, Any]) -> tuple[str | None, bool]:
         return text or _called(calls), body.get("status") == "incomplete"
     choice = next(iter(body.get("choices") or ()), None)
     if choice is None:
-        return None, False
+        said = body.get("text")  # a transcription
+        return said if isinstance(said, str) else None, False
     cut_off = choice.get("finish_reason") == "length"
     if (message := choice.get("message")) is None:
         return choice.get("text"), cut_off
@@ -132,9 +133,9 @@ def _called(calls: Iterable[tuple[Any, Any]]) -> str:
 def _numbers(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the number of a score, or which document a reranking puts first, as if it were an answer's object."""
     data, results = body.get("data"), body.get("results")
-    if isinstance(data, list) and data and "score" in data[0]:
+    if isinstance(data, list) and data and isinstance(data[0], dict) and "score" in data[0]:
         return {f"score {n}" if len(data) > 1 else "score": each["score"] for n, each in enumerate(data, 1)}
-    if isinstance(results, list) and results and "relevance_score" in results[0]:
+    if isinstance(results, list) and results and isinstance(results[0], dict) and "relevance_score" in results[0]:
         best = max(results, key=lambda each: each["relevance_score"])
         return {"best": best["index"], "score": best["relevance_score"]}
     return None

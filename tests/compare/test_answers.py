@@ -35,8 +35,9 @@ CALL = {"function": {"name": "look", "arguments": '{"at": 1}'}}
             False,
         ),
         ({"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 2}}, None, (2, 0), False),
+        ({"text": "yes"}, "yes", (0, 0), False),
     ],
-    ids=["chat", "chat cut off", "completion", "response", "tool call", "embedding"],
+    ids=["chat", "chat cut off", "completion", "response", "tool call", "embedding", "transcription"],
 )
 def test_an_answers_text_tokens_and_end_are_found_whatever_its_endpoint(
     body: dict[str, Any], text: str | None, tokens: tuple[int, int], cut_off: bool

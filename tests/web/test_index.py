@@ -210,7 +210,8 @@ def test_what_is_damaged_or_thrown_away_is_made_again(tmp_path: Path, name: str,
         with pytest.raises(Wrong, match="ask again") as wrong:
             ids(opened(site, "a"), query)
         assert (wrong.value.status, wrong.value.code) == (503, "being_indexed")
-    assert ids(opened(site, "a"), query) == expected
+    found = opened(site, "a")
+    assert ids(found, query) == expected and found.row("c0") is not None
 
 
 def forget_this_process(site: Site) -> None:
@@ -227,6 +228,18 @@ def test_after_a_restart_nothing_is_read_again(tmp_path: Path) -> None:
     forget_this_process(site)
     assert isinstance(rows.opened(site, ["a"]), Comparison), "at once"
     assert (made / "rows").stat().st_mtime_ns == before
+
+
+def test_of_a_batch_that_has_ended_nothing_is_shown_before_all_of_it_is_read(tmp_path: Path) -> None:
+    site = answered.site(tmp_path)
+    folder = batch(site, "a", line(0, "a", chat("one")), failed(1, "b"))
+    assert opened(site, "a").total == 2
+    errors = Source.at(folder.errors)
+    assert errors is not None
+    forget_this_process(site)
+    cache.shutil.rmtree(site.cache / "index" / errors.key)
+    assert isinstance(rows.opened(site, ["a"]), rows.Indexing)
+    assert opened(site, "a").total == 2
 
 
 def test_a_file_that_was_replaced_is_another_one(tmp_path: Path) -> None:

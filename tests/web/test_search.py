@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from outboxes import chat
 
@@ -48,6 +48,10 @@ PATTERNS = st.lists(st.tuples(PLACES, ATOMS, st.sampled_from(["", "*", "+?", "{2
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(LETTERS, max_size=12), PATTERNS, LETTERS, st.integers(1, 64))
+@example(["ab", "ba", "b"], "^b", "b", 64)
+@example(["ab", "ba", "b"], "a$", "a", 64)
+@example(["", "a", ""], "b*", "", 64)
+@example(["ab", "b", "a"], "[^b]b", "b", 64)
 def test_what_is_found_is_found_in_each_answer_by_itself(texts: list[str], pattern: str, text: str, block: int) -> None:
     """However the texts are cut into blocks, and whatever would match across the end of one."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
