@@ -72,7 +72,7 @@ def delete(spool: Spool, batch: Over) -> None:
     if is_in_work(spool, batch):
         raise SpoolError(f"{batch.name}: its daemon has not done with it; try again in a moment")
     with published.permitted(spool.outbox, "delete from"):
-        take_out(spool, batch, spool.outbox / f"{_HIDDEN}{batch.id}-{secrets.token_hex(4)}")
+        take_out(spool, batch, spool.batch(batch.name).dir.with_name(f"{_HIDDEN}{batch.id}-{secrets.token_hex(4)}"))
         _sweep(spool)
 
 
