@@ -280,3 +280,29 @@ def test_an_upload_and_a_creation_have_three_syncs_each_whatever_their_size(
     synced.clear()
     create(spool, upload)
     assert [path.rpartition("/")[2] for path in synced] == [".batch.json.new", "batches", ".sidecar.new"]
+
+
+def test_a_batch_that_is_taken_back_while_it_is_being_submitted_is_taken_back_whole(spool: Spool) -> None:
+    upload = put(spool)
+    for _ in range(10):
+        spool.inbox.rmdir()
+        batch = create(spool, upload, asked=replace(ASKED, priority=1))
+        spool.inbox.mkdir()
+        begin, took = threading.Barrier(2), []
+
+        def submit(batch: Submitted = batch, begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            submitted._passage(spool, batch).submit()
+
+        def withdraw(batch: Submitted = batch, begin: threading.Barrier = begin, took: list[bool] = took) -> None:
+            begin.wait()
+            took.append(submitted.withdraw(spool, batch))
+
+        threads = [threading.Thread(target=act) for act in (submit, withdraw)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert took == [True]
+        assert submitted.phase(spool, batch) == "withdrawn"
+        assert in_inbox(spool) == []
