@@ -516,6 +516,7 @@ def test_a_model_that_cannot_be_had_ends_the_daemon_and_whoever_waits_and_the_ba
     assert "Auto set" not in again.text()
 
 
+@pytest.mark.long  # three starts, for what test_engine_deaths shows with engines of its own
 def test_a_request_that_kills_every_engine_parks_its_batch_and_no_other(
     start_daemon: Start, tiny_model: Path, tmp_path: Path
 ) -> None:
