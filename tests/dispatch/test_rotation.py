@@ -60,6 +60,9 @@ class Engine(NullEngine):
 
     def receive(self) -> list[Outcome]:
         wrong = self.site.wrong.get(self.name)
+        if any(self.site.poison and self.site.poison in one.line for one, _ in self.has.values()):
+            self.site.note("died", self.name)
+            raise EngineDied("poisoned")
         if wrong and (self.info is None or self.has or not isinstance(wrong, EngineDied)):
             self.site.note("died", self.name)
             raise wrong
@@ -126,7 +129,7 @@ class Site:
         self.events: list[tuple[float, str, str]] = []
         self.loads = dict.fromkeys((A, B, C), 5.0)
         self.wrong: dict[str, Exception] = {}
-        self.deaf = False
+        self.deaf, self.poison = False, b""  # a request with this in its line kills its engine
         self.answered: Counter[str] = Counter()
         self.recalled: Counter[str] = Counter()
         self.meant: dict[str | None, str] = {A: A, B: B, C: C, None: A}
@@ -496,6 +499,23 @@ def test_drained_it_ends_with_a_failure_where_a_model_cannot_be_loaded() -> None
         one.until(lambda: one.status("x").get("parked"))
         one.until(lambda: one.daemon._done(one.now))
         assert Exit.FAILURE == 1 and len(one.daemon._batches) == 1
+
+
+def test_a_poison_in_a_mixed_file_costs_its_own_model_deaths_and_the_others_nothing() -> None:
+    half = {"args": {"gpu_memory_utilization": 0.4}}
+    with site({A: half, B: half}) as one:
+        one.poison = b'"custom_id":"mixed207"'
+        one.drop("mixed", (A, 200), (B, 20))
+        answered = []
+        for deaths in (1, 2, 3):
+            one.until(lambda many=deaths: one.told("died").count(B) == many)
+            answered.append(one.answered[A])
+        assert answered == sorted(set(answered)), "the other one answers meanwhile"
+        one.until(lambda: one.ended("mixed"))
+        assert set(one.told("died")) == {B} and len(one.told("died")) <= 4  # log2(4 in flight) + 2
+        assert one.told("start").count(A) == 1
+        [error] = lines(one.spool / "outbox" / "mixed" / "errors.jsonl")
+        assert (error["custom_id"], len(one.results("mixed"))) == ("mixed207", 219)
 
 
 # -- models that come and go
