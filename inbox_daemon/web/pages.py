@@ -157,7 +157,7 @@ def routes(site: Site) -> APIRouter:
         if (shown := found.row(id, by)) is None:
             raise Wrong(404, f"No request in these batches has the custom_id {id}.")
         ids = [one.id for one in some]
-        back = Versus("/compare", ids, rows.Filter(by=by), rows.Order.FILE).address()
+        back = _answers_of(ids)
         names, by = found.names, found.by if by is None else by
         return looks.page(request, "row.html", head=_head(), row=shown, names=names, ids=ids, by=by, back=back)
 
@@ -171,9 +171,7 @@ def routes(site: Site) -> APIRouter:
             return looks.page(request, "indexing.html", head=_head(), percent=found.percent)
         ids = [one.id for one in some]
         counts = Counter(mark.mark for mark in found.marks().values())
-        whole = (
-            Versus("/compare", ids, rows.Filter(), rows.Order.FILE).address() if len(ids) > 1 else f"/batches/{ids[0]}"
-        )
+        whole = _answers_of(ids)
         return looks.page(
             request,
             "marks.html",
@@ -242,6 +240,11 @@ def routes(site: Site) -> APIRouter:
 
 def _row(one: Held) -> facts.Row:
     return facts.row(one.status, one.id, one.results, one.waits, one.rests)
+
+
+def _answers_of(ids: Sequence[str]) -> str:
+    """Return where all answers of some batches are shown."""
+    return facts.compare_link(ids) if len(ids) > 1 else f"/batches/{ids[0]}"
 
 
 def _number(page: str) -> int:

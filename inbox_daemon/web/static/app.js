@@ -378,6 +378,11 @@ if (answers) {
     ...(many ? { x: differences } : {}),
     ...Object.fromEntries([1, 2, 3, 4, 5, 6].map(number => [`${number}`, () => best(number)])),
   });
+  $("#back")?.addEventListener("click", event => { // to the very filter and page, where the reader came from there
+    if (!document.referrer.startsWith(`${location.origin}/`) || !/\/(compare|batches)/.test(document.referrer)) return;
+    event.preventDefault();
+    history.back();
+  });
   if (answers.classList.contains("whole")) choose(0, 0, false);
   else {
     const last = list.findIndex(each => each.id === (location.hash.slice(1) || sessionStorage.getItem(`at ${location.search}`)));
