@@ -38,7 +38,7 @@ class Settings:
     @property
     def several(self) -> bool:
         """Whether the daemon may have more models than one."""
-        return len(self.models) > 1 or bool(self.beside) or self.now.models.allow_any
+        return len({model.name for model in (*self.models, *self.beside)}) > 1 or self.now.models.allow_any
 
     def serves(self, lane: str) -> bool:
         """Whether some engine of this daemon may answer what of a batch is for this model; "": for none by name."""

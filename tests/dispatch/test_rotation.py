@@ -550,6 +550,24 @@ def test_a_model_that_a_reload_has_changed_is_loaded_anew_once_it_has_nothing_to
         assert one.told("end") == [B, B], "what has nothing to do is not kept as it was"
 
 
+def test_the_only_model_is_loaded_as_a_reload_has_it_and_one_that_is_wrong_by_then_ends_no_daemon() -> None:
+    with site({A: {}}) as one:
+        one.drop("x", (A, 4))
+        one.until(lambda: one.ended("x"))
+        one.reload({A: {"args": {"seed": 1}}})
+        one.until(lambda: one.told("end") == [A])
+        one.drop("y", (A, 4))
+        one.until(lambda: one.ended("y"))
+        assert one.told("start") == [A, A] and one.daemon._rotations.said == []
+        one.reload({A: {"args": {"seed": 2}}})
+        one.wrong[A] = ConfigError("seed 2 is wrong")
+        one.drop("z", (A, 4))
+        one.until(lambda: one.told("died").count(A) == 2)
+        assert "seed 2 is wrong" in str(next(iter(one.daemon._fleet)).last_death)
+        one.wrong.clear()
+        one.until(lambda: one.ended("z"))
+
+
 def test_a_model_that_could_not_be_loaded_is_tried_again_as_a_reload_has_it() -> None:
     with site({B: {}}) as one:
         one.wrong[B] = ConfigError("max_model_len is wrong")
