@@ -29,7 +29,7 @@ def batch(
     return told(outbox(of.spool.outbox / name, said, seconds=seconds, model=f"org/{name}"))
 
 
-def opened(of: Site, *names: str, within: float = 30.0) -> Comparison:
+def opened(of: Site, *names: str, within: float = 120.0) -> Comparison:
     """Batches as the viewer opens them, once they are read."""
     until = time.monotonic() + within
     while not isinstance(found := rows.opened(of, names), Comparison):

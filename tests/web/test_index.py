@@ -154,7 +154,7 @@ def test_a_batch_that_runs_is_shown_part_by_part_and_then_as_a_whole(tmp_path: P
     lines = [line(n, f"c{n}", chat(f"answer {n}")) for n in range(8)] + [failed(8, "c8")]
     for number, order in enumerate(([5, 2, 8], [0, 7], [1, 3, 4, 6]), 1):
         (folder.parts / f"part-{number:06d}.jsonl").write_bytes(b"".join(lines[n] for n in order))
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while (found := opened(site, "a")).indexed < 100:  # what is there is shown while a part is read
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -290,7 +290,7 @@ def test_what_was_of_use_longest_ago_goes_first(tmp_path: Path) -> None:
 
 
 def built(held: Cache, source: Source) -> Segment:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while (found := held.segment(source)) is None or held._builder is not None:
         assert time.monotonic() < until and held.why_not([source]) is None
         time.sleep(0.01)
