@@ -5,6 +5,7 @@ What a page may do to a batch, it does by dropping a file, as every user does.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -16,12 +17,15 @@ from fastapi.routing import APIRoute
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from inbox_daemon.errors import InboxDaemonError, told
-from inbox_daemon.spool import drop, marks, published
+from inbox_daemon.spool import drop, marks, published, submitted
+from inbox_daemon.spool.submitted import Asked
 from inbox_daemon.text import dumps
 from inbox_daemon.web import control, facts, folder, looks, rows
+from inbox_daemon.web.ids import RETRY, output_id
 from inbox_daemon.web.login import page_of_ours
+from inbox_daemon.web.objects import WINDOW
 from inbox_daemon.web.shelf import Held, Shelf
-from inbox_daemon.web.site import Site
+from inbox_daemon.web.site import Site, asker
 from inbox_daemon.web.versus import Versus
 from inbox_daemon.web.wrong import Wrong
 
@@ -71,7 +75,7 @@ def routes(site: Site) -> APIRouter:
         return looks.page(
             request,
             "overview.html",
-            head=_head(sum(_row(one).rate or 0 for one in listed.going), True),
+            head=_head(request, sum(_row(one).rate or 0 for one in listed.going), True),
             rows=shown,
             summary=facts.summary(len(listed.going), listed.total),
             together=facts.together(shown) if not q else None,
@@ -94,7 +98,7 @@ def routes(site: Site) -> APIRouter:
         return looks.page(
             request,
             "batch.html",
-            head=_head(row.rate or 0 if row.going else 0, True),
+            head=_head(request, row.rate or 0 if row.going else 0, True),
             row=row,
             facts=list(facts.particulars(one.status, receipt)),
             warnings=status.get("warnings") or (),
@@ -122,7 +126,17 @@ def routes(site: Site) -> APIRouter:
         one = _one(request, id)
         if (path := folder.retry_file(site.spool, one.name)) is None:
             raise Wrong(404, f"Of {one.name} nothing is left that may be run again.")
-        list(drop.drop_all(site.spool, [(path, folder.retry_name(one.name, path.name))]))
+        if asker(request).all:
+            list(drop.drop_all(site.spool, [(path, folder.retry_name(one.name, path.name))]))
+        else:  # it is to be the same key's as what it is left of
+            asked = Asked(
+                input_file_id=output_id(one.id, RETRY),
+                endpoint=one.status["endpoint"],
+                completion_window=WINDOW,
+                key=asker(request).key,
+            )
+            stem = f"{one.name.partition('.batch_')[0]}-retry.jsonl"
+            submitted.create(site.spool, path, stem, asked, None, time.time(), keep_free=site.config.results.keep_free)
         return RedirectResponse("/", 303)
 
     @router.post("/batches/{id}/{verb}")
@@ -141,41 +155,43 @@ def routes(site: Site) -> APIRouter:
         some = [_one(request, id) for id in request.query_params.getlist("b")]
         if not some:
             groups = facts.groups([_row(one) for one in shelf.listed(request, size=_LOOKED_AT).shown])
-            return looks.page(request, "pick.html", head=_head(), groups=groups)
+            return looks.page(request, "pick.html", head=_head(request), groups=groups)
         found = rows.opened(site, [one.name for one in some])
         if isinstance(found, rows.Indexing):
-            return looks.page(request, "indexing.html", head=_head(), percent=found.percent)
+            return looks.page(request, "indexing.html", head=_head(request), percent=found.percent)
         ids = [one.id for one in some]
-        return looks.page(request, "compare.html", head=_head(), ids=ids, **_answers(request, found, "/compare", ids))
+        return looks.page(
+            request, "compare.html", head=_head(request), ids=ids, **_answers(request, found, "/compare", ids)
+        )
 
     @router.get("/row")
     def row(request: Request, id: str = "", by: str | None = None) -> Response:
         some = [_one(request, each) for each in request.query_params.getlist("b")]
         found = rows.opened(site, [one.name for one in some])
         if isinstance(found, rows.Indexing):
-            return looks.page(request, "indexing.html", head=_head(), percent=found.percent)
+            return looks.page(request, "indexing.html", head=_head(request), percent=found.percent)
         if (shown := found.row(id, by)) is None:
             raise Wrong(404, f"No request in these batches has the custom_id {id}.")
         ids = [one.id for one in some]
         back = _answers_of(ids)
         names, by = found.names, found.by if by is None else by
-        return looks.page(request, "row.html", head=_head(), row=shown, names=names, ids=ids, by=by, back=back)
+        return looks.page(request, "row.html", head=_head(request), row=shown, names=names, ids=ids, by=by, back=back)
 
     @router.get("/marks")
     def marks_of(request: Request) -> Response:
         some = [_one(request, id) for id in request.query_params.getlist("b")]
         if not some:
-            return looks.page(request, "marked.html", head=_head(), sets=_sets(request))
+            return looks.page(request, "marked.html", head=_head(request), sets=_sets(request))
         found = rows.opened(site, [one.name for one in some])
         if isinstance(found, rows.Indexing):
-            return looks.page(request, "indexing.html", head=_head(), percent=found.percent)
+            return looks.page(request, "indexing.html", head=_head(request), percent=found.percent)
         ids = [one.id for one in some]
         counts = Counter(mark.mark for mark in found.marks().values())
         whole = _answers_of(ids)
         return looks.page(
             request,
             "marks.html",
-            head=_head(),
+            head=_head(request),
             names=found.names,
             ids=ids,
             counts=counts.most_common(),
@@ -188,11 +204,11 @@ def routes(site: Site) -> APIRouter:
     def api(request: Request) -> Response:
         keyed = bool(site.config.web.keys)
         base = f"{request.url.scheme}://{request.url.netloc}"
-        models = [name for daemon in shelf.daemons() if daemon["alive"] for name in daemon.get("models", ())]
+        models = [name for daemon in shelf.daemons(request) if daemon["alive"] for name in daemon.get("models", ())]
         return looks.page(
             request,
             "api.html",
-            head=_head(),
+            head=_head(request),
             base=base,
             keyed=keyed,
             key="YOUR-KEY" if keyed else "none",
@@ -218,8 +234,8 @@ def routes(site: Site) -> APIRouter:
     def favicon() -> Response:
         return static("favicon.svg")
 
-    def _head(rate: float = 0.0, warn: bool = False) -> facts.Head:
-        return facts.head(shelf.daemons(), rate, warn)
+    def _head(request: Request, rate: float = 0.0, warn: bool = False) -> facts.Head:
+        return facts.head(shelf.daemons(request), rate, warn)
 
     def _sets(request: Request) -> list[dict[str, Any]]:
         """Return the batches of which somebody has marked an answer, as far as who asks may see them."""

@@ -15,9 +15,12 @@ import viewed
 from hostile import PAYLOADS
 from running import eventually
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from inbox_daemon.config import Config
 from inbox_daemon.layout import Spool, batch_name
+from inbox_daemon.spool import submitted
+from inbox_daemon.spool.submitted import Asked
 from inbox_daemon.web.app import application
 from inbox_daemon.web.site import Site
 
@@ -154,6 +157,34 @@ def test_what_may_be_run_again_is_dropped_as_a_batch_of_its_own(client: TestClie
     assert "Run 1 again" in page.text
     assert client.post(f"/batches/batch_{1:022x}/again").status_code == 303
     assert (spool.inbox / "some-retry@gemma.jsonl").read_bytes() == retry
+
+
+def test_with_a_key_nothing_of_others_is_shown_and_what_is_run_again_stays_the_keys(
+    spool: Spool, tmp_path: Path
+) -> None:
+    app = application(Site(spool, Config(), tmp_path / "cache"))
+
+    async def as_ann(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["state"] = {**scope.get("state", {}), "key": "ann", "all": False}
+        await app(scope, receive, send)
+
+    (spool.web / "batches").mkdir(parents=True)
+    source = tmp_path / "mine.jsonl"
+    asked = Asked(input_file_id="file-1", endpoint="/v1/chat/completions", completion_window="24h", key="ann")
+    source.write_bytes(orjson.dumps(viewed.requests(1)[0]) + b"\n")
+    made = submitted.create(spool, source, "mine.jsonl", asked, None, 9)
+    folder = viewed.answered(spool, made.name, viewed.requests(2), lambda place: ("yes", "stop") if place else None)
+    (folder.dir / "retry.jsonl").write_bytes(source.read_bytes())
+    viewed.running(spool, "of-another", 3, 10)
+    viewed.daemon(spool, alerts=[{"text": "batch of-another is parked", "severity": "critical"}], waiting={"a": "b"})
+    with TestClient(as_ann, follow_redirects=False) as client:
+        page = got(client, "/")
+        assert "mine" in page.text and "of-another" not in page.text and "key ann" in " ".join(page.text.split())
+        assert got(client, f"/batches/batch_{90:022x}", 404)
+        assert client.post(f"/batches/{made.id}/again").status_code == 303
+    again = next(one for one in submitted.all_of(spool) if one.id != made.id)
+    assert (again.key, again.name.partition(".batch_")[0]) == ("ann", "mine-retry")
 
 
 def read(client: TestClient, path: str, status: int = 200) -> Page:
