@@ -222,6 +222,7 @@ class Simulation:
         self.place = Site(folder)
         self._seed, self._end, self._sabotage, self._verbose = seed, hours * HOUR, sabotage, verbose
         self._random = Random(f"driver {seed}")
+        self._by_control = Random(f"deletes {seed}")  # of its own, so that what else a seed does is not changed by it
         self._clock = Clock()
         self._weather = WEATHERS[weather]
         self._clock.hangs_after = self._weather.hangs_after
@@ -465,7 +466,7 @@ class Simulation:
                 told.receipt = None
             told.part_names.clear()
         self._settled.pop(name, None)
-        if status and told.drop.over and self._random.random() < 0.5:
+        if status and told.drop.over and self._by_control.random() < 0.5:
             self._to_be_deleted.add(name)
             self._drop_control(name, "delete")
         else:
