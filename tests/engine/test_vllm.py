@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from engines import (
     proven,
     receipt_of,
 )
+from openai import OpenAI
+from openai.types.chat import ChatCompletion
 from running import (
     FAULTS_OF_MIXED,
     ROOT,
@@ -50,6 +52,7 @@ from running import (
     request,
     vllm_processes,
 )
+from webs import Web, create, ended
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 
@@ -232,6 +235,30 @@ def test_completions_and_responses_are_answered_in_openais_form_and_counted_in_t
 
 MANY = 4000  # at 400 a second and more, counted once a second: enough is left when the first are seen to be done
 VICTIMS = {"worker": "inbox_daemon.engine.worker", "core": "VLLM::EngineCore", "vllm-worker": "VLLM::Worker"}
+
+
+def test_openais_own_client_gets_vllms_answers_through_the_web_process(daemon: Daemon, tmp_path: Path) -> None:
+    with (
+        closing(Web(daemon.spool, tmp_path / "web.log")) as web,
+        OpenAI(base_url=f"{web.url}/v1", api_key="-") as client,
+    ):
+        model = next(iter(client.models.list())).id
+        wrong = jsonl([request("wrong", temperature="hot")])
+        asked = tmp_path / "asked.jsonl"
+        asked.write_bytes(batch_of(6, model=model) + wrong)
+        file = client.files.create(file=asked, purpose="batch")
+        made = create(client, file.id, metadata={"of": "vLLM"})
+        done = ended(client, made.id, 120)
+        assert (done.status, done.metadata, done.model) == ("completed", {"of": "vLLM"}, model)
+        assert done.output_file_id and done.error_file_id and done.usage
+        assert done.request_counts and done.request_counts.to_dict() == {"total": 7, "completed": 6, "failed": 1}
+        answers = [orjson.loads(line) for line in client.files.content(done.output_file_id).text.splitlines()]
+        assert [answer["custom_id"] for answer in answers] == [f"r{number}" for number in range(6)]
+        said = [ChatCompletion.model_validate(answer["response"]["body"]) for answer in answers]
+        assert sum(one.usage.completion_tokens for one in said if one.usage) == done.usage.output_tokens > 0
+        refused = orjson.loads(client.files.content(done.error_file_id).content)
+        assert (refused["custom_id"], refused["response"]["status_code"]) == ("wrong", 400)
+    proven(daemon.outbox(f"asked.{made.id}"), asked)
 
 
 def test_check_says_of_every_kind_of_request_whether_it_runs_and_why_not_as_the_run_does(
