@@ -79,7 +79,8 @@ class _Set:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._reading = threading.Lock()
-        self._inode, self._end = 0, 0
+        self._end = 0
+        self._last = b""  # the last line that was read: as long as it stands there, it is the same file, grown
         self._marks: dict[tuple[str, str], Mark] = {}
 
     def read(self) -> dict[tuple[str, str], Mark]:
@@ -89,15 +90,17 @@ class _Set:
             except FileNotFoundError:
                 return {}
             with open(fd, "rb") as file:
-                there = os.fstat(fd)
-                if there.st_ino != self._inode or there.st_size < self._end:
-                    self._inode, self._end, self._marks = there.st_ino, 0, {}
-                file.seek(self._end)
+                file.seek(self._end - len(self._last))
                 added = file.read()
-            whole = added[: added.rfind(b"\n") + 1]
+                if not added.startswith(self._last):
+                    self._end, self._last, self._marks = 0, b"", {}
+                    file.seek(0)
+                    added = file.read()
+            whole = added[len(self._last) : added.rfind(b"\n") + 1]
             for line in whole.split(b"\n"):
                 self._hear(line)
             self._end += len(whole)
+            self._last = whole[whole.rfind(b"\n", 0, -1) + 1 :] or self._last
             return dict(self._marks)
 
     def _hear(self, line: bytes) -> None:

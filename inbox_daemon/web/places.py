@@ -55,11 +55,10 @@ class Places:
             made = submitted.all_of(self._spool)
             now = time.monotonic()
             if now - self._listed[0] >= _STALE_AFTER or self._listed[1] != len(made):
-                self._list(made)
-                self._listed = (now, len(made))
+                self._list(made, now)
             return self._places
 
-    def _list(self, made: list[Submitted]) -> None:
+    def _list(self, made: list[Submitted], now: float) -> None:
         by_name = {batch.name: Place(batch.created_at, batch.id, batch.name, batch.key) for batch in made}
         by_id = {place.id: place for place in by_name.values()}
         self._folders = self._look()
@@ -69,6 +68,7 @@ class Places:
                 by_id[folder.id] = place
         self._places = sorted(by_name.values(), reverse=True)
         self._by_id = by_id
+        self._listed = (now, len(made))
 
     def _look(self) -> dict[tuple[str, int], _Folder]:
         found: dict[tuple[str, int], _Folder] = {}
@@ -103,6 +103,9 @@ class Places:
         if (made := self.record(id)) is not None:
             return Place(made.created_at, made.id, made.name, made.key)
         self.all()
+        if id not in self._by_id:  # who knows it has read it in the outbox, and that may have been this very moment
+            with self._lock:
+                self._list(submitted.all_of(self._spool), time.monotonic())
         return self._by_id.get(id)
 
     def record(self, id: str) -> Submitted | None:

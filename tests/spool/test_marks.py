@@ -64,6 +64,17 @@ def test_a_set_that_was_replaced_is_read_anew(spool: Spool) -> None:
     assert said(spool) == [replace(MARK, mark="bad")]
 
 
+def test_a_set_that_was_begun_anew_is_read_anew_though_it_is_the_same_inode_and_longer(spool: Spool) -> None:
+    """As where a set is removed: the next file that is made has its inode."""
+    marks.add(spool, "mine", MARK)
+    assert said(spool) == [MARK]
+    others = [replace(MARK, custom_id=f"c{n}", at=2.0) for n in range(3)]
+    for other in others:
+        marks.add(spool, "other", other)
+    (spool.web / "marks" / "mine.jsonl").write_bytes((spool.web / "marks" / "other.jsonl").read_bytes())
+    assert said(spool) == others
+
+
 def test_what_is_too_long_to_be_carried_is_left_out_and_the_mark_stays(spool: Spool) -> None:
     marks.add(spool, "mine", replace(MARK, answer="x" * 70_000, note="ä" * 70_000))
     [mark] = said(spool)

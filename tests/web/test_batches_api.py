@@ -71,6 +71,14 @@ def test_what_was_dropped_is_told_as_well_and_under_either_id_what_was_made_here
     assert error_of(served.client.post("/v1/batches", json=asked(str(dropped.output_file_id))))[0] == 400
 
 
+def test_what_was_dropped_is_found_by_its_id_as_soon_as_the_outbox_has_it(served: Served) -> None:
+    for n in range(3):
+        id = f"batch_{n:022x}"
+        assert served.client.get(f"/v1/batches/{id}").status_code == 404
+        served.says(f"dropped-{n}", "in_progress", id=id)
+        assert served.client.get(f"/v1/batches/{id}").json()["id"] == id
+
+
 def test_lists_come_a_page_at_a_time_and_say_where_they_end(served: Served) -> None:
     file = served.upload()["id"]
     made: list[str] = []
