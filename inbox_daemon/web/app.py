@@ -13,7 +13,7 @@ from starlette.responses import Response
 from inbox_daemon import __version__
 from inbox_daemon.errors import InboxDaemonError, NoRoom, Rejected, told
 from inbox_daemon.text import dumps
-from inbox_daemon.web import batches_api, described, export_api, files_api, own_api, pages, tending
+from inbox_daemon.web import batches_api, described, export_api, files_api, own_api, pages, tending, uploads_api
 from inbox_daemon.web.site import Site
 from inbox_daemon.web.wrong import NO_RETRY, Wrong, quoted
 
@@ -34,7 +34,7 @@ def application(site: Site) -> FastAPI:
         openapi_url="/openapi.json",
         lifespan=tending.beside(site),
     )
-    for room in (files_api, batches_api, own_api, export_api, pages):
+    for room in (files_api, uploads_api, batches_api, own_api, export_api, pages):
         app.include_router(room.routes(site))
     app.add_exception_handler(Wrong, _wrong)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -84,7 +84,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
     if pages.is_wanted(request):
         return pages.not_found(request, said)
     if path.startswith("/v1/"):
-        said = f"{said} Served are /v1/files, /v1/batches and /v1/models; {_BATCH_ONLY}."
+        said = f"{said} Served are /v1/files, /v1/uploads, /v1/batches and /v1/models; {_BATCH_ONLY}."
     return answered(Wrong(404, said, "unknown_url"))
 
 

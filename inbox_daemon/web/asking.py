@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -23,6 +24,7 @@ RETRIED_WITHIN = 900  # seconds
 WAIT_AT_MOST = 60  # seconds
 _MOST_PAIRS, _MOST_KEY, _MOST_VALUE = 16, 64, 512  # OpenAI's, of metadata
 _MOST_IDEMPOTENCY = 255
+_MOST_MIME = 255  # characters; told, and nothing more
 _LEAST_KEPT, _MOST_KEPT = 3_600, 2_592_000  # seconds; OpenAI's
 _REQUIRED = ("input_file_id", "endpoint", "completion_window")
 
@@ -116,6 +118,49 @@ def file_expires_after(fields: Mapping[str, str]) -> int | None:
         return None
     number = int(seconds) if seconds is not None and re.fullmatch(r"[0-9]{1,9}", seconds) else seconds
     return _expires_after({"anchor": fields.get("expires_after[anchor]"), "seconds": number}, "expires_after")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file that is to come in parts: so many bytes together, kept for so many seconds once they are there."""
+
+    bytes: int
+    filename: str
+    mime_type: str
+    expires_after: int | None
+
+
+def upload(body: bytes, most: int) -> Wanted:
+    """Return what the body of POST /v1/uploads asks for. `most` bytes may the file have. Raises Wrong."""
+    said = object_in(body)
+    for name in ("bytes", "filename", "purpose", "mime_type"):
+        if said.get(name) is None:
+            raise Wrong(400, f"Missing required parameter: '{name}'.", "missing_required_parameter", name)
+        if name != "bytes" and not isinstance(said[name], str):
+            raise _invalid(name, f"expected a string, got {quoted(said[name])}")
+    size = _whole(said["bytes"])
+    if size is None or size < 1:
+        raise _invalid("bytes", f"{quoted(said['bytes'])}; expected a whole number of at least 1")
+    if size > most:
+        said_so = f"The file is too large: at most {most:,} bytes are taken (web.max_upload_bytes)."
+        raise Wrong(413, said_so, "file_too_large", "bytes")
+    if said["purpose"] != "batch":
+        raise _invalid("purpose", f"{quoted(said['purpose'])}; this is a batch service, and takes 'batch'")
+    after = _expires_after(said.get("expires_after"), "expires_after")
+    return Wanted(size, said["filename"], said["mime_type"][:_MOST_MIME], after)
+
+
+def completion(body: bytes) -> tuple[list[str], str | None]:
+    """Return the parts, in their order, and the MD5 that the body of …/complete says. Raises Wrong."""
+    said = object_in(body)
+    parts, md5 = said.get("part_ids"), said.get("md5")
+    if parts is None:
+        raise Wrong(400, "Missing required parameter: 'part_ids'.", "missing_required_parameter", "part_ids")
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise _invalid("part_ids", "expected a list of the ids of parts")
+    if md5 is not None and not isinstance(md5, str):
+        raise _invalid("md5", f"expected a string, got {quoted(md5)}")
+    return parts, md5
 
 
 def is_retry(headers: Mapping[str, str]) -> bool:

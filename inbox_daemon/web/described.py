@@ -81,6 +81,20 @@ SCHEMAS: dict[str, Any] = {
             "expires_at": _or_null("integer"),
         }
     ),
+    "Upload": _object(
+        {
+            "id": _TEXT,
+            "object": {"const": "upload"},
+            "bytes": _NUMBER,
+            "created_at": _NUMBER,
+            "expires_at": _NUMBER,
+            "filename": _TEXT,
+            "purpose": {"const": "batch"},
+            "status": {"enum": ["pending", "completed", "cancelled"]},
+            "file": {"anyOf": [_ref("File"), {"type": "null"}]},
+        }
+    ),
+    "UploadPart": _object({"id": _TEXT, "object": {"const": "upload.part"}, "created_at": _NUMBER, "upload_id": _TEXT}),
     "Batch": _object(
         {
             "id": _TEXT,
@@ -124,6 +138,18 @@ SCHEMAS: dict[str, Any] = {
             "expires_after[seconds]": ["expires_after[anchor]"],
         },
     },
+    "CreateUpload": _object(
+        {
+            "bytes": {"type": "integer", "minimum": 1},
+            "filename": _TEXT,
+            "purpose": {"const": "batch"},
+            "mime_type": _TEXT,
+        },
+        {"expires_after": {"anyOf": [_EXPIRES_AFTER, {"type": "null"}]}},
+    ),
+    "CreatePart": _object({"data": {"type": "string", "format": "binary"}})
+    | {"maxProperties": 8, "additionalProperties": _TEXT},
+    "Complete": _object({"part_ids": {"type": "array", "items": _TEXT}}, {"md5": _or_null("string")}),
     "CreateBatch": _object(
         {
             "input_file_id": _TEXT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,18 +12,19 @@ from fastapi import APIRouter, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from inbox_daemon.config import seconds
+from inbox_daemon.layout import suffix_of
 from inbox_daemon.spool import store
 from inbox_daemon.spool.store import StoredFile, Upload
 from inbox_daemon.web import asking, content, described, ids, live, objects, upload
 from inbox_daemon.web.control import removed, seen_by
+from inbox_daemon.web.keeping import kept_until, refuse_too_much
 from inbox_daemon.web.objects import File
 from inbox_daemon.web.paging import page
 from inbox_daemon.web.replies import json_reply
 from inbox_daemon.web.site import Asker, Site, asker
 from inbox_daemon.web.turns import Locks, Seats
 from inbox_daemon.web.upload import Form
-from inbox_daemon.web.wrong import NO_RETRY, Wrong, no_file
+from inbox_daemon.web.wrong import Wrong, no_file
 
 _MOST_LISTED = 10_000
 
@@ -40,10 +42,14 @@ def routes(site: Site) -> APIRouter:
             raise no_file(id)
         return found
 
+    def begin(filename: str, fields: Mapping[str, str]) -> Upload:
+        upload.refuse_purpose(fields.get("purpose", "batch"))
+        return store.begin(site.spool, suffix_of(filename), keep_free=site.config.results.keep_free)
+
     @router.post("", **described.operation("File", 400, 413, 415, 507, form="CreateFile"))
     async def create_file(request: Request) -> Response:
         """Take a file of requests, one a line. It is kept once this has answered, and not a moment sooner."""
-        form = Form(site.spool, request.headers.get("content-type", ""), most, site.config.results.keep_free)
+        form = Form(request.headers.get("content-type", ""), "file", most, begin)
         with seats.needed("", "uploads"):
             try:
                 sent = await upload.received(request, form, most)
@@ -99,7 +105,7 @@ def routes(site: Site) -> APIRouter:
     return router
 
 
-def _keep(site: Site, form: Form, sent: Upload, who: Asker, request: Request) -> StoredFile:
+def _keep(site: Site, form: Form[Upload], sent: Upload, who: Asker, request: Request) -> StoredFile:
     """Keep an upload, or find it where its client sends it again; return it as it is kept.
 
     Raises:
@@ -119,14 +125,5 @@ def _keep(site: Site, form: Form, sent: Upload, who: Asker, request: Request) ->
             same = (one.key, one.sha256, one.filename) == (who.key, sha256, name)
             if same and now - one.created_at <= asking.RETRIED_WITHIN:
                 return one
-    _refuse_too_much(site)
-    kept_for = after if after is not None else seconds(site.config.web.keep_files)
-    expires_at = int(now + kept_for) if kept_for else None
-    return sent.keep(form.filename, "batch", expires_at, who.key, now)
-
-
-def _refuse_too_much(site: Site) -> None:
-    most = site.config.web.max_stored_bytes
-    if most and store.stored_bytes(site.spool) > most:
-        said = f"All uploads together would have more than {most:,} bytes (web.max_stored_bytes); delete some of them."
-        raise Wrong(507, said, "storage_full", type="server_error", headers=NO_RETRY)
+    refuse_too_much(site)
+    return sent.keep(form.filename, "batch", kept_until(site, after, now), who.key, now)

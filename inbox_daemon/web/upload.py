@@ -1,4 +1,4 @@
-"""A file on its way in: a multipart form, read as it comes, its file straight into the store.
+"""A file, or a part of one, on its way in: a multipart form, read as it comes, what it carries straight into the store.
 
 No byte is written twice and none waits in memory; writing and hashing happen in threads. Knows the form, not the route.
 """
@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
 
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from inbox_daemon.layout import Spool, suffix_of
-from inbox_daemon.spool import store
-from inbox_daemon.spool.store import Upload
 from inbox_daemon.web.wrong import Wrong, quoted
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs bytes of what somebody sends
@@ -27,7 +26,21 @@ _MOST_FIELD = 1 << 16  # bytes
 _BESIDE = 1 << 20  # bytes that a form may have beside its file
 
 
-class Form:
+class Kept(Protocol):
+    """Where the bytes of a file go: an upload of the store, or one part of an upload."""
+
+    size: int
+
+    def write(self, data: bytes | memoryview) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None, /
+    ) -> None: ...
+
+
+Where = TypeVar("Where", bound=Kept)
+
+
+class Form(Generic[Where]):
     """A multipart form on its way in. As a context manager, what of its file was not kept by the end is removed.
 
     Attributes:
@@ -36,8 +49,15 @@ class Form:
         upload: the file so far; None while there is none.
     """
 
-    def __init__(self, spool: Spool, content_type: str, most: int, keep_free: int) -> None:
-        """Read the form's head. `most` bytes may the file have, and `keep_free` stay free on the disk.
+    def __init__(
+        self, content_type: str, name: str, most: int, begin: Callable[[str, Mapping[str, str]], Where]
+    ) -> None:
+        """Read the form's head.
+
+        Args:
+            name: of the field with the file.
+            most: bytes that the file may have.
+            begin: says where the bytes go, once the file's own name and the fields before it are known.
 
         Raises:
             Wrong: it is no form.
@@ -46,10 +66,10 @@ class Form:
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise Wrong(415, "The body must be multipart/form-data, with a boundary in its Content-Type.")
-        self._spool, self._most, self._keep_free = spool, most, keep_free
+        self._name, self._most, self._begin = name, most, begin
         self.fields: dict[str, str] = {}
         self.filename = ""
-        self.upload: Upload | None = None
+        self.upload: Where | None = None
         self._parts = 0
         self._header = (bytearray(), bytearray())  # the name and the value that are being read
         self._disposition = b""
@@ -62,7 +82,7 @@ class Form:
         except FormParserError as error:
             raise Wrong(400, f"The form's boundary is not right: {error}.") from error
 
-    def __enter__(self) -> Form:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -81,7 +101,7 @@ class Form:
         except MultipartParseError as error:
             raise Wrong(400, f"The body is no multipart form: {error}.") from error
 
-    def end(self) -> Upload:
+    def end(self) -> Where:
         """Return the file, now that the whole form has come.
 
         Raises:
@@ -90,7 +110,7 @@ class Form:
         if not self._ended:
             raise Wrong(400, "The form ends before its last boundary.")
         if self.upload is None:
-            raise Wrong(400, "'file' is a required property", "missing_required_parameter", "file")
+            raise Wrong(400, f"'{self._name}' is a required property", "missing_required_parameter", self._name)
         return self.upload
 
     # -- what the parser says
@@ -119,12 +139,12 @@ class Form:
         self._field = options.get(b"name", b"").decode(errors="replace")
         if b"filename" not in options:
             return
-        if self._field != "file" or self.upload is not None:
-            raise Wrong(400, f"One file is expected, in the field 'file'; not {quoted(self._field)}.", param="file")
-        refuse_purpose(self.fields.get("purpose", "batch"))
+        if self._field != self._name or self.upload is not None:
+            said = f"One file is expected, in the field '{self._name}'; not {quoted(self._field)}."
+            raise Wrong(400, said, param=self._name)
         self.filename = options[b"filename"].decode(errors="replace") or "upload"
         self._is_file = True
-        self.upload = store.begin(self._spool, suffix_of(self.filename), keep_free=self._keep_free)
+        self.upload = self._begin(self.filename, self.fields)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file and not self._waiting and end - start >= _AT_ONCE // 4:
@@ -157,7 +177,7 @@ class Form:
         self.upload.write(data)
 
 
-def _callbacks(form: Form) -> dict[str, object]:
+def _callbacks(form: Form[Where]) -> dict[str, object]:
     return {name: getattr(form, name) for name in dir(Form) if name.startswith("on_")}
 
 
@@ -173,7 +193,7 @@ def refuse_purpose(purpose: str) -> None:
         raise Wrong(400, f"{quoted(purpose)} is not one of ['batch'] - 'purpose'", "invalid_value", "purpose")
 
 
-async def received(request: Request, form: Form, most: int) -> Upload:
+async def received(request: Request, form: Form[Where], most: int) -> Where:
     """Read a request's form to its end, and return the file in it.
 
     Raises:
@@ -205,7 +225,7 @@ async def received(request: Request, form: Form, most: int) -> Upload:
     return form.end()
 
 
-async def _written(form: Form, come: list[bytes]) -> Exception | None:
+async def _written(form: Form[Where], come: list[bytes]) -> Exception | None:
     """Hand what has come to the form, in a thread; return why it is refused."""
     data = b"".join(come)
     come.clear()

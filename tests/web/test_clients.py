@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from hashlib import md5
 from pathlib import Path
 
 import openai
 import pytest
 from openai import OpenAI
-from openai.types import FileObject
+from openai.types import FileObject, Upload
 from running import Daemon, batch_of, eventually
 from webs import Between, Web, create, ended, strict
 
@@ -71,8 +72,12 @@ def test_openais_client_uploads_creates_waits_reads_lists_cancels_and_deletes(
     for named in (done.output_file_id, done.error_file_id):
         FileObject.model_validate(client.files.retrieve(named).to_dict(), strict=True)
 
-    again = client.files.create(file=path.read_bytes(), purpose="batch")
-    more = [create(client, again.id) for _ in range(3)]
+    in_parts = client.uploads.upload_file_chunked(
+        file=path, mime_type="application/jsonl", purpose="batch", part_size=512, md5=md5(path.read_bytes()).hexdigest()
+    )
+    Upload.model_validate(in_parts.to_dict(), strict=True)
+    assert in_parts.file is not None and client.files.content(in_parts.file.id).content == path.read_bytes()
+    more = [create(client, in_parts.file.id) for _ in range(3)]
     daemon.drop("dropped.jsonl", batch_of(2))
     daemon.finished("dropped")
     assert len({ended(client, one.id).id for one in more}) == 3

@@ -15,6 +15,7 @@ from served import REQUESTS, Served
 from test_batches_api import error_of
 
 from inbox_daemon.config import build
+from inbox_daemon.spool import store
 from inbox_daemon.web import content, control, live, upload
 
 PURPOSE = {"purpose": "batch"}
@@ -254,7 +255,8 @@ def test_a_form_is_read_alike_however_it_is_cut(served: Served) -> None:
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + REQUESTS * 50 + b"\r\n--b--\r\n"
     )
     for step in (1, 7, 1000, len(body)):
-        with upload.Form(served.spool, "multipart/form-data; boundary=b", 1 << 20, 0) as form:
+        into = lambda *_: store.begin(served.spool, "")  # noqa: E731
+        with upload.Form("multipart/form-data; boundary=b", "file", 1 << 20, into) as form:
             for begin in range(0, len(body), step):
                 form.write(body[begin : begin + step])
             assert form.end().sha256() == hashlib.sha256(REQUESTS * 50).hexdigest()
