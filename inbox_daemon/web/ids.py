@@ -12,6 +12,7 @@ from dataclasses import dataclass
 RESULTS, ERRORS, RETRY, INPUT = "results", "errors", "retry", "input"
 
 _BATCH = re.compile(r"batch_([0-9a-f]{16}|[0-9a-f]{22})")
+_IN_NAME = re.compile(r"\.batch_[0-9a-f]{16}(?=@|$)")
 _FILE = re.compile(r"file-([0-9a-f]{16}|[0-9a-f]{22})(?:-(results|errors|retry|input))?")
 
 
@@ -36,6 +37,11 @@ def output_of(id: str) -> Output | None:
 def output_id(batch: str, kind: str) -> str:
     """Return the id of one file of a batch."""
     return f"file-{batch.removeprefix('batch_')}-{kind}"
+
+
+def called(name: str) -> str:
+    """Return a batch's name as its sender called it: without the id that a batch made by API has in its name."""
+    return _IN_NAME.sub("", name)
 
 
 def kind_of(filename: str) -> str | None:

@@ -20,6 +20,7 @@ from fastapi import Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from inbox_daemon.text import shown, span
+from inbox_daemon.web import ids
 from inbox_daemon.web.versus import bars
 
 _STATIC = Path(__file__).parent / "static"
@@ -67,6 +68,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "shown": shown,
+        "called": lambda name: shown(ids.called(name)),
         "lines": lines,
         "number": lambda value: f"{value:,}",
         "rate": rate,

@@ -97,9 +97,11 @@ def test_the_overview_says_of_each_batch_how_it_stands(client: TestClient, spool
     viewed.tickets(spool, 20)
     viewed.daemon(spool)
     viewed.running(spool, "candidates", 3312, 5000)
+    viewed.running(spool, "of-a-program.batch_1a2221762b5781ac@qwen", 1, 5, 92, requests_per_second=0.0)
     viewed.running(spool, "halted", 10, 100, 91, paused=True, requests_per_second=0.0, eta_seconds=None)
     text = " ".join(got(client, "/").text.split())
-    assert "5 in all, 2 at work" in text
+    assert "6 in all, 3 at work" in text
+    assert " of-a-program@qwen " in text, "the id that a program's batch has in its name is not what it is called"
     assert "engine ready" in text and "GPU 96%" in text and "97 requests/s" in text
     assert re.search(r"candidates .{,80} in progress 3,312 of 5,000 66 % 17 s left 97.1 2 pause cancel", text), text
     assert re.search(r"halted .{,80}paused 10 of 100", text) and "resume cancel" in text
