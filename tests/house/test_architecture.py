@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -54,12 +55,17 @@ def layer(name: str) -> int:
     return next(number for number, names in enumerate(ROOMS) if name in names)
 
 
+@cache
+def import_nodes(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every name that a module imports, wherever in it it does."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in import_nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert not node.level, f"{path}: a relative import, which says less than a name"
             assert node.module
             yield node.module
@@ -77,10 +83,10 @@ NAMES = {name_of(path): path for path in MODULES}
 def modules_of_ours(path: Path) -> set[str]:
     """The modules of the package that a module imports: of `from a.b import c` it is a.b.c, or a.b where c is in it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in import_nodes(path):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif node.module:
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
             found.update(name if name in NAMES else node.module for name in inner)
     return found & NAMES.keys() - {name_of(path)}
@@ -115,6 +121,15 @@ def test_nobody_but_run_imports_the_loop() -> None:
     """A view, or a verb that drops a file, works where no daemon could: it reads what one has written."""
     importers = {str(path.relative_to(PACKAGE)) for path in MODULES if "inbox_daemon.daemon" in modules_of_ours(path)}
     assert importers == {"cli/run.py"}
+
+
+def test_nobody_but_its_verbs_imports_the_web_process() -> None:
+    """No other verb, and no daemon, waits for a web framework."""
+    importers = {
+        path for path in MODULES if any(name.startswith("inbox_daemon.web.") for name in modules_of_ours(path))
+    }
+    outside = {str(path.relative_to(PACKAGE)) for path in importers if unit(path) != "web"}
+    assert outside == {"cli/web.py", "cli/web_key.py"}
 
 
 def test_of_the_worker_the_daemons_side_knows_only_its_name_and_how_to_ask_it_for_stacks() -> None:

@@ -185,7 +185,7 @@ def test_a_link_put_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> No
 
 # -- names
 
-OURS = ("results.jsonl", "errors.jsonl", "retry.jsonl")
+OURS = ("input.jsonl", "results.jsonl", "errors.jsonl", "retry.jsonl")
 NAMES = [
     b"new\nline: accepted.jsonl",
     b"\x1b]0;owned\x07\x1b[2J.jsonl",
