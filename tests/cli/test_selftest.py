@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import orjson
@@ -247,3 +248,21 @@ def test_a_batch_that_is_over_before_it_could_be_hurt_is_followed_by_another_one
     assert (rig.dropped, row.notes) == (["kill", "kill-2", "kill-3"], ["kill-3 was hurt"])
     with pytest.raises(TooLate, match="give more --requests"):
         _hurt(check, Hasty(over=3), row)
+
+
+def test_a_batch_is_judged_once_it_has_its_receipt_which_comes_after_its_last_status(tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    mine = Rig(tmp_path / "rig", tmp_path / "temporary", [], 1, [])
+    folder = mine.spool.batch("b")
+    folder.dir.mkdir(parents=True)
+    folder.status.write_bytes(orjson.dumps({"id": "batch_1", "name": "b", "status": "completed"}))
+    found: list[str] = []
+    judge = Thread(target=lambda: found.append(mine.finished("b")["status"]))
+    judge.start()
+    try:
+        judge.join(0.3)
+        assert judge.is_alive() and not found
+    finally:
+        folder.receipt.write_bytes(b"{}")
+        judge.join(30)
+    assert found == ["completed"]

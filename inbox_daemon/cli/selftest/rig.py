@@ -234,9 +234,10 @@ class Rig:
         return self._progress(name)[0].final
 
     def finished(self, name: str) -> BatchObject:
-        """Wait until the batch has ended, as long as answers come; return its status."""
+        """Wait until the batch has its receipt, which comes last of all, as long as answers come; return its status."""
         while not (before := self._progress(name))[0].final:
             self.wait(partial(self._has_moved, name, before), self._patience, f"{name} advances: {before}")
+        self.wait(self.spool.batch(name).receipt.exists, self._patience, f"{name} has its receipt")
         status = published.status(self.spool, name)
         assert status is not None, "its status says that it has ended"
         return status
