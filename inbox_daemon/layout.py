@@ -30,6 +30,7 @@ SIDECARS = (".sha256", ".done", AGAIN)
 # Names that uploaders use for what is not there yet, and editors for what nobody dropped.
 _UNFINISHED = (".part", ".partial", ".tmp", ".filepart", ".crdownload", "~")
 
+WORK_ID = re.compile(r"batch_[0-9a-f]{22}")  # what a claimed batch is called in work, and in its status
 NAME_LIMIT = 180  # bytes; leaves room below NAME_MAX (255) for suffixes of ours
 
 

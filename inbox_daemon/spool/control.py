@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Protocol
 
 from inbox_daemon.errors import Rejected, SpoolError
-from inbox_daemon.layout import Spool, Work
+from inbox_daemon.layout import WORK_ID, Spool, Work
 from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import files, published, source
 from inbox_daemon.text import dumps, shown
 
 log = logging.getLogger(__name__)
-
-_ID = re.compile(r"batch_[0-9a-f]{22}")
 
 
 class Controlled(Protocol):
@@ -96,7 +94,7 @@ def lives(spool: Spool, name: str) -> bool:
         SpoolError: no batch can be called so.
     """
     folder = spool.batch(name).dir
-    if _ID.fullmatch(name) and (spool.work / name).is_dir():
+    if WORK_ID.fullmatch(name) and (spool.work / name).is_dir():
         return True
     try:
         said = published.status(spool, folder.name)

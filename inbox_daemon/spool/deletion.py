@@ -8,7 +8,6 @@ batch that is on its way out.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Generator
@@ -20,13 +19,12 @@ from typing import NamedTuple
 import orjson
 
 from inbox_daemon.errors import Rejected, SpoolError
-from inbox_daemon.layout import Published, Spool, Work, is_ours
+from inbox_daemon.layout import WORK_ID, Published, Spool, Work, is_ours
 from inbox_daemon.spool import files, published, remains, source, views
 from inbox_daemon.text import shown
 
 _HIDDEN = ".deleted-"
 _MOST = 1 << 16  # bytes of a list of files
-_ID = re.compile(r"batch_[0-9a-f]{22}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ def meant(spool: Spool, said: str) -> Meant:
     """Return which batch `said`, a name or an id, means now. Raises SpoolError: none that has ended."""
     if found := over(spool, said):
         return Meant(found.name, found.id)
-    if _ID.fullmatch(said):
+    if WORK_ID.fullmatch(said):
         return Meant("", said)
     raise SpoolError(f"no batch called {shown(said)} is in the outbox")
 

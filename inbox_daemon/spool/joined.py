@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from inbox_daemon.errors import NotNow, Rejected, SpoolError
 from inbox_daemon.layout import Spool
 from inbox_daemon.spool import folders, source, store
-from inbox_daemon.spool.parted import Begun, Part, parts_of, there
+from inbox_daemon.spool.parted import Begun, Part, file_id_of, parts_of, there
 from inbox_daemon.spool.store import StoredFile
 from inbox_daemon.weblayout import UPLOAD_ID, InParts
 
@@ -43,7 +43,7 @@ def complete(
         FileNotFoundError: there is no such upload.
         OSError, NotDurable: the disk failed; it is not complete.
     """
-    if (done := _done(spool, id)) is None:
+    if (done := become(spool, id)) is None:
         try:
             begun = there(spool, id)
             if begun.expires_after is not None:
@@ -52,15 +52,16 @@ def complete(
                 parts = _chosen(begun, part_ids, parts_of(folder))
                 done = _made(spool, begun, folder, parts, md5, now, expires_at, keep_free)
         except (FileNotFoundError, FileExistsError):
-            if (done := _done(spool, id)) is None:  # else somebody has completed it meanwhile
+            if (done := become(spool, id)) is None:  # else somebody has completed it meanwhile
                 raise
     with suppress(OSError, SpoolError):  # else it goes when its time is over
         folders.discard(spool.files / id)
     return done
 
 
-def _done(spool: Spool, id: str) -> StoredFile | None:
-    return store.get(spool, f"file-{id.removeprefix('upload_')}") if UPLOAD_ID.fullmatch(id) else None
+def become(spool: Spool, id: str) -> StoredFile | None:
+    """Return the file that an upload in parts has become; None where it has not. Raises OSError."""
+    return store.get(spool, file_id_of(id)) if UPLOAD_ID.fullmatch(id) else None
 
 
 def _made(

@@ -34,6 +34,11 @@ from inbox_daemon.weblayout import MADE, PART_ID, UPLOAD_ID, InParts
 LASTS = 3600  # seconds after which what is not complete goes, as at OpenAI
 
 
+def file_id_of(id: str) -> str:
+    """Return the id of the file that an upload in parts becomes."""
+    return f"file-{id.removeprefix('upload_')}"
+
+
 @dataclass(frozen=True, slots=True)
 class Begun:
     """An upload in parts, as its upload.json says.
@@ -61,7 +66,7 @@ class Begun:
     @property
     def file_id(self) -> str:
         """Of the file that it becomes: known before, so that it becomes one file though it is completed twice."""
-        return f"file-{self.id.removeprefix('upload_')}"
+        return file_id_of(self.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import orjson
 from inbox_daemon.config import MOST_PRIORITY
 from inbox_daemon.request.endpoints import ENDPOINTS
 from inbox_daemon.spool.submitted import Asked
-from inbox_daemon.web.wrong import Wrong, quoted
+from inbox_daemon.web.wrong import Wrong, missing, quoted, too_large
 
 MOST_BODY = 1 << 20  # bytes
 RETRIED_WITHIN = 900  # seconds
@@ -38,7 +38,7 @@ def batch(body: bytes, key: str) -> Asked:
     said = object_in(body)
     for name in _REQUIRED:
         if said.get(name) is None:
-            raise Wrong(400, f"Missing required parameter: '{name}'.", "missing_required_parameter", name)
+            raise missing(name)
         if not isinstance(said[name], str):
             raise _invalid(name, f"expected a string, got {quoted(said[name])}")
     if said["endpoint"] not in ENDPOINTS:
@@ -135,15 +135,14 @@ def upload(body: bytes, most: int) -> Wanted:
     said = object_in(body)
     for name in ("bytes", "filename", "purpose", "mime_type"):
         if said.get(name) is None:
-            raise Wrong(400, f"Missing required parameter: '{name}'.", "missing_required_parameter", name)
+            raise missing(name)
         if name != "bytes" and not isinstance(said[name], str):
             raise _invalid(name, f"expected a string, got {quoted(said[name])}")
     size = _whole(said["bytes"])
     if size is None or size < 1:
         raise _invalid("bytes", f"{quoted(said['bytes'])}; expected a whole number of at least 1")
     if size > most:
-        said_so = f"The file is too large: at most {most:,} bytes are taken (web.max_upload_bytes)."
-        raise Wrong(413, said_so, "file_too_large", "bytes")
+        raise too_large(most, "bytes")
     if said["purpose"] != "batch":
         raise _invalid("purpose", f"{quoted(said['purpose'])}; this is a batch service, and takes 'batch'")
     after = _expires_after(said.get("expires_after"), "expires_after")
@@ -155,7 +154,7 @@ def completion(body: bytes) -> tuple[list[str], str | None]:
     said = object_in(body)
     parts, md5 = said.get("part_ids"), said.get("md5")
     if parts is None:
-        raise Wrong(400, "Missing required parameter: 'part_ids'.", "missing_required_parameter", "part_ids")
+        raise missing("part_ids")
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise _invalid("part_ids", "expected a list of the ids of parts")
     if md5 is not None and not isinstance(md5, str):

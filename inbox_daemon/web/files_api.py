@@ -24,7 +24,7 @@ from inbox_daemon.web.replies import json_reply
 from inbox_daemon.web.site import Asker, Site, asker
 from inbox_daemon.web.turns import Locks, Seats
 from inbox_daemon.web.upload import Form
-from inbox_daemon.web.wrong import Wrong, no_file
+from inbox_daemon.web.wrong import Wrong, missing_in_form, no_file
 
 _MOST_LISTED = 10_000
 
@@ -52,7 +52,7 @@ def routes(site: Site) -> APIRouter:
         form = Form(request.headers.get("content-type", ""), "file", most, begin)
         with seats.needed("", "uploads"):
             try:
-                sent = await upload.received(request, form, most)
+                sent = await upload.received(request, form)
                 async with locks.one(f"{asker(request).key}\0{sent.sha256()}"):
                     stored = await asyncio.to_thread(_keep, site, form, sent, asker(request), request)
             except ClientDisconnect:
@@ -113,7 +113,7 @@ def _keep(site: Site, form: Form[Upload], sent: Upload, who: Asker, request: Req
         SpoolError, OSError: the disk says no.
     """
     if "purpose" not in form.fields:
-        raise Wrong(400, "'purpose' is a required property", "missing_required_parameter", "purpose")
+        raise missing_in_form("purpose")
     upload.refuse_purpose(form.fields["purpose"])
     if not sent.size:
         raise Wrong(400, "The file is empty.", "empty_file", "file")

@@ -6,7 +6,6 @@ Reads only, and never through a link. Users may take any of it away while it is 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import orjson
 
 from inbox_daemon.errors import SpoolError
-from inbox_daemon.layout import Spool
+from inbox_daemon.layout import Spool, is_ours
 from inbox_daemon.spool import published
 from inbox_daemon.web import ids
 
@@ -28,8 +27,6 @@ _WHAT = {
     "receipt.json": "what was read and what was written, with checksums",
     "status.json": "the batch as programs see it",
 }
-_RETRY = re.compile(r"retry(@[\w.-]+)?\.jsonl")
-_AUTOPSY = re.compile(r"autopsy-\d+\.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +59,10 @@ def _address(id: str, filename: str) -> str:
 
 
 def _what(filename: str) -> str:
-    if _RETRY.fullmatch(filename):
+    if ids.kind_of(filename) == ids.RETRY:
         return "requests that may succeed later, ready to be sent again"
-    return "what a hung engine was doing" if _AUTOPSY.fullmatch(filename) else _WHAT.get(filename, "")
+    is_autopsy = filename.startswith("autopsy-") and filename.endswith(".txt") and is_ours(filename)
+    return "what a hung engine was doing" if is_autopsy else _WHAT.get(filename, "")
 
 
 def content(path: Path) -> Iterator[bytes]:
@@ -84,7 +82,7 @@ def receipt(spool: Spool, name: str) -> Mapping[str, Any]:
 
 def to_retry(receipt: Mapping[str, Any]) -> int:
     """Return how many requests of an ended batch may be run again with a chance."""
-    found = [part for name, part in (receipt.get("files") or {}).items() if _RETRY.fullmatch(name)]
+    found = [part for name, part in (receipt.get("files") or {}).items() if ids.kind_of(name) == ids.RETRY]
     return sum(int(part.get("lines", 0)) for part in found)
 
 
@@ -92,7 +90,7 @@ def retry_file(spool: Spool, name: str) -> Path | None:
     """Return the file of what may be run again; None where there is none."""
     with suppress(OSError):
         for entry in sorted(os.listdir(spool.batch(name).dir)):  # noqa: PTH208
-            if _RETRY.fullmatch(entry):
+            if ids.kind_of(entry) == ids.RETRY:
                 return spool.batch(name).dir / entry
     return None
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from inbox_daemon.layout import is_ours
+
 RESULTS, ERRORS, RETRY, INPUT = "results", "errors", "retry", "input"
 
 _BATCH = re.compile(r"batch_([0-9a-f]{16}|[0-9a-f]{22})")
@@ -48,4 +50,4 @@ def kind_of(filename: str) -> str | None:
     """Return which kind of file one in a batch's folder is; None where it has no id."""
     if filename in ("results.jsonl", "errors.jsonl", "input.jsonl"):
         return filename.removesuffix(".jsonl")
-    return RETRY if re.fullmatch(r"retry(@[\w.-]+)?\.jsonl", filename) else None
+    return RETRY if filename.startswith(RETRY) and filename.endswith(".jsonl") and is_ours(filename) else None

@@ -15,7 +15,7 @@ from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from inbox_daemon.web.wrong import Wrong, quoted
+from inbox_daemon.web.wrong import Wrong, missing_in_form, quoted, too_large
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it logs bytes of what somebody sends
 
@@ -44,6 +44,7 @@ class Form(Generic[Where]):
     """A multipart form on its way in. As a context manager, what of its file was not kept by the end is removed.
 
     Attributes:
+        name: of the field with the file; `most`: bytes that it may have.
         fields: what came beside the file, by name.
         filename: of the file as its sender calls it; "" while there is none.
         upload: the file so far; None while there is none.
@@ -66,7 +67,7 @@ class Form(Generic[Where]):
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise Wrong(415, "The body must be multipart/form-data, with a boundary in its Content-Type.")
-        self._name, self._most, self._begin = name, most, begin
+        self.name, self.most, self._begin = name, most, begin
         self.fields: dict[str, str] = {}
         self.filename = ""
         self.upload: Where | None = None
@@ -110,7 +111,7 @@ class Form(Generic[Where]):
         if not self._ended:
             raise Wrong(400, "The form ends before its last boundary.")
         if self.upload is None:
-            raise Wrong(400, f"'{self._name}' is a required property", "missing_required_parameter", self._name)
+            raise missing_in_form(self.name)
         return self.upload
 
     # -- what the parser says
@@ -139,9 +140,9 @@ class Form(Generic[Where]):
         self._field = options.get(b"name", b"").decode(errors="replace")
         if b"filename" not in options:
             return
-        if self._field != self._name or self.upload is not None:
-            said = f"One file is expected, in the field '{self._name}'; not {quoted(self._field)}."
-            raise Wrong(400, said, param=self._name)
+        if self._field != self.name or self.upload is not None:
+            said = f"One file is expected, in the field '{self.name}'; not {quoted(self._field)}."
+            raise Wrong(400, said, param=self.name)
         self.filename = options[b"filename"].decode(errors="replace") or "upload"
         self._is_file = True
         self.upload = self._begin(self.filename, self.fields)
@@ -172,19 +173,13 @@ class Form(Generic[Where]):
 
     def _write(self, data: bytes | memoryview) -> None:
         assert self.upload is not None
-        if self.upload.size + len(data) > self._most:
-            raise too_large(self._most)
+        if self.upload.size + len(data) > self.most:
+            raise too_large(self.most, self.name)
         self.upload.write(data)
 
 
 def _callbacks(form: Form[Where]) -> dict[str, object]:
     return {name: getattr(form, name) for name in dir(Form) if name.startswith("on_")}
-
-
-def too_large(most: int) -> Wrong:
-    """What is said of a file of more bytes than `web.max_upload_bytes`."""
-    said = f"The file is too large: at most {most:,} bytes are taken (web.max_upload_bytes)."
-    return Wrong(413, said, "file_too_large", "file")
 
 
 def refuse_purpose(purpose: str) -> None:
@@ -193,7 +188,7 @@ def refuse_purpose(purpose: str) -> None:
         raise Wrong(400, f"{quoted(purpose)} is not one of ['batch'] - 'purpose'", "invalid_value", "purpose")
 
 
-async def received(request: Request, form: Form[Where], most: int) -> Where:
+async def received(request: Request, form: Form[Where]) -> Where:
     """Read a request's form to its end, and return the file in it.
 
     Raises:
@@ -204,8 +199,8 @@ async def received(request: Request, form: Form[Where], most: int) -> Where:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Wrong(415, "A body with a Content-Encoding is not taken; send the file as NAME.jsonl.gz or .zst instead.")
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most + _BESIDE:
-        raise too_large(most)
+    if announced.isdecimal() and int(announced) > form.most + _BESIDE:
+        raise too_large(form.most, form.name)
     refused: Exception | None = None
     come: list[bytes] = []
     size = 0

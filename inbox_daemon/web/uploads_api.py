@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from inbox_daemon.errors import NotNow, Rejected
-from inbox_daemon.spool import joined, parted, store
+from inbox_daemon.spool import joined, parted
 from inbox_daemon.spool.parted import Begun, Coming
 from inbox_daemon.web import asking, described, in_parts, upload
 from inbox_daemon.web.keeping import kept_until, refuse_too_much
@@ -56,7 +56,7 @@ def routes(site: Site) -> APIRouter:
         form = Form(request.headers.get("content-type", ""), "data", most, begin)
         with seats.needed("", "uploads"):
             try:
-                sent = await upload.received(request, form, most)
+                sent = await upload.received(request, form)
                 part = await asyncio.to_thread(sent.keep, time.time())
             except ClientDisconnect:
                 raise Wrong(400, "The upload ended before its end.") from None
@@ -71,10 +71,10 @@ def routes(site: Site) -> APIRouter:
     @router.post("/{upload_id}/complete", **described.operation("Upload", 400, 404, 409, 413, 507, body="Complete"))
     async def complete_upload(upload_id: str, request: Request) -> Response:
         """Make the parts, in the order that is said, a file; the same file, however often this is asked."""
-        await asyncio.to_thread(_seen_by, site, upload_id, asker(request))
+        before = await asyncio.to_thread(_seen_by, site, upload_id, asker(request))
         parts, md5 = asking.completion(await read(request, asking.MOST_BODY))
         async with locks.one(upload_id):
-            told = await asyncio.to_thread(_complete, site, upload_id, parts, md5, asker(request))
+            told = await asyncio.to_thread(_complete, site, upload_id, before, parts, md5)
         return json_reply(told)
 
     @router.post("/{upload_id}/cancel", **described.operation("Upload", 404))
@@ -104,9 +104,8 @@ def _begin(site: Site, wanted: asking.Wanted, key: str) -> Begun:
     )
 
 
-def _complete(site: Site, id: str, parts: list[str], md5: str | None, who: Asker) -> in_parts.Upload:
+def _complete(site: Site, id: str, begun: Begun | None, parts: list[str], md5: str | None) -> in_parts.Upload:
     """Complete an upload, and return it as it is told. Raises Wrong."""
-    before = _seen_by(site, id, who)
     now = time.time()
     try:
         file = joined.complete(
@@ -125,13 +124,13 @@ def _complete(site: Site, id: str, parts: list[str], md5: str | None, who: Asker
         raise Wrong(409, f"{error}.", "part_under_way") from error
     except FileNotFoundError:
         raise _no_upload(id) from None
-    return in_parts.completed(id, before, file)
+    return in_parts.completed(id, begun, file)
 
 
 def _seen_by(site: Site, id: str, who: Asker) -> Begun | None:
     """Return an upload that somebody may complete; None where it has become a file before. Raises Wrong."""
     begun = parted.get(site.spool, id)
-    there = begun or store.get(site.spool, f"file-{id.removeprefix('upload_')}")
+    there = begun or joined.become(site.spool, id)
     if there is None or not who.sees(there.key):
         raise _no_upload(id)
     return begun

@@ -67,3 +67,19 @@ def no_file(id: str) -> Wrong:
 def no_batch(id: str) -> Wrong:
     """What is said of a batch that is not there, or is another key's."""
     return Wrong(404, f"No batch found with id {quoted(id)}.", "batch_not_found", "batch_id")
+
+
+def missing(param: str) -> Wrong:
+    """What is said where the JSON of a request lacks a field."""
+    return Wrong(400, f"Missing required parameter: '{param}'.", "missing_required_parameter", param)
+
+
+def missing_in_form(field: str) -> Wrong:
+    """What is said where a form lacks a field."""
+    return Wrong(400, f"'{field}' is a required property", "missing_required_parameter", field)
+
+
+def too_large(most: int, param: str) -> Wrong:
+    """What is said of a file of more bytes than `web.max_upload_bytes`; `param` says how many it has."""
+    said = f"The file is too large: at most {most:,} bytes are taken (web.max_upload_bytes)."
+    return Wrong(413, said, "file_too_large", param)
