@@ -30,10 +30,17 @@ class Settings:
 
     now: Config
     models: tuple[Model, ...] = field(init=False)
-    beside: tuple[Model, ...] = ()
+    beside: tuple[Model, ...] = field(init=False, default=())
+    _lanes: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.models = models.configured(self.now)
+        self.keep_beside(self.beside)
+
+    def keep_beside(self, others: tuple[Model, ...]) -> None:
+        """Take note which models there are beside those that are configured."""
+        self.beside = others
+        self._lanes = models.lanes_of((*self.models, *others))
 
     @property
     def several(self) -> bool:
@@ -42,9 +49,7 @@ class Settings:
 
     def serves(self, lane: str) -> bool:
         """Whether some engine of this daemon may answer what of a batch is for this model; "": for none by name."""
-        if any(lane in model.lanes for model in (*self.models, *self.beside)):
-            return True
-        return self.now.models.allow_any and is_on_hugging_face(lane)
+        return lane in self._lanes or (self.now.models.allow_any and is_on_hugging_face(lane))
 
     def take(self, fresh: Config) -> tuple[list[str], list[str]]:
         """Take over what may change in a running daemon; return what has, and what only the next start will change.

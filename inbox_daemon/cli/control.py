@@ -52,13 +52,23 @@ def go(given: argparse.Namespace) -> int:
                 files = " ".join(shlex.quote(str(path)) for path in published.files_to_come(spool, name))
                 show.say(f"{_in_the_inbox(spool, name)}; to have it never run: rm {files}", show.errors)
                 return 1
-        gone = views.no_daemon(spool)
-        if gone or time.monotonic() - began > _PATIENCE:
-            show.say(f"{dropped} is there, but {gone or 'no daemon has taken it yet'}", show.errors)
+        if still_lies(spool, dropped, began):
             return 1
-        time.sleep(0.05)
     show.say(f"{name}: {given.verb} taken")
     return 0
+
+
+def still_lies(spool: Spool, dropped: Path, began: float) -> bool:
+    """Wait a moment for a daemon to take a control file; say so and return True where it is no use to wait on.
+
+    `began`: monotonic seconds at which it was dropped.
+    """
+    gone = views.no_daemon(spool)
+    if gone or time.monotonic() - began > _PATIENCE:
+        show.say(f"{dropped} is there, but {gone or 'no daemon has taken it yet'}", show.errors)
+        return True
+    time.sleep(0.05)
+    return False
 
 
 def _waits_on(spool: Spool, name: str, waited: float) -> bool:

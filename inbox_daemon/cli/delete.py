@@ -12,14 +12,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from inbox_daemon.cli import listing, show
+from inbox_daemon.cli import control, listing, show
 from inbox_daemon.cli.exits import NOT_FOUND, USAGE
 from inbox_daemon.cli.settings import settings
 from inbox_daemon.layout import Spool
-from inbox_daemon.spool import deletion, drop, published, views
+from inbox_daemon.spool import deletion, drop, published
 from inbox_daemon.spool.deletion import Over
-
-_PATIENCE = 30.0  # seconds for the daemon, which lets the file lie for inbox.settle first
 
 _ABOUT = """\
 Delete batches that have ended: their folders in the outbox, with answers, errors and receipt. Nothing brings them back.
@@ -63,17 +61,15 @@ def _have_deleted(spool: Spool, batches: Sequence[Over]) -> bool:
     """Have the daemon do it, and say whether it has."""
     with published.permitted(spool.inbox, "write to"):
         dropped = [(batch, drop.drop_control(spool, batch.id, "delete")) for batch in batches]
-    until = time.monotonic() + _PATIENCE
-    return all([_is_deleted(spool, batch, control, until) for batch, control in dropped])  # noqa: C419  each is said
+    began = time.monotonic()
+    return all([_is_deleted(spool, batch, control, began) for batch, control in dropped])  # noqa: C419  each is said
 
 
-def _is_deleted(spool: Spool, batch: Over, control: Path, until: float) -> bool:
-    """Wait until the daemon has taken a control file; say whether its batch is gone. `until` is monotonic seconds."""
-    while control.exists():
-        if (gone := views.no_daemon(spool)) or time.monotonic() > until:
-            show.say(f"{control} is there, but {gone or 'no daemon has taken it yet'}", show.errors)
+def _is_deleted(spool: Spool, batch: Over, dropped: Path, began: float) -> bool:
+    """Wait until the daemon has taken a control file; say whether its batch is gone. `began` is monotonic seconds."""
+    while dropped.exists():
+        if control.still_lies(spool, dropped, began):
             return False
-        time.sleep(0.05)
     if (left := deletion.over(spool, batch.name)) is not None and left.id == batch.id:
         show.say(f"{batch.name}: not deleted; the daemon's log says why", show.errors)
         return False

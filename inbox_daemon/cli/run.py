@@ -11,7 +11,7 @@ from functools import partial
 from inbox_daemon import journal
 from inbox_daemon.cli import preflight
 from inbox_daemon.cli.settings import settings
-from inbox_daemon.config.models import configured
+from inbox_daemon.config.models import several
 from inbox_daemon.daemon import Daemon
 from inbox_daemon.engine.open import engine_of
 from inbox_daemon.engine.workers import Workers
@@ -38,8 +38,7 @@ def go(given: argparse.Namespace) -> int:
     notifier = Notifier(os.environ)
     journal.set_up(read.daemon.log_level)
     _allow_many_files()
-    several = len(configured(read)) > 1 or read.models.allow_any
-    with closing(Workers(read.engine.spare_worker, at_once=several)) as workers:
+    with closing(Workers(read.engine.spare_worker, at_once=several(read))) as workers:
         daemon = Daemon(read, partial(engine_of, read, workers), notifier, drain=given.drain)
         return daemon.run(reread=lambda: settings(given))
 

@@ -40,13 +40,13 @@ def add(verb: argparse.ArgumentParser) -> None:
 
 def go(given: argparse.Namespace) -> int:
     read = settings(given)
-    _demand_packages()
+    demand_packages()
     spool = published.there(Spool(Path(read.spool)))
     _serve(read, spool, Notifier(os.environ))
     return 0
 
 
-def _demand_packages() -> None:
+def demand_packages() -> None:
     """Raise ConfigError where a package of the extra `web` is missing."""
     missing = [name for name in _PACKAGES if util.find_spec(name) is None]
     if missing:

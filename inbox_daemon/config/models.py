@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,6 +83,11 @@ def configured(config: Config) -> tuple[Model, ...]:
     return (Model(engine.model, engine, True), *rest)
 
 
+def lanes_of(some: Iterable[Model]) -> frozenset[str]:
+    """Return which requests the engines of some models answer (`Model.lanes`)."""
+    return frozenset().union(*(model.lanes for model in some))
+
+
 def unlisted(config: Config, name: str) -> Model:
     """Return the model of this name, which the settings do not have, with what they say of all (`models.allow_any`)."""
     return replace(_of_table(config.engine, name, ModelTable(), False), listed=False)
@@ -90,7 +95,12 @@ def unlisted(config: Config, name: str) -> Model:
 
 def sleeping(config: Config) -> bool:
     """Whether engines are loaded so that they can sleep: models take turns, and the one that gives way is to."""
-    return config.models.sleep and (len(configured(config)) > 1 or config.models.allow_any)
+    return config.models.sleep and several(config)
+
+
+def several(config: Config) -> bool:
+    """Whether there may be more models than one."""
+    return len(configured(config)) > 1 or config.models.allow_any
 
 
 def _of_table(engine: EngineSettings, name: str, table: ModelTable, front: bool) -> Model:

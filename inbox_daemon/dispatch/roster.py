@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from inbox_daemon.batch.life import Life
 from inbox_daemon.batches import Batches
-from inbox_daemon.config.models import Model, unlisted
+from inbox_daemon.config.models import Model, lanes_of, unlisted
 from inbox_daemon.config.names import is_on_hugging_face
 from inbox_daemon.dispatch.dispatcher import Dispatcher
 from inbox_daemon.engine.fleet import Fleet
@@ -40,7 +40,7 @@ class Roster:
             if model.name not in fleet.models:
                 fleet.add(model)
         there = [one.model for one in fleet.models.values()]
-        settings.beside = tuple(model for model in there if listed.get(model.name) != model)
+        settings.keep_beside(tuple(model for model in there if listed.get(model.name) != model))
         return fleet.changes != before
 
     def _has_gone(self, replicas: Replicas, *, changed: bool) -> bool:
@@ -69,9 +69,8 @@ class Roster:
         if not self._settings.now.models.allow_any:
             return []
         lanes = {lane.model for life in self._batches for lane in life.queue.lanes if lane.left}
-        known = [*self._settings.models, *(one.model for one in self._fleet.models.values())]
-        new = [lane for lane in sorted(lanes) if is_on_hugging_face(lane) and not any(lane in m.lanes for m in known)]
-        return [unlisted(self._settings.now, lane) for lane in new]
+        known = lanes_of([*self._settings.models, *(one.model for one in self._fleet.models.values())])
+        return [unlisted(self._settings.now, lane) for lane in sorted(lanes - known) if is_on_hugging_face(lane)]
 
 
 def _has(life: Life, model: Model) -> bool:

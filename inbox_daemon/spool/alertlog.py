@@ -5,7 +5,6 @@ For people and programs that look later. Bounded: a full file becomes alerts.jso
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +21,5 @@ def append(spool: Spool, *said: dict[str, Any]) -> None:
         if spool.alerts.stat().st_size >= _FULL:
             files.move(spool.alerts, spool.alerts.with_name(f"{spool.alerts.name}.1"))
     with files.Writer(spool.alerts, fresh=False) as writer:
-        torn = writer.size and os.pread(writer.fd, 1, writer.size - 1) != b"\n"  # a full disk cut the last line short
-        writer.write((b"\n" if torn else b"") + b"".join(dumps(one) + b"\n" for one in said))
+        writer.write(b"\n" * files.is_cut(writer.fd) + b"".join(dumps(one) + b"\n" for one in said))
         writer.sync()

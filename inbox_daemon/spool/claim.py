@@ -143,14 +143,5 @@ def _holds_anything(work: Work) -> bool:
 
 
 def _lock(work: Work) -> Held | None:
-    try:
-        fd = os.open(work.dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between opening and locking, its holder may have finished and renamed it away.
-        if work.dir.stat().st_ino == os.fstat(fd).st_ino:
-            return Held(work, fd)
-    os.close(fd)
-    return None
+    fd = files.locked(work.dir)
+    return Held(work, fd) if fd is not None else None

@@ -76,7 +76,7 @@ def delete(spool: Spool, batch: Over) -> None:
 
 def into_work(spool: Spool, batch: Over) -> None:
     """Remove the batch's folder as what has left work is removed: by `ended/leaving`. Raises as `take_out`."""
-    take_out(spool, batch, spool.work / f"gone-deleted-{secrets.token_hex(8)}")
+    take_out(spool, batch, Work(spool.work / f"deleted-{secrets.token_hex(8)}").gone)
 
 
 def take_out(spool: Spool, batch: Over, to: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,16 +55,17 @@ def ensure_dir(path: Path, mode: int = 0o755) -> None:
         path.mkdir(mode)
 
 
-def write_whole(path: Path, data: bytes, *, shared: bool = False) -> None:
+def write_whole(path: Path, data: bytes, *, mode: int = 0o644, prepare: Callable[[int], object] | None = None) -> None:
     """Create or replace a file so that every reader sees the old content or the new; after a power cut, either.
 
-    `shared`: the group may read it.
+    Args:
+        prepare: is given the new file's descriptor before anything is written, to say who may read it (`share`).
     """
     temporary = unfinished(path)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        if shared:
-            share(fd)
+        if prepare is not None:
+            prepare(fd)
         write_all(fd, data, path)
         sync(fd, path)
     finally:
@@ -77,20 +78,16 @@ def rewrite(path: Path, data: bytes, mode: int, group: int = -1) -> None:
 
     A new one gets `mode`, whatever the umask, and a group where one is given.
     """
-    temporary = unfinished(path)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        owner = -1
+
+    def leave_as_it_is(fd: int) -> None:
+        kept, owner, theirs = mode, -1, group
         with suppress(FileNotFoundError):
             there = path.stat(follow_symlinks=False)
-            mode, owner, group = there.st_mode & 0o7777, there.st_uid, there.st_gid
-        os.fchown(fd, owner, group)
-        os.fchmod(fd, mode)
-        write_all(fd, data, path)
-        sync(fd, path)
-    finally:
-        os.close(fd)
-    temporary.rename(path)
+            kept, owner, theirs = there.st_mode & 0o7777, there.st_uid, there.st_gid
+        os.fchown(fd, owner, theirs)
+        os.fchmod(fd, kept)
+
+    write_whole(path, data, mode=0o600, prepare=leave_as_it_is)
 
 
 def make_empty(path: Path) -> None:
@@ -143,15 +140,24 @@ def move_to_free(source: Path, target: Path) -> None:
         source.rename(target)  # over what is ours
 
 
+def locked(folder: Path) -> int | None:
+    """Return a descriptor that holds the folder's lock; None where somebody else has it, or the folder is gone."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if folder.lstat().st_ino == os.fstat(fd).st_ino:  # it was not removed, or given its name, meanwhile
+            return fd
+    os.close(fd)
+    return None
+
+
 def share(fd: int) -> None:
     """Let the group of a file of ours read it, whatever our umask is: the daemon may be another user."""
     with suppress(PermissionError):  # of a file system without modes, its mount says who may
         os.fchmod(fd, os.fstat(fd).st_mode & 0o777 | 0o040)
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder with all in it: by descriptors, where the system has them, and never through a link."""
-    shutil.rmtree(folder)
 
 
 def add_line(path: Path, line: bytes) -> None:
@@ -164,11 +170,16 @@ def add_line(path: Path, line: bytes) -> None:
     with Writer(path, fresh=False, follow=False) as writer:
         fcntl.flock(writer.fd, fcntl.LOCK_EX)
         size = os.fstat(writer.fd).st_size
-        cut = size and os.pread(writer.fd, 1, size - 1) != b"\n"
-        writer.write(b"\n" * bool(cut) + line + b"\n")
+        writer.write(b"\n" * is_cut(writer.fd) + line + b"\n")
         writer.sync()
     if not size:
         sync_dir(path.parent)
+
+
+def is_cut(fd: int) -> bool:
+    """Say whether a file's last line has no end: a crash or a full disk has cut it short."""
+    size = os.fstat(fd).st_size
+    return bool(size) and os.pread(fd, 1, size - 1) != b"\n"
 
 
 def remove(path: Path) -> None:

@@ -7,10 +7,10 @@ what lies in them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
 import threading
 import time
@@ -38,7 +38,7 @@ class Hidden:
         while True:
             self.dir = parent / f"{prefix}{secrets.token_hex(8)}"
             self.dir.mkdir(0o750)
-            lock = locked(self.dir)
+            lock = files.locked(self.dir)
             if lock is not None:  # else somebody who tidies up was faster than our lock
                 break
         self._lock = lock
@@ -51,7 +51,7 @@ class Hidden:
         try:
             if not self._named:
                 with suppress(OSError):  # whoever tidies up next finds it
-                    files.remove_tree(self.dir)
+                    shutil.rmtree(self.dir)
         finally:
             self.release()
 
@@ -89,18 +89,9 @@ def _move_to_free(folder: Path, target: Path) -> None:
         raise
 
 
-def locked(folder: Path) -> int | None:
-    """Return a descriptor that holds the folder's lock; None where somebody else has it, or the folder is gone."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if folder.lstat().st_ino == os.fstat(fd).st_ino:  # it was not removed, or given its name, meanwhile
-            return fd
-    os.close(fd)
-    return None
+def new_id(prefix: str, now: float) -> str:
+    """Return an id that nobody has: its first 11 digits are the time in milliseconds, so ids are in order."""
+    return f"{prefix}{int(now * 1000):011x}{secrets.token_hex(3)[:5]}"
 
 
 def discard(folder: Path) -> bool:
@@ -116,7 +107,7 @@ def discard(folder: Path) -> bool:
         return False
     files.sync_dir(folder.parent)
     with suppress(OSError):  # it is gone for everybody; whoever tidies up next removes it
-        files.remove_tree(gone)
+        shutil.rmtree(gone)
     return True
 
 
@@ -127,10 +118,10 @@ def tidy(parent: Path, *prefixes: str) -> None:
     for folder in left:
         if folder.is_symlink():  # none of ours; what it leads to is not touched
             files.remove(folder)
-        elif (lock := locked(folder)) is not None:
+        elif (lock := files.locked(folder)) is not None:
             try:
                 with suppress(OSError):
-                    files.remove_tree(folder)
+                    shutil.rmtree(folder)
             finally:
                 os.close(lock)
 

@@ -7,13 +7,14 @@ from the upload's, so that one that is completed twice is one file.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from inbox_daemon.errors import NotNow, Rejected, SpoolError
 from inbox_daemon.layout import Spool
-from inbox_daemon.spool import folders, source, store
+from inbox_daemon.spool import files, folders, source, store
 from inbox_daemon.spool.parted import Begun, Part, file_id_of, parts_of, there
 from inbox_daemon.spool.store import StoredFile
 from inbox_daemon.weblayout import UPLOAD_ID, InParts
@@ -77,11 +78,12 @@ def _made(
     """Make the file of the parts: of the common file itself, where it has just these in this order; else of copies."""
     in_order = [part.offset for part in parts] == _offsets(parts)
     if in_order and folder.content.lstat().st_size == begun.bytes:
-        sha256 = _checked(begun, md5, _pieces(folder, parts))
+        sha256 = hashlib.sha256()
+        _check(begun, md5, _heard(_pieces(folder, parts), sha256.update))
         made = StoredFile(
             begun.file_id,
             begun.bytes,
-            sha256,
+            sha256.hexdigest(),
             begun.filename,
             begun.purpose,
             int(now),
@@ -91,27 +93,26 @@ def _made(
         )
         store.adopt(spool, folder.content, made)
         return made
-    with store.begin(spool, begun.suffix, keep_free=keep_free + begun.bytes) as copy:
-        _checked(begun, md5, _copied(_pieces(folder, parts), copy))
+    store.need_room(spool, keep_free + begun.bytes)
+    with store.begin(spool, begun.suffix, keep_free=keep_free) as copy:
+        _check(begun, md5, _heard(_pieces(folder, parts), copy.write))
         return copy.keep(begun.filename, begun.purpose, expires_at, begun.key, now, begun.file_id)
 
 
-def _copied(pieces: Iterator[bytes], copy: store.Upload) -> Iterator[bytes]:
+def _heard(pieces: Iterator[bytes], hear: Callable[[bytes], object]) -> Iterator[bytes]:
     for piece in pieces:
-        copy.write(piece)
+        hear(piece)
         yield piece
 
 
-def _checked(begun: Begun, md5: str | None, pieces: Iterator[bytes]) -> str:
-    """Return the SHA-256 of it all. Raises Rejected where the client has said another MD5."""
-    sha256, other = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+def _check(begun: Begun, md5: str | None, pieces: Iterator[bytes]) -> None:
+    """Take all pieces. Raises Rejected where the client has said another MD5."""
+    other = hashlib.md5(usedforsecurity=False)
     for piece in pieces:
-        sha256.update(piece)
         if md5 is not None:
             other.update(piece)
     if md5 is not None and other.hexdigest() != md5.lower():
         raise Rejected("wrong_md5", f"{begun.id}: what came has the MD5 {other.hexdigest()}, and {md5} was said")
-    return sha256.hexdigest()
 
 
 def _pieces(folder: InParts, parts: Sequence[Part]) -> Iterator[bytes]:
@@ -139,13 +140,13 @@ def _chosen(begun: Begun, ids: Sequence[str], parts: Sequence[Part]) -> list[Par
 
 
 def _offsets(parts: Sequence[Part]) -> list[int]:
-    return [sum(part.bytes for part in parts[:number]) for number in range(len(parts))]
+    return list(itertools.accumulate((part.bytes for part in parts), initial=0))[:-1]
 
 
 @contextmanager
 def _held(spool: Spool, begun: Begun) -> Iterator[InParts]:
     folder = InParts(spool.files / begun.id)
-    lock = folders.locked(folder.dir)
+    lock = files.locked(folder.dir)
     if lock is None:
         there(spool, begun.id)
         raise NotNow(f"{begun.id}: a part of it is still being sent; complete it once that is acknowledged")

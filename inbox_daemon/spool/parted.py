@@ -97,7 +97,7 @@ class Coming:
         self._id = f"part_{secrets.token_hex(8)}"
         self.size = 0
         with ExitStack() as opened:
-            lock = folders.locked(self._folder.dir)
+            lock = files.locked(self._folder.dir)
             if lock is not None:
                 opened.callback(os.close, lock)
                 self._offset: int | None = _end(parts_of(self._folder))
@@ -169,7 +169,7 @@ def begin_parts(
         with files.Writer(InParts(hidden.dir).content, fresh=True) as content:
             files.share(content.fd)
         while True:
-            id = f"upload_{store.new_id(now).removeprefix('file-')}"
+            id = folders.new_id("upload_", now)
             begun = Begun(
                 id=id,
                 bytes=bytes,

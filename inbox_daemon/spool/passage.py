@@ -14,7 +14,7 @@ from typing import Literal
 
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Spool
-from inbox_daemon.spool import files, folders
+from inbox_daemon.spool import files
 from inbox_daemon.weblayout import Submission
 
 Phase = Literal["pending", "submitted", "withdrawn"]
@@ -57,7 +57,7 @@ class Passage:
 
         Raises OSError, NotDurable.
         """
-        lock = folders.locked(self.folder.dir)
+        lock = files.locked(self.folder.dir)
         if lock is None:
             return
         try:
@@ -101,7 +101,7 @@ class Passage:
 
 
 def _drop(text: str, made: Path, target: Path) -> None:
-    files.write_whole(made, text.encode(), shared=True)
+    files.write_whole(made, text.encode(), prepare=files.share)
     files.move(made, target)
 
 

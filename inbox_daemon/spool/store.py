@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -108,7 +106,7 @@ class Upload:
             self._content.close()
             while True:
                 kept = StoredFile(
-                    id=id or new_id(now),
+                    id=id or folders.new_id("file-", now),
                     bytes=self.size,
                     sha256=self.sha256(),
                     filename=cut(filename),
@@ -158,11 +156,6 @@ def adopt(spool: Spool, content: Path, kept: StoredFile) -> None:
         files.duplicate(content, Stored(hidden.dir).content(kept.suffix))
         files.write_whole(Stored(hidden.dir).record, dumps(asdict(kept)))
         hidden.name(spool.files / kept.id)
-
-
-def new_id(now: float) -> str:
-    """Return an id that nobody has: its first 11 digits are the time in milliseconds, so ids are in order."""
-    return f"file-{int(now * 1000):011x}{secrets.token_hex(3)[:5]}"
 
 
 def get(spool: Spool, id: str) -> StoredFile | None:
@@ -255,4 +248,4 @@ def _said_in(folder: Path) -> StoredFile | None:
 
 @lru_cache(maxsize=8)
 def _listing(folder: Path) -> folders.Listing[StoredFile]:
-    return folders.Listing(folder, re.compile(FILE_ID), _said_in)
+    return folders.Listing(folder, FILE_ID, _said_in)

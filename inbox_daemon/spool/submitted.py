@@ -10,8 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -194,7 +192,7 @@ def _take(spool: Spool, content: Path, pending: Path, keep_free: int) -> tuple[s
     """Give the file a name here, or copy it; return its SHA-256 and what its name in the inbox ends with."""
     stored = store.get(spool, content.parent.name) if content.parent.parent == spool.files else None
     if stored is not None:
-        files.duplicate(store.content(spool, stored.id), pending)
+        files.duplicate(content, pending)
         return stored.sha256, stored.suffix or SUFFIXES[0]
     fd = source.open_regular(content)
     try:
@@ -212,7 +210,7 @@ def _take(spool: Spool, content: Path, pending: Path, keep_free: int) -> tuple[s
 
 
 def _called(stem: str, suffix: str, now: float, asked: Asked, idempotency: str | None, sha256: str) -> Submitted:
-    id = f"batch_{int(now * 1000):011x}{secrets.token_hex(3)[:5]}"
+    id = folders.new_id("batch_", now)
     name = _name(stem, id)
     return Submitted(
         **asdict(asked),
@@ -274,4 +272,4 @@ def _said_in(folder: Path) -> Submitted | None:
 
 @lru_cache(maxsize=8)
 def _listing(folder: Path) -> folders.Listing[Submitted]:
-    return folders.Listing(folder, re.compile(BATCH_ID), _said_in)
+    return folders.Listing(folder, BATCH_ID, _said_in)

@@ -12,6 +12,7 @@ from running import batch_of
 
 from inbox_daemon import cli
 from inbox_daemon.batch import face
+from inbox_daemon.cli import control
 from inbox_daemon.cli import delete as verb
 from inbox_daemon.ended import deleting
 from inbox_daemon.engine.null import NullEngine
@@ -185,7 +186,7 @@ def test_the_verb_has_the_daemon_do_it_where_the_outbox_is_not_its_own(
     assert cli.main(["delete", "b", "--yes", "--spool", root]) == 0
     assert "b: deleted by the daemon" in capfd.readouterr().out
     assert {path.name for path in Spool(Path(root)).outbox.iterdir()} == {"c"}
-    monkeypatch.setattr(verb, "_PATIENCE", 0.0)
+    monkeypatch.setattr(control, "_PATIENCE", 0.0)
     monkeypatch.setattr(deleting.Deleting, "look", lambda *_: False)
     assert cli.main(["delete", "c", "--yes", "--spool", root]) == 1
     assert ".delete is there, but no daemon has taken it yet" in capfd.readouterr().err

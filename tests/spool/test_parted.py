@@ -147,6 +147,20 @@ def test_what_is_no_upload_in_parts_leads_nowhere(id: str, spool: Spool) -> None
     assert list(spool.files.iterdir()) == []
 
 
+def test_parts_in_another_order_need_room_for_one_copy_and_no_more(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = begin(spool)
+    parts = [send(spool, begun, piece) for piece in PIECES]
+    ids = [part.id for part in (parts[1], parts[0], parts[2])]
+    room = len(CONTENT)
+    monkeypatch.setattr(disk, "lacking", lambda folder, needed: max(0, int(needed) - room))
+    with pytest.raises(NoRoom):
+        joined.complete(spool, begun.id, ids, None, NOW, keep_free=1)
+    assert joined.complete(spool, begun.id, ids, None, NOW).bytes == len(CONTENT)
+    assert content_of(spool, begun.file_id) == PIECES[1] + PIECES[0] + PIECES[2]
+
+
 def test_parts_leave_free_what_must_stay_free(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "lacking", lambda folder, needed: max(0, int(needed) - 1000))
     with pytest.raises(NoRoom):

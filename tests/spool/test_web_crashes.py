@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -158,7 +159,15 @@ def names_an_upload_before_it_is_whole() -> None:
         self: store.Upload, filename: str, purpose: str, expires_at: int | None, key: str, now: float
     ) -> StoredFile:
         kept = StoredFile(
-            store.new_id(now), self.size, self.sha256(), filename, purpose, int(now), expires_at, key, self._suffix
+            folders.new_id("file-", now),
+            self.size,
+            self.sha256(),
+            filename,
+            purpose,
+            int(now),
+            expires_at,
+            key,
+            self._suffix,
         )
         self._folder.name(self._spool.files / kept.id)
         files.write_whole(Stored(self._spool.files / kept.id).record, store.dumps(store.asdict(kept)))
@@ -203,7 +212,7 @@ def deletes_file_by_file() -> None:
     def discard(folder: Path) -> bool:
         if not folder.exists():
             return False
-        files.remove_tree(folder)
+        shutil.rmtree(folder)
         return True
 
     folders.discard = discard
