@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -224,7 +224,12 @@ def _to_come(spool: Spool) -> dict[str, list[str]]:
 
 def waiting(spool: Spool) -> dict[str, str]:
     """Return why files in the inbox are not taken yet, by file name."""
-    said = [daemon.get("waiting", {}) for daemon in daemons(spool) if daemon["alive"]]
+    return waiting_of(daemons(spool))
+
+
+def waiting_of(daemons: Sequence[DaemonView]) -> dict[str, str]:
+    """Return why files in the inbox are not taken yet, as these daemons say, by file name."""
+    said = [daemon.get("waiting", {}) for daemon in daemons if daemon["alive"]]
     return {name: why for files in said for name, why in files.items()}
 
 

@@ -88,8 +88,7 @@ def create(
         OSError, NotDurable: the disk failed. Nothing is accepted.
     """
     wanted = _hash_of(idempotency)
-    with _one_at_a_time(spool):
-        before = _named(spool, wanted)
+    before = find(spool, idempotency) if idempotency is not None else None
     if before is not None:
         _passage(spool, before).submit_quietly()
         return before

@@ -12,9 +12,10 @@ from starlette.responses import Response
 
 from inbox_daemon import __version__
 from inbox_daemon.errors import InboxDaemonError, NoRoom, Rejected, told
-from inbox_daemon.text import dumps
 from inbox_daemon.web import batches_api, described, export_api, files_api, own_api, pages, tending, uploads_api
+from inbox_daemon.web.replies import json_reply
 from inbox_daemon.web.site import Site
+from inbox_daemon.web.turns import Seats
 from inbox_daemon.web.wrong import NO_RETRY, Wrong, quoted
 
 _BATCH_ONLY = "this is a batch service: upload a file of requests to /v1/files and create a batch of it at /v1/batches"
@@ -34,8 +35,11 @@ def application(site: Site) -> FastAPI:
         openapi_url="/openapi.json",
         lifespan=tending.beside(site),
     )
-    for room in (files_api, uploads_api, batches_api, own_api, export_api, pages):
-        app.include_router(room.routes(site))
+    seats = Seats(site.config.web.uploads)
+    for room in (files_api, uploads_api):
+        app.include_router(room.routes(site, seats))
+    for other in (batches_api, own_api, export_api, pages):
+        app.include_router(other.routes(site))
     app.add_exception_handler(Wrong, _wrong)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
@@ -53,7 +57,7 @@ def application(site: Site) -> FastAPI:
 
 def answered(wrong: Wrong) -> Response:
     """Return the answer to a request that is refused."""
-    return Response(dumps(wrong.body()), wrong.status, dict(wrong.headers), "application/json")
+    return json_reply(wrong.body(), wrong.status, wrong.headers)
 
 
 async def _wrong(_: Request, error: Exception) -> Response:

@@ -26,7 +26,6 @@ _MOST_PAIRS, _MOST_KEY, _MOST_VALUE = 16, 64, 512  # OpenAI's, of metadata
 _MOST_IDEMPOTENCY = 255
 _MOST_MIME = 255  # characters; told, and nothing more
 _LEAST_KEPT, _MOST_KEPT = 3_600, 2_592_000  # seconds; OpenAI's
-_REQUIRED = ("input_file_id", "endpoint", "completion_window")
 
 
 def batch(body: bytes, key: str) -> Asked:
@@ -36,11 +35,7 @@ def batch(body: bytes, key: str) -> Asked:
         Wrong: it is refused.
     """
     said = object_in(body)
-    for name in _REQUIRED:
-        if said.get(name) is None:
-            raise missing(name)
-        if not isinstance(said[name], str):
-            raise _invalid(name, f"expected a string, got {quoted(said[name])}")
+    _demand(said, "input_file_id", "endpoint", "completion_window")
     if said["endpoint"] not in ENDPOINTS:
         raise _invalid("endpoint", f"{quoted(said['endpoint'])}; served are {', '.join(ENDPOINTS)}")
     if not re.fullmatch(r"\d{1,6}[hd]", said["completion_window"]):
@@ -56,6 +51,15 @@ def batch(body: bytes, key: str) -> Asked:
         key=key,
         fingerprint=hashlib.sha256(whole).hexdigest(),
     )
+
+
+def _demand(said: Mapping[str, Any], *names: str) -> None:
+    """Raise Wrong where one of these is not there, or no text."""
+    for name in names:
+        if said.get(name) is None:
+            raise missing(name)
+        if not isinstance(said[name], str):
+            raise _invalid(name, f"expected a string, got {quoted(said[name])}")
 
 
 def object_in(body: bytes) -> dict[str, Any]:
@@ -133,11 +137,9 @@ class Wanted:
 def upload(body: bytes, most: int) -> Wanted:
     """Return what the body of POST /v1/uploads asks for. `most` bytes may the file have. Raises Wrong."""
     said = object_in(body)
-    for name in ("bytes", "filename", "purpose", "mime_type"):
-        if said.get(name) is None:
-            raise missing(name)
-        if name != "bytes" and not isinstance(said[name], str):
-            raise _invalid(name, f"expected a string, got {quoted(said[name])}")
+    if said.get("bytes") is None:
+        raise missing("bytes")
+    _demand(said, "filename", "purpose", "mime_type")
     size = _whole(said["bytes"])
     if size is None or size < 1:
         raise _invalid("bytes", f"{quoted(said['bytes'])}; expected a whole number of at least 1")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from inbox_daemon.layout import suffix_of
@@ -29,11 +28,11 @@ from inbox_daemon.web.wrong import Wrong, missing_in_form, no_file
 _MOST_LISTED = 10_000
 
 
-def routes(site: Site) -> APIRouter:
-    """Return the routes of /v1/files."""
+def routes(site: Site, seats: Seats) -> APIRouter:
+    """Return the routes of /v1/files; `seats` are for what is uploaded at the same time."""
     router = APIRouter(prefix="/v1/files", tags=["Files"])
     known = live.of(site)
-    seats, locks = Seats(site.config.web.uploads), Locks()
+    locks = Locks()
     most = site.config.web.max_upload_bytes
 
     def there(id: str, request: Request) -> tuple[File, Path]:
@@ -51,14 +50,8 @@ def routes(site: Site) -> APIRouter:
         """Take a file of requests, one a line. It is kept once this has answered, and not a moment sooner."""
         form = Form(request.headers.get("content-type", ""), "file", most, begin)
         with seats.needed("", "uploads"):
-            try:
-                sent = await upload.received(request, form)
-                async with locks.one(f"{asker(request).key}\0{sent.sha256()}"):
-                    stored = await asyncio.to_thread(_keep, site, form, sent, asker(request), request)
-            except ClientDisconnect:
-                raise Wrong(400, "The upload ended before its end.") from None
-            finally:
-                await asyncio.to_thread(form.__exit__, None, None, None)
+            async with upload.received(request, form) as sent, locks.one(f"{asker(request).key}\0{sent.sha256()}"):
+                stored = await asyncio.to_thread(_keep, site, form, sent, asker(request), request)
         return json_reply(objects.upload(stored))
 
     @router.get("", **described.operation("FileList", 400))

@@ -23,7 +23,7 @@ from inbox_daemon.spool.shapes import BatchObject, DaemonView
 from inbox_daemon.spool.submitted import Submitted
 from inbox_daemon.text import dumps
 from inbox_daemon.web import ids, objects
-from inbox_daemon.web.objects import Facts, File, Lying, Made
+from inbox_daemon.web.objects import Facts, File, Lying
 from inbox_daemon.web.places import Place, Places
 from inbox_daemon.web.site import Asker, Site
 
@@ -73,9 +73,7 @@ class Live:
 
     def facts(self, place: Place) -> Facts | None:
         """Return what is known of one batch; None where its folder has gone and nobody else knows of it."""
-        return self._facts(place, self._places.record(place.id))
-
-    def _facts(self, place: Place, made: Submitted | None) -> Facts | None:
+        made = self._places.record(place.id)
         said, lying = self._said(place.name)
         if said is None and made is None:
             return None
@@ -90,7 +88,7 @@ class Live:
             name=place.name,
             created_at=place.created_at,
             owner=place.owner,
-            made=_made(made) if made is not None else None,
+            made=made,
             said=said,
             lying=lying,
             cancelling=self._cancelling.get(place.id),
@@ -137,10 +135,7 @@ class Live:
     def _waits(self, made: Submitted) -> str | None:
         if not submitted.is_in_inbox(self._spool, made):
             return None
-        alive = [daemon for daemon in self.daemons() if daemon["alive"]]
-        if not alive:
-            return views.NO_DAEMON
-        return next((why for one in alive for file, why in one.get("waiting", {}).items() if file == made.file), None)
+        return self.waiting().get(made.file) if self.daemon_lives() else views.NO_DAEMON
 
     def note(self, id: str, said: BatchObject) -> None:
         """Note the end of a batch before anybody is told of it, so that it stays ended once its folder is removed.
@@ -159,7 +154,9 @@ class Live:
 
     def unseen(self) -> list[Submitted]:
         """Return the batches made by API of which it is not noted that they have ended. Raises OSError."""
-        return [made for made in submitted.all_of(self._spool) if made.id not in self._noted]
+        new = [made for made in submitted.all_of(self._spool) if made.id not in self._noted]
+        self._noted |= {made.id for made in new if submitted.seen(self._spool, made.id) is not None}
+        return [made for made in new if made.id not in self._noted]
 
     def cancelling(self, facts: Facts, now: float) -> Facts:
         """Note that a batch was told to end, and return it so: its own status says it a moment later."""
@@ -220,6 +217,10 @@ class Live:
             self._daemons = (now, said)
         return said
 
+    def waiting(self) -> dict[str, str]:
+        """Return why files in the inbox are not taken yet, by file name."""
+        return published.waiting_of(self.daemons())
+
     def daemon_lives(self) -> bool:
         return any(daemon["alive"] for daemon in self.daemons())
 
@@ -232,17 +233,6 @@ def of(site: Site) -> Live:
 @lru_cache(maxsize=8)
 def _of(spool: Spool, announces: bool) -> Live:
     return Live(spool, announces=announces)
-
-
-def _made(record: Submitted) -> Made:
-    return Made(
-        input_file_id=record.input_file_id,
-        endpoint=record.endpoint,
-        completion_window=record.completion_window,
-        metadata=record.metadata,
-        expires_after=record.output_expires_after,
-        file=record.file,
-    )
 
 
 def _trimmed(said: BatchObject) -> BatchObject:

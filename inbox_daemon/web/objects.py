@@ -13,6 +13,7 @@ from inbox_daemon.records import BatchStatus
 from inbox_daemon.spool import views
 from inbox_daemon.spool.shapes import BatchObject
 from inbox_daemon.spool.store import StoredFile
+from inbox_daemon.spool.submitted import Asked
 from inbox_daemon.web import ids
 
 WINDOW = "24h"  # told of a batch that was dropped; nothing expires here
@@ -70,30 +71,13 @@ class Lying:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What the request said by which a batch was made.
-
-    Attributes:
-        expires_after: seconds after its end at which its output goes; None: as the daemon's settings have it.
-        file: of its batch in the inbox.
-    """
-
-    input_file_id: str
-    endpoint: str
-    completion_window: str
-    metadata: Mapping[str, str] | None
-    expires_after: int | None
-    file: str
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
     """All that is known of one batch.
 
     Attributes:
         name: of its folder in the outbox.
         owner: the name of the API key that has made it; "" where none has.
-        made: None where its file was dropped.
+        made: what was asked for by API; None where its file was dropped.
         said: its status.json; of one that has none any more, what was noted of its end. None: its file is in the inbox,
             on its way there, or has just been taken.
         lying: what there is in its folder, by kind (`ids`).
@@ -105,7 +89,7 @@ class Facts:
     name: str
     created_at: int
     owner: str = ""
-    made: Made | None = None
+    made: Asked | None = None
     said: BatchObject | None = None
     lying: Mapping[str, Lying] = field(default_factory=dict)
     cancelling: int | None = None
@@ -247,7 +231,7 @@ def output(facts: Facts, kind: str) -> File | None:
     if lying is None or not lying.bytes or (kind != ids.INPUT and not facts.ended):
         return None
     purpose = "batch_output" if kind in (ids.RESULTS, ids.ERRORS) else "batch"
-    after, ended_at = facts.made.expires_after if facts.made else None, facts.ended_at
+    after, ended_at = facts.made.output_expires_after if facts.made else None, facts.ended_at
     expires = ended_at + after if after is not None and ended_at is not None else None
     name = f"{facts.name}-{lying.filename}"
     return _file(ids.output_id(facts.id, kind), lying.bytes, lying.at, name, purpose, expires)

@@ -12,7 +12,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from inbox_daemon.spool import views
 from inbox_daemon.web import asking, described, live, objects, so_far
 from inbox_daemon.web.control import cancelled, controlled, removed, seen_by
 from inbox_daemon.web.replies import json_reply, read, tagged
@@ -30,7 +29,7 @@ def routes(site: Site) -> APIRouter:
     @router.get("/healthz", **described.operation("Health"))
     def healthz() -> Response:
         """Say that this process answers, and whether a daemon lives on its spool. Needs no key."""
-        return json_reply({"ok": True, "daemon": views.runs_on(site.spool)})
+        return json_reply({"ok": True, "daemon": known.daemon_lives()})
 
     @router.get("/v1/models", **described.operation("ModelList"))
     def list_models() -> Response:

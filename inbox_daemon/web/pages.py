@@ -21,7 +21,7 @@ from inbox_daemon.spool import drop, marks, published, submitted
 from inbox_daemon.spool.submitted import Asked
 from inbox_daemon.text import dumps
 from inbox_daemon.web import control, facts, folder, looks, rows
-from inbox_daemon.web.ids import RETRY, output_id
+from inbox_daemon.web.ids import RETRY, called, output_id
 from inbox_daemon.web.login import page_of_ours
 from inbox_daemon.web.objects import WINDOW
 from inbox_daemon.web.shelf import Held, Shelf
@@ -135,7 +135,7 @@ def routes(site: Site) -> APIRouter:
                 completion_window=WINDOW,
                 key=asker(request).key,
             )
-            stem = f"{one.name.partition('.batch_')[0]}-retry.jsonl"
+            stem = folder.retry_name(called(one.name), path.name)
             submitted.create(site.spool, path, stem, asked, None, time.time(), keep_free=site.config.results.keep_free)
         return RedirectResponse("/", 303)
 

@@ -17,6 +17,7 @@ from inbox_daemon.layout import Spool
 from inbox_daemon.spool import published, submitted
 from inbox_daemon.spool.submitted import Submitted
 from inbox_daemon.web import ids
+from inbox_daemon.weblayout import BATCH_ID
 
 _STALE_AFTER = 0.5  # seconds
 
@@ -61,6 +62,7 @@ class Places:
     def _list(self, made: list[Submitted], now: float) -> None:
         by_name = {batch.name: Place(batch.created_at, batch.id, batch.name, batch.key) for batch in made}
         by_id = {place.id: place for place in by_name.values()}
+        self._records.update((batch.id, batch) for batch in made)
         self._folders = self._look()
         for (name, _), folder in self._folders.items():
             if folder.id:
@@ -85,12 +87,11 @@ class Places:
     def _read(self, name: str) -> _Folder | None:
         """Return what a folder that was not there before is; None where nobody can say yet."""
         with suppress(SpoolError, OSError, ValueError, TypeError):
-            folder = self._spool.batch(name)
-            if published.is_notice(folder):
-                return _Folder("", 0)  # a batch that takes its name is another folder
             said = published.status(self._spool, name)
             if said is not None and ids.is_batch(said["id"]):
                 return _Folder(said["id"], int(said["created_at"]))
+            if said is None and published.is_notice(self._spool.batch(name)):
+                return _Folder("", 0)  # a batch that takes its name is another folder
         return None
 
     def of(self, id: str) -> Place | None:
@@ -102,8 +103,11 @@ class Places:
             return None
         if (made := self.record(id)) is not None:
             return Place(made.created_at, made.id, made.name, made.key)
+        if BATCH_ID.fullmatch(id):
+            return None  # the outbox has none of these
+        before = self._listed
         self.all()
-        if id not in self._by_id:  # who knows it has read it in the outbox, and that may have been this very moment
+        if id not in self._by_id and self._listed is before:  # who asks may have read it in the outbox this very moment
             with self._lock:
                 self._list(submitted.all_of(self._spool), time.monotonic())
         return self._by_id.get(id)

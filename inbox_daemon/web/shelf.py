@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from fastapi import Request
 
-from inbox_daemon.spool import published, views
+from inbox_daemon.spool import views
 from inbox_daemon.spool.shapes import BatchObject, DaemonView
 from inbox_daemon.web import ids, live, objects
 from inbox_daemon.web.objects import Facts
@@ -74,7 +74,7 @@ class Shelf:
 
     def waiting(self, request: Request) -> list[tuple[str, str]]:
         """Return which dropped files are not taken yet, and why, by name; for who sees everything."""
-        return sorted(published.waiting(self._site.spool).items()) if asker(request).all else []
+        return sorted(self._known.waiting().items()) if asker(request).all else []
 
     def listed(self, request: Request, name: str = "", page: int = 1, size: int = 50) -> Listed:
         """Return a page of the batches that who asks may see and that have `name` in their names."""

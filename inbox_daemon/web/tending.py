@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -103,5 +103,4 @@ def expire(site: Site, now: float) -> None:
             continue
         there = [lying.filename for kind, lying in facts.lying.items() if kind in _OUTPUTS]
         if there and facts.ended_at + made.output_expires_after <= now:
-            with suppress(FileExistsError):
-                drop.drop_control(site.spool, facts.name, "delete", "".join(f"{name}\n" for name in there))
+            drop.drop_control(site.spool, facts.name, "delete", "".join(f"{name}\n" for name in there))

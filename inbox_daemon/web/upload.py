@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from inbox_daemon.web.wrong import Wrong, missing_in_form, quoted, too_large
 
@@ -188,7 +189,21 @@ def refuse_purpose(purpose: str) -> None:
         raise Wrong(400, f"{quoted(purpose)} is not one of ['batch'] - 'purpose'", "invalid_value", "purpose")
 
 
-async def received(request: Request, form: Form[Where]) -> Where:
+@asynccontextmanager
+async def received(request: Request, form: Form[Where]) -> AsyncIterator[Where]:
+    """Read a request's form to its end; yields the file in it, of which what is not kept by the end is removed.
+
+    Raises Wrong where the sender has gone, and as `_received`.
+    """
+    try:
+        yield await _received(request, form)
+    except ClientDisconnect:
+        raise Wrong(400, "The upload ended before its end.") from None
+    finally:
+        await asyncio.to_thread(form.__exit__, None, None, None)
+
+
+async def _received(request: Request, form: Form[Where]) -> Where:
     """Read a request's form to its end, and return the file in it.
 
     Raises:

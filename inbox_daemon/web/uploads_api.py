@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from inbox_daemon.errors import NotNow, Rejected
@@ -26,10 +25,10 @@ from inbox_daemon.web.upload import Form
 from inbox_daemon.web.wrong import Wrong, quoted
 
 
-def routes(site: Site) -> APIRouter:
-    """Return the routes of /v1/uploads."""
+def routes(site: Site, seats: Seats) -> APIRouter:
+    """Return the routes of /v1/uploads; `seats` are for what is uploaded at the same time."""
     router = APIRouter(prefix="/v1/uploads", tags=["Uploads"])
-    seats, locks = Seats(site.config.web.uploads), Locks()
+    locks = Locks()
     most, keep_free = site.config.web.max_upload_bytes, site.config.results.keep_free
 
     def begun(id: str, who: Asker) -> Begun:
@@ -56,16 +55,12 @@ def routes(site: Site) -> APIRouter:
         form = Form(request.headers.get("content-type", ""), "data", most, begin)
         with seats.needed("", "uploads"):
             try:
-                sent = await upload.received(request, form)
-                part = await asyncio.to_thread(sent.keep, time.time())
-            except ClientDisconnect:
-                raise Wrong(400, "The upload ended before its end.") from None
+                async with upload.received(request, form) as sent:
+                    part = await asyncio.to_thread(sent.keep, time.time())
             except Rejected as error:
                 raise Wrong(400, f"{error}.", error.code, "data") from error
             except FileNotFoundError:
                 raise _no_upload(upload_id) from None
-            finally:
-                await asyncio.to_thread(form.__exit__, None, None, None)
         return json_reply(in_parts.part(upload_id, part))
 
     @router.post("/{upload_id}/complete", **described.operation("Upload", 400, 404, 409, 413, 507, body="Complete"))

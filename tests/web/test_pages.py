@@ -14,8 +14,8 @@ import pytest
 import viewed
 from hostile import PAYLOADS
 from running import eventually
+from served import As
 from starlette.testclient import TestClient
-from starlette.types import Receive, Scope, Send
 
 from inbox_daemon.config import Config
 from inbox_daemon.layout import Spool, batch_name
@@ -165,28 +165,22 @@ def test_with_a_key_nothing_of_others_is_shown_and_what_is_run_again_stays_the_k
     spool: Spool, tmp_path: Path
 ) -> None:
     app = application(Site(spool, Config(), tmp_path / "cache"))
-
-    async def as_ann(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["state"] = {**scope.get("state", {}), "key": "ann", "all": False}
-        await app(scope, receive, send)
-
+    client = TestClient(As(app, "ann", False), follow_redirects=False)
     (spool.web / "batches").mkdir(parents=True)
     source = tmp_path / "mine.jsonl"
     asked = Asked(input_file_id="file-1", endpoint="/v1/chat/completions", completion_window="24h", key="ann")
     source.write_bytes(orjson.dumps(viewed.requests(1)[0]) + b"\n")
-    made = submitted.create(spool, source, "mine.jsonl", asked, None, 9)
+    made = submitted.create(spool, source, "mine@qwen.jsonl", asked, None, 9)
     folder = viewed.answered(spool, made.name, viewed.requests(2), lambda place: ("yes", "stop") if place else None)
-    (folder.dir / "retry.jsonl").write_bytes(source.read_bytes())
+    (folder.dir / "retry@qwen.jsonl").write_bytes(source.read_bytes())
     viewed.running(spool, "of-another", 3, 10)
     viewed.daemon(spool, alerts=[{"text": "batch of-another is parked", "severity": "critical"}], waiting={"a": "b"})
-    with TestClient(as_ann, follow_redirects=False) as client:
-        page = got(client, "/")
-        assert "mine" in page.text and "of-another" not in page.text and "key ann" in " ".join(page.text.split())
-        assert got(client, f"/batches/batch_{90:022x}", 404)
-        assert client.post(f"/batches/{made.id}/again").status_code == 303
+    page = got(client, "/")
+    assert "mine" in page.text and "of-another" not in page.text and "key ann" in " ".join(page.text.split())
+    assert got(client, f"/batches/batch_{90:022x}", 404)
+    assert client.post(f"/batches/{made.id}/again").status_code == 303
     again = next(one for one in submitted.all_of(spool) if one.id != made.id)
-    assert (again.key, again.name.partition(".batch_")[0]) == ("ann", "mine-retry")
+    assert (again.key, again.name) == ("ann", f"mine-retry.{again.id}@qwen")
 
 
 def read(client: TestClient, path: str, status: int = 200) -> Page:
