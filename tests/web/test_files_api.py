@@ -109,21 +109,25 @@ def test_a_full_disk_is_said_and_is_nothing_to_try_again(tmp_path: Path) -> None
 def test_only_so_many_uploads_at_once(tmp_path: Path) -> None:
     served = Served(tmp_path, build({"web": {"uploads": 1}}, "test"))
     head = {"content-type": "multipart/form-data; boundary=b"}
+    asked = {"bytes": 3, "filename": "r", "purpose": "batch", "mime_type": "text/plain"}
+    begun = served.client.post("/v1/uploads", json=asked).json()
 
-    async def both() -> list[httpx.Response]:
+    async def at_once() -> list[httpx.Response]:
         async with served.asking() as client:
             answers: list[httpx.Response] = []
 
             async def slowly() -> AsyncIterator[bytes]:
                 yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{}\n\r\n--b\r\n'
                 answers.append(await client.post("/v1/files", files={"file": ("r", REQUESTS)}, data=PURPOSE))
+                answers.append(await client.post(f"/v1/uploads/{begun['id']}/parts", files={"data": ("r", b"{}\n")}))
                 yield b'Content-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b--\r\n'
 
             return [await client.post("/v1/files", content=slowly(), headers=head), *answers]
 
-    first, second = asyncio.run(both())
+    first, second, part = asyncio.run(at_once())
     assert first.status_code == 200
     assert error_of(second)[:2] == (429, "too_many_at_once") and second.headers["retry-after"]
+    assert error_of(part)[:2] == (429, "too_many_at_once"), "a part is an upload"
 
 
 def test_an_upload_that_is_tried_again_is_one_file_and_one_that_is_meant_twice_two(served: Served) -> None:
