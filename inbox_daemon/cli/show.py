@@ -16,6 +16,7 @@ from inbox_daemon.cli.table import Column, Fitting, bar
 from inbox_daemon.spool import views
 from inbox_daemon.spool.shapes import BatchObject, DaemonView, EngineView, StandingView
 from inbox_daemon.text import shown, span
+from inbox_daemon.text import size as size
 
 _ENDLESS = 100_000  # columns where no person looks: a program reads lines
 
@@ -270,14 +271,6 @@ def about(seconds: float) -> str:
         if seconds >= least:
             return f"{seconds // _UNITS[unit]:.0f} {unit}"
     return f"{max(seconds, 0.0):.0f} s"
-
-
-def size(count: int) -> str:
-    """Bytes in the largest unit of a thousand: "4.2 GB"."""
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" or value >= 100 else f"{value:.1f} {units[0]}"
 
 
 def duration(seconds: float | None) -> str:

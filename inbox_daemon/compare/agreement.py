@@ -110,9 +110,8 @@ def spread(said: NDArray[Any], spoken: NDArray[np.bool_]) -> NDArray[np.float64]
         said: a row for each model: codes, digests or whatever is equal where two say the same.
         spoken: who says anything there.
     """
-    agreeing = np.stack([((said == one) & spoken).sum(0) for one in said])
     votes = spoken.sum(0)
-    return _floats(np.where(votes > 1, 1 - agreeing.max(0) / np.maximum(votes, 1), 0.0))
+    return _floats(np.where(votes > 1, 1 - _agreeing(said, spoken).max(0) / np.maximum(votes, 1), 0.0))
 
 
 def reach(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -128,14 +127,18 @@ def dissents(said: NDArray[Any], spoken: NDArray[np.bool_], least: int = 1) -> N
         least: how many of the others must say anything.
     """
     found = np.zeros(said.shape, np.bool_)
+    agreeing = _agreeing(said, spoken)  # of `other` with `one` among them, who says something else where it matters
     for one in range(len(said)):
-        others = [other for other in range(len(said)) if other != one]
-        votes = spoken[others].sum(0)
-        for other in others:
-            alike = sum((said[other] == said[each]) & spoken[each] for each in others)
-            found[one] |= spoken[other] & (2 * alike > votes) & (said[other] != said[one])
+        votes = spoken.sum(0) - spoken[one]
+        for other in range(len(said)):
+            found[one] |= spoken[other] & (2 * agreeing[other] > votes) & (said[other] != said[one])
         found[one] &= spoken[one] & (votes >= least)
     return found
+
+
+def _agreeing(said: NDArray[Any], spoken: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return for each model and place how many say the same there, itself among them."""
+    return np.stack([((said == one) & spoken).sum(0) for one in said])
 
 
 def alpha(codes: Codes, kinds: int) -> float:

@@ -69,7 +69,7 @@ class Answer:
     def digest(self) -> int:
         """64 bits of a hash: equal where two answers say the same. 0 where there is nothing to compare."""
         if self.value is not None and (same := canonical(self.value)) is not None:
-            return _hash(same)
+            return hashed(same)
         return digest(self.bare) if self.bare is not None else 0
 
     def label(self, field: str) -> str | None:
@@ -167,10 +167,11 @@ def normal(text: str) -> str:
 
 def digest(text: str) -> int:
     """Return 64 bits of a hash of the normal text: equal texts have the same."""
-    return _hash(normal(text).encode("utf-8", "surrogatepass"))
+    return hashed(normal(text).encode("utf-8", "surrogatepass"))
 
 
-def _hash(content: bytes) -> int:
+def hashed(content: bytes) -> int:
+    """Return 64 bits of a hash."""
     return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
 
 

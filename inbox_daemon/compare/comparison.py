@@ -71,7 +71,7 @@ def compare(
         "token_steps": steps,
         "columns": shown,
         "pairs": pairs,
-        "fleiss_kappa": _told(agreement.fleiss(labels, kinds)) if label is not None and len(sides) > 2 else None,
+        "fleiss_kappa": told(agreement.fleiss(labels, kinds)) if label is not None and len(sides) > 2 else None,
         "disagree": int((ranks > 0).sum()),
         "worst": _worst(sides, joined, ranks, true),
         "judge": judge[0] if judge else None,
@@ -263,7 +263,7 @@ def _worst(
             "truth": label(int(true[place])) if true is not None else None,
             "texts": [text[n] for text in texts],
             "labels": [label(int(side.label[place])) for side in sides],
-            "numbers": [_told(float(side.number[place])) for side in sides],
+            "numbers": [told(float(side.number[place])) for side in sides],
         }
         for n, place in ((n, places[n]) for n in chosen)
     ]
@@ -276,9 +276,9 @@ def _same_input(receipts: Sequence[Mapping[str, Any]]) -> bool | None:
 
 def _sure(counts: Table, figure: Figure) -> Sure:
     low, high = agreement.interval(counts, figure)
-    return {"value": _told(float(figure(counts))), "low": _told(low), "high": _told(high)}
+    return {"value": told(float(figure(counts))), "low": told(low), "high": told(high)}
 
 
-def _told(value: float) -> float | None:
+def told(value: float) -> float | None:
     """JSON has no NaN: what cannot be told is null."""
     return None if math.isnan(value) else value

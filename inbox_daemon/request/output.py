@@ -40,6 +40,11 @@ class Failure:
     status: int | None
 
     @property
+    def said(self) -> str:
+        """The code and the message, as people read them."""
+        return f"{self.fault.code}: {self.fault.message}"
+
+    @property
     def may_succeed_later(self) -> bool:
         """Whether the same line, dropped again, has a chance: the ones that go to `retry.jsonl`."""
         status = self.status

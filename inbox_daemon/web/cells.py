@@ -91,7 +91,7 @@ def cell(line: bytes, whole: int, most: int, characters: int) -> tuple[str, Cell
     except (ValueError, KeyError, TypeError, AttributeError):
         return "", Cell(State.GONE)
     if failed:
-        said = f"{failed.fault.code}: {failed.fault.message}"
+        said = failed.said
         return custom_id, Cell(State.ERROR, said[:most], max(0, len(said) - most))
     answer = answers.read(body)
     text = answer.text or ""

@@ -9,14 +9,11 @@ from typing import BinaryIO
 
 from inbox_daemon.errors import SpoolError
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.records import BatchStatus
-from inbox_daemon.spool import published, store
+from inbox_daemon.spool import published, store, views
 from inbox_daemon.spool.parts import is_part
 from inbox_daemon.spool.shapes import BatchObject
 from inbox_daemon.web.cache import Source
 from inbox_daemon.web.wrong import no_batch
-
-_FINAL = frozenset(status.value for status in BatchStatus if status.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ class Found:
 
     @property
     def ended(self) -> bool:
-        return self.status["status"] in _FINAL
+        return views.has_ended(self.status)
 
 
 def found(spool: Spool, name: str) -> Found:

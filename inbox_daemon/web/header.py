@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from inbox_daemon.compare import agreement
-from inbox_daemon.compare.comparison import speed, steps_of
+from inbox_daemon.compare.comparison import speed, steps_of, told
 from inbox_daemon.compare.shapes import Speed
 from inbox_daemon.spool.shapes import BatchObject
 from inbox_daemon.web.segments import CUT_OFF, REFUSAL
@@ -130,8 +130,8 @@ def header(
 
 def _alpha(table: Table, by: str) -> float | None:
     if table.field(by).numbers:
-        return _told(agreement.alpha_interval(table.numbers(by)))
-    return _told(agreement.alpha(*table.codes(by)))
+        return told(agreement.alpha_interval(table.numbers(by)))
+    return told(agreement.alpha(*table.codes(by)))
 
 
 def judged(marks: Marks, sides: int) -> tuple[Judged, ...]:
@@ -192,10 +192,6 @@ def _agreement(table: Table, by: str, first: int, second: int) -> Agreement:
         second,
         count,
         float((codes[first] == codes[second])[both].mean()) if count else None,
-        _told(agreement.cohen(codes[first], codes[second], kinds)),
-        _told(difference),
+        told(agreement.cohen(codes[first], codes[second], kinds)),
+        told(difference),
     )
-
-
-def _told(value: float) -> float | None:
-    return None if math.isnan(value) else value

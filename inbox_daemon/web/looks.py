@@ -19,14 +19,13 @@ from urllib.parse import urlencode
 from fastapi import Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from inbox_daemon.text import shown, span
+from inbox_daemon.text import shown, size, span
 from inbox_daemon.web import ids
 from inbox_daemon.web.versus import bars
 
 _STATIC = Path(__file__).parent / "static"
 _KINDS = {"app.css": "text/css", "app.js": "text/javascript", "favicon.svg": "image/svg+xml"}
 _WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six")
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +97,6 @@ def lines(text: str) -> str:
 def rate(value: float) -> str:
     """How many a second: "98.2", "1,204"."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
-
-
-def size(count: int) -> str:
-    """Bytes in the largest unit of a thousand: "4.2 GB"."""
-    value, unit = float(count), 0
-    while value >= 1000 and unit < len(_UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{value:.0f} {_UNITS[unit]}" if not unit or value >= 100 else f"{value:.1f} {_UNITS[unit]}"
 
 
 def clock(at: float) -> str:

@@ -109,7 +109,7 @@ def routes(site: Site) -> APIRouter:
             history=facts.history(one.status, receipt),
             percent=found.percent if isinstance(found, rows.Indexing) else None,
             ids=[one.id],
-            **(_answers(request, found, here, ()) if isinstance(found, rows.Comparison) else {"comparison": None}),
+            **(_figured(request, found, here, ()) if isinstance(found, rows.Comparison) else {"comparison": None}),
         )
 
     @router.get("/batches/{id}/files/{filename}")
@@ -161,7 +161,7 @@ def routes(site: Site) -> APIRouter:
             return looks.page(request, "indexing.html", head=_head(request), percent=found.percent)
         ids = [one.id for one in some]
         return looks.page(
-            request, "compare.html", head=_head(request), ids=ids, **_answers(request, found, "/compare", ids)
+            request, "compare.html", head=_head(request), ids=ids, **_figured(request, found, "/compare", ids)
         )
 
     @router.get("/row")
@@ -267,6 +267,12 @@ def _number(page: str) -> int:
     return max(1, int(page)) if page.isascii() and page.isdecimal() and len(page) < 10 else 1
 
 
+def _figured(request: Request, found: rows.Comparison, path: str, ids: Sequence[str]) -> dict[str, Any]:
+    """Return what a page of answers with figures above them shows."""
+    shown = _answers(request, found, path, ids)
+    return shown | {"header": found.header(shown["shown"].by)}
+
+
 def _answers(
     request: Request, found: rows.Comparison, path: str, ids: Sequence[str], marked: str = ""
 ) -> dict[str, Any]:
@@ -277,7 +283,6 @@ def _answers(
     shown = found.rows(filter, order, _number(params.get("page", "")))
     return {
         "comparison": found,
-        "header": found.header(shown.by),
         "versus": Versus(path, ids, filter, order),
         "shown": shown,
         "first": shown.page == 1 and not filter.query().replace("by=", ""),

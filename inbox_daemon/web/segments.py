@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
@@ -88,14 +87,12 @@ class Meta(TypedDict):
 
 def key_of(custom_id: object) -> int:
     """Return 64 bits of a hash of a custom_id; 0 where it is no text, which no custom_id has."""
-    if not isinstance(custom_id, str):
-        return 0
-    return int.from_bytes(blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") or 1
+    return value_key(custom_id) if isinstance(custom_id, str) else 0
 
 
 def value_key(text: str) -> int:
     """Return the hash by which a field's value is known (`Answer.says`)."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") or 1
+    return answers.hashed(text.encode("utf-8", "surrogatepass")) or 1
 
 
 class _Checked:
@@ -136,7 +133,7 @@ class _Answers:
         """Note one line. Raises ValueError, KeyError, TypeError, AttributeError: it is none of ours."""
         parsed = orjson.loads(line)
         if (failed := failure(parsed)) is not None:
-            said = f"{failed.fault.code}: {failed.fault.message}"
+            said = failed.said
             row = (answers.digest(said), ERROR, Form.TEXT, 0, 0, len(said))
         else:
             answer = answers.read(parsed["response"]["body"])

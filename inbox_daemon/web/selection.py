@@ -75,6 +75,10 @@ def _shown(table: Table, show: Show, by: str) -> Mask:
 
 def no_json(table: Table) -> Mask:
     """Say where an answer is no JSON, which it was to be: broken JSON, or prose where most answers are JSON."""
+    return table.kept("no json", lambda: _no_json(table))
+
+
+def _no_json(table: Table) -> Mask:
     form: NDArray[np.uint8] = table.column("form")
     texts = table.answered & ((table.column("flags") & NO_TEXT) == 0)
     is_json = texts & ((form == Form.JSON) | (form == Form.FENCED))

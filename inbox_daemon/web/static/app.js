@@ -8,7 +8,7 @@ const $$ = (what, where = document) => [...where.querySelectorAll(what)];
 // -- said for a moment, at the foot of the page
 
 let silence;
-export function say(text) {
+function say(text) {
   const box = $("#say");
   box.textContent = text;
   box.hidden = false;
@@ -48,10 +48,13 @@ function patch(now, then) {
   while (at) { const gone = at; at = at.nextSibling; gone.remove(); }
 }
 
-async function refresh() {
+async function pageNow() { // this page as the server has it; null where it does not give it
   const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-  if (!answer.ok) return;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  return answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
+}
+async function refresh() {
+  const page = await pageNow();
+  if (!page) return;
   localise(page);
   for (const part of $$("[data-live]")) {
     const next = page.getElementById(part.id);
@@ -80,16 +83,15 @@ async function look() {
       tag = answer.headers.get("etag") || "";
       if (!first || !tag) await refresh();
     }
-    if (failed) { document.body.classList.remove("lost"); await refresh(); }
+    if (failed) await refresh();
     failed = 0;
   } catch {
-    if (++failed === 2) { document.body.classList.add("lost"); say("The server does not answer; this page shows what was true before."); }
+    if (++failed === 2) say("The server does not answer; this page shows what was true before.");
   }
 }
 async function again() { // answers that are being read: once they are, the page is another
-  const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  if (!$("[data-again]", page)) return location.reload();
+  const page = await pageNow();
+  if (!page || !$("[data-again]", page)) return location.reload();
   patch($("[data-again]"), $("[data-again]", page));
 }
 async function watch() {
@@ -148,8 +150,6 @@ async function copy(button) {
 
 // -- sending files: an upload, then a batch of it, as every client does
 
-const suffix = name => (name.match(/\.jsonl(\.gz|\.zst)?$/) || [""])[0];
-
 async function endpoint(file) {
   if (!file.name.endsWith(".jsonl")) return "/v1/chat/completions";
   try { return JSON.parse((await file.slice(0, 1 << 20).text()).split("\n").find(line => line.trim())).url || "/v1/chat/completions"; }
@@ -179,7 +179,7 @@ async function send(file) {
   line.append(name, said, progress);
   $("#sent").prepend(line);
   try {
-    if (!suffix(file.name)) throw new Error("its name must end in .jsonl, .jsonl.gz or .jsonl.zst");
+    if (!/\.jsonl(\.gz|\.zst)?$/.test(file.name)) throw new Error("its name must end in .jsonl, .jsonl.gz or .jsonl.zst");
     const stored = await upload(file, progress);
     const answer = await fetch("/v1/batches", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ input_file_id: stored.id, endpoint: await endpoint(file), completion_window: "24h" }) });
     const batch = await answer.json();
