@@ -12,7 +12,8 @@ from starlette.datastructures import QueryParams
 
 from inbox_daemon.config import Config
 from inbox_daemon.layout import Published, Spool
-from inbox_daemon.web import rows
+from inbox_daemon.web import rows, segments
+from inbox_daemon.web.cache import Segment, Source
 from inbox_daemon.web.rows import Comparison, Filter, Order
 from inbox_daemon.web.site import Site
 
@@ -27,6 +28,18 @@ def batch(
 ) -> Published:
     """A batch that has ended."""
     return told(outbox(of.spool.outbox / name, said, seconds=seconds, model=f"org/{name}"))
+
+
+def segment(folder: Path, content: bytes) -> Segment:
+    """The segment of a file of these lines, made in this process."""
+    folder.mkdir(exist_ok=True)
+    file, into = folder / "file", folder / "made"
+    file.write_bytes(content)
+    into.mkdir()
+    segments.build(file, into)
+    source = Source.at(file)
+    assert source is not None
+    return Segment(into, source)
 
 
 def opened(of: Site, *names: str, within: float = 120.0) -> Comparison:

@@ -33,6 +33,13 @@ from inbox_daemon.spool import daemons, history, ingest, remains
 SYNCS = frozenset({"fsync", "fdatasync"})
 TAKES_SPACE = frozenset({"write", "create", "mkdir", "link", "symlink", "rename"})
 EVERYTHING = SYNCS | TAKES_SPACE | {"unlink", "rmdir", "truncate", "chmod"}
+REFUSALS = [  # which error the disk may have for which operations
+    (errno.ENOSPC, TAKES_SPACE),
+    (errno.EDQUOT, TAKES_SPACE),
+    (errno.EIO, EVERYTHING - SYNCS),
+    (errno.EIO, SYNCS),
+    (errno.EROFS, EVERYTHING - SYNCS),
+]
 FOR_EVER = 1 << 60
 
 _EVENTS = {
@@ -74,6 +81,16 @@ def kills(operations: Sequence[str]) -> list[Strike]:
     """Return every way to be killed: before each operation, and in the middle of each write."""
     halves = [Strike(n, half=True) for n, what in enumerate(operations, 1) if what.startswith("write ")]
     return [Strike(n) for n in range(1, len(operations) + 1)] + halves
+
+
+def refusals(operations: Sequence[str], times: Sequence[int] = (1,)) -> list[Strike]:
+    """Return every error at every operation that can meet it, for so many operations one after another."""
+    return [
+        Strike(at, error=error, kinds=kinds, times=many)
+        for error, kinds in REFUSALS
+        for at in range(1, 1 + sum(what.split()[0] in kinds for what in operations))
+        for many in times
+    ]
 
 
 def second_kills(firsts: Sequence[tuple[Strike, Sequence[str]]], most: int) -> list[tuple[Strike, Strike]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -14,18 +13,12 @@ from typing import Any
 
 import orjson
 import yaml
-from running import ROOT, eventually
+from running import ROOT, eventually, free_port
 
 RULES = ROOT / "etc" / "prometheus" / "inbox-daemon.rules.yml"
 
 # The shipped rules in a hurry: minutes become seconds. What they compare stays as it is, but for how long.
 _HURRY = ((r"for: \d+m", "for: 1s"), (r"\[(5|10)m\]", "[5s]"), (r"> 600\b", "> 5"), (r"> 60\b", "> 5"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def hurried_rules() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -158,6 +159,12 @@ class Daemon:
         status = self.status(name)
         assert status["status"] in ("completed", "failed", "cancelled"), status
         return status
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def request(custom_id: str, text: str = "hello", **body: Any) -> dict[str, Any]:

@@ -8,13 +8,12 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
-from aftermath import SETTINGS
+from aftermath import SETTINGS, Finding, Sabotage
 from crashing import Ended, Strike, perform, run
 from running import jsonl, request
 
@@ -32,7 +31,6 @@ OTHERS = jsonl([request("r3", "of a file that is not the web's")])
 MARK = Mark("r1", "b", "good", "", NOW, None, "said")
 HOOK = Hook("evt_batch_1", "batch.completed", "batch_1", NOW, NOW)
 Told = dict[str, Any]
-Sabotage = Callable[[], None] | None
 
 
 # -- what it does
@@ -298,12 +296,12 @@ def wrong_at_the_end(root: Path, steps: Sequence[str], taken: bool) -> list[str]
         problems.append(f"in the inbox {inbox}, where {expected} should be; hidden: {hidden}")
     if len(submitted.all_of(spool)) != len([step for step in CREATIONS if step in told]):
         problems.append("batches that nobody was told of")
-    if taken and len(list(spool.outbox.iterdir())) != len(expected_in_outbox(spool, told)):
+    if taken and len(list(spool.outbox.iterdir())) != len(expected_in_outbox(told)):
         problems.append(f"in the outbox {os.listdir(spool.outbox)}")  # noqa: PTH208
     return problems
 
 
-def expected_in_outbox(spool: Spool, told: Told) -> list[str]:
+def expected_in_outbox(told: Told) -> list[str]:
     return [told[step] for step in CREATIONS if step in told and not (step == "third" and told.get("withdraw"))]
 
 
@@ -325,22 +323,6 @@ def _name_of(idempotency: str) -> str:
 
 
 # -- a blow, and what comes after
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What became of one spool.
-
-    Attributes:
-        blows: every strike, in order, for people.
-        struck: how the run ended that the last strike was meant for.
-        restart: how the run ended that followed.
-    """
-
-    blows: str
-    struck: Ended
-    restart: Ended
-    problems: list[str]
 
 
 def blow(

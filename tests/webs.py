@@ -9,29 +9,31 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from openai import OpenAI
 from openai.types import Batch
-from running import eventually
+from running import eventually, free_port
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from inbox_daemon.layout import Spool
 
 
 class Web:
-    """One `inbox-daemon web` process. `settings`: e.g. {"INBOX_DAEMON_WEB__UPLOADS": "1"}."""
+    """One `inbox-daemon web` process, on a spool of its own or of a daemon's.
 
-    def __init__(self, spool: Path, log: Path, *, port: int = 0, settings: dict[str, str] | None = None) -> None:
-        self.log, self.port = log, port or free_port()
+    `environment`: settings, such as {"INBOX_DAEMON_WEB__UPLOADS": "1"}.
+    """
+
+    def __init__(self, spool: Path, log: Path, *, port: int = 0, environment: Mapping[str, str] | None = None) -> None:
+        self.log, self.port, self.spool = log, port or free_port(), Spool(spool)
+        for folder in (self.spool.inbox, self.spool.outbox, self.spool.work, self.spool.daemons):
+            folder.mkdir(parents=True, exist_ok=True)
         config = log.with_suffix(".toml")
         config.write_text("")
         command = [sys.executable, "-m", "inbox_daemon", "web", "--spool", str(spool), "--config", str(config)]
-        here = {"XDG_CACHE_HOME": str(log.parent / "cache")} | (settings or {})
+        here = {"XDG_CACHE_HOME": str(log.parent / "cache"), **(environment or {})}
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [*command, "--listen", f"127.0.0.1:{self.port}"],
@@ -66,8 +68,9 @@ class Web:
     close = kill
 
     def stop(self) -> int:
+        """SIGTERM; return the exit status."""
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 def ended(client: OpenAI, id: str, within: float = 30.0) -> Batch:

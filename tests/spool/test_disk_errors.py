@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from aftermath import Finding, Sabotage, Scene, blow
-from crashing import EVERYTHING, SYNCS, TAKES_SPACE, Strike
+from crashing import REFUSALS, Strike, refusals
 from scenes import cancelled, dropped, recalled, refused, rejected, resumed, unharmed
 
 from inbox_daemon import batches
@@ -24,26 +23,13 @@ pytestmark = pytest.mark.matrix
 
 A_LONG_TIME = 12  # operations that fail one after another, over several attempts at each batch
 
-REFUSALS = [
-    (errno.ENOSPC, TAKES_SPACE),
-    (errno.EDQUOT, TAKES_SPACE),
-    (errno.EIO, EVERYTHING - SYNCS),
-    (errno.EIO, SYNCS),
-    (errno.EROFS, EVERYTHING - SYNCS),
-]
-
 # What only tidies up, or serves views, says nothing when it fails: it is done again, or nobody misses it.
 SILENT = ("mkdir SPOOL", "fsync work", ".* daemons/", ".* work/gone-", ".* work/.probe")
 
 
 def strikes(operations: Sequence[str]) -> list[Strike]:
     """Return every error at every operation that can meet it, once and for a long time."""
-    return [
-        Strike(at, error=error, kinds=kinds, times=times)
-        for error, kinds in REFUSALS
-        for at in range(1, 1 + sum(what.split()[0] in kinds for what in operations))
-        for times in (1, A_LONG_TIME)
-    ]
+    return refusals(operations, (1, A_LONG_TIME))
 
 
 def one_of_each(operations: Sequence[str]) -> list[Strike]:

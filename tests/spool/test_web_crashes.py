@@ -5,7 +5,6 @@ A client uploads, creates, withdraws and deletes, and asks again for what was no
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import shutil
@@ -15,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-from crashing import EVERYTHING, SYNCS, TAKES_SPACE, Strike, kills, second_kills
+from crashing import Strike, kills, refusals, second_kills
 from webclient import CONTENT, DOES, NOW, Finding, blow, given_up, new_spool, played, wrong_at_the_end
 
 from inbox_daemon.layout import Spool
@@ -29,13 +28,6 @@ pytestmark = pytest.mark.matrix
 
 STEPS = tuple(DOES)
 CREATING = ("upload", "create", "third", "withdraw", "delete")
-REFUSALS = [
-    (errno.ENOSPC, TAKES_SPACE),
-    (errno.EDQUOT, TAKES_SPACE),
-    (errno.EIO, EVERYTHING - SYNCS),
-    (errno.EIO, SYNCS),
-    (errno.EROFS, EVERYTHING - SYNCS),
-]
 
 
 def unharmed(pool: ProcessPoolExecutor, place: Path, steps: Sequence[str]) -> list[str]:
@@ -89,19 +81,11 @@ def test_killed_at_any_operation_beside_a_daemon_that_takes_the_files_each_creat
     assert all(finding.struck.killed for finding in findings)
 
 
-def refusals(operations: Sequence[str], times: int = 1) -> list[Strike]:
-    return [
-        Strike(at, error=error, kinds=kinds, times=times)
-        for error, kinds in REFUSALS
-        for at in range(1, 1 + sum(what.split()[0] in kinds for what in operations))
-    ]
-
-
 @pytest.mark.parametrize("times", [1, 12])
 def test_whatever_the_disk_refuses_it_is_said_and_asked_for_again_it_is_done_once(
     pool: ProcessPoolExecutor, tmp_path: Path, times: int
 ) -> None:
-    strikes = refusals(unharmed(pool, tmp_path / "unharmed", STEPS), times)
+    strikes = refusals(unharmed(pool, tmp_path / "unharmed", STEPS), (times,))
     findings = each(pool, tmp_path, STEPS, [(strike,) for strike in strikes[:: 2 if times == 1 else 7]], patience=30)
     print(f"{len(findings)} runs, {sum(len(finding.struck.failed) for finding in findings)} operations refused")
     assert all(finding.struck.failed for finding in findings)

@@ -17,7 +17,7 @@ import pytest
 import said
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from running import Daemon, batch_of, eventually
+from running import Daemon, batch_of, eventually, free_port
 
 from inbox_daemon.config import AlertSettings, MetricsSettings
 from inbox_daemon.errors import ConfigError
@@ -54,12 +54,6 @@ def samples(text: str) -> Samples:
 
 def exposed(daemon: dict[str, Any], *batches: dict[str, Any]) -> str:
     return generate_latest(Scraped(daemon, *batches)).decode()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def scrape(port: int) -> str:

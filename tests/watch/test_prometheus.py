@@ -16,8 +16,8 @@ import pytest
 import said
 import yaml
 from engines import LOADED, process
-from prom import RULES, Prometheus, free_port
-from running import ROOT, Daemon, batch_of, eventually
+from prom import RULES, Prometheus
+from running import ROOT, Daemon, batch_of, eventually, free_port
 
 from inbox_daemon.config import MetricsSettings
 from inbox_daemon.records import AlertName, Severity

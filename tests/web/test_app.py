@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from running import eventually
+from served import Served
 from starlette.testclient import TestClient
 
 from inbox_daemon.config import Config
@@ -29,7 +31,11 @@ def test_what_is_not_served_is_said_in_openais_form(client: TestClient) -> None:
     assert answer.json()["error"]["code"] == "method_not_allowed"
 
 
-def test_healthz_says_that_it_lives_and_whether_a_daemon_does(client: TestClient) -> None:
+def test_healthz_says_that_it_lives_and_whether_a_daemon_does(served: Served) -> None:
+    client = served.client
     assert client.get("/healthz").json() == {"ok": True, "daemon": False}
     answer = client.head("/healthz")
     assert (answer.status_code, answer.content) == (200, b"")
+    served.daemon()
+    lives = {"ok": True, "daemon": True}
+    eventually(lambda: client.get("/healthz").json() == lives, 5, "daemons are looked at twice a second")

@@ -9,9 +9,9 @@ import orjson
 import pytest
 import viewed
 from browsing import Watched, browser
-from knocking import Web
 from playwright.sync_api import Browser, expect
 from running import Daemon, batch_of, eventually
+from webs import Web
 
 from inbox_daemon.layout import Spool
 from inbox_daemon.web import keys
@@ -166,6 +166,8 @@ def test_a_key_opens_the_pages_and_closes_them_again(tmp_path: Path, chromium: B
         page.get_by_role("button", name="Log in").click()
         expect(page.locator("#q")).to_have_value("abc")
         page.get_by_role("button", name="log out").click()
+        expect(page.locator("h1")).to_have_text("Log in")
+        page.goto("/")
         expect(page.locator("h1")).to_have_text("Log in")
     finally:
         web.kill()

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from knocking import Web
 from playwright.sync_api import Page, sync_playwright
 from running import eventually
+from webs import Web
 
 from inbox_daemon.web import keys
 

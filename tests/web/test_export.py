@@ -12,6 +12,7 @@ from typing import Any
 import answered
 import pytest
 from outboxes import asked, batch_id
+from served import As
 from starlette.testclient import TestClient
 
 from inbox_daemon.layout import Published
@@ -215,19 +216,15 @@ def test_what_compare_makes_is_to_be_had_as_a_page(viewer: Viewer) -> None:
     sent = viewer.get("/export/comparison.html")
     assert sent.status_code == 200 and "attachment" in sent.headers["content-disposition"]
     assert sent.text.startswith("<!doctype html>") and "<h1>a : bb</h1>" in sent.text
-    viewer.batches[0].receipt.rename(viewer.batches[0].dir / "away")
+    receipt = viewer.batches[0].receipt
+    away = receipt.rename(receipt.with_name("away"))
     refused = viewer.get("/export/comparison.html")
+    away.rename(receipt)
     assert refused.status_code == 409 and "has not ended" in refused.json()["error"]["message"]
 
 
 def test_nothing_leaves_to_a_key_that_has_not_made_the_batch(viewer: Viewer) -> None:
-    app = application(viewer.site)
-
-    async def guarded(scope: Any, receive: Any, send: Any) -> None:
-        scope.setdefault("state", {}).update({"key": "stranger", "all": False})
-        await app(scope, receive, send)
-
-    stranger = TestClient(guarded)
+    stranger = TestClient(As(application(viewer.site), "stranger", False))
     for path in ("/export/few-shot.jsonl", "/export/preferences.jsonl", "/export/rows.csv", "/export/comparison.html"):
         assert stranger.get(path, params={"b": viewer.ids}).status_code == 404
     body = {"batches": viewer.ids, "side": 0, "custom_id": "c1", "mark": "good"}

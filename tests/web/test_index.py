@@ -49,17 +49,6 @@ def batch(site: Site, name: str, results: bytes, errors: bytes = b"", status: st
     return told(published, status)
 
 
-def segment(folder: Path, content: bytes) -> Segment:
-    """The segment of a file of these lines, made in this process."""
-    file, into = folder / "file", folder / "segment"
-    file.write_bytes(content)
-    into.mkdir()
-    segments.build(file, into)
-    source = Source.at(file)
-    assert source is not None
-    return Segment(into, source)
-
-
 def test_a_record_has_what_the_line_says(tmp_path: Path) -> None:
     cut = chat('{"label": "ye', tokens=9, finish="length")
     embedding = {"data": [{"embedding": [0.1]}], "usage": {"prompt_tokens": 3}}
@@ -74,7 +63,7 @@ def test_a_record_has_what_the_line_says(tmp_path: Path) -> None:
         b'{"no": "line of ours"}\n',
         line(7, "g", chat("Ünïcode ALSO")),
     ]
-    found = segment(tmp_path, b"".join(lines))
+    found = answered.segment(tmp_path, b"".join(lines))
     assert (found.meta["lines"], found.meta["unreadable"]) == (8, 1)
     assert found.rows["place"].tolist() == [0, 1, 2, 3, 4, 7]
     assert found.rows["flags"].tolist() == [0, CUT_OFF, NO_TEXT, NO_TEXT, ERROR, 0]
@@ -309,6 +298,8 @@ def test_a_file_that_cannot_be_read_is_said_and_tried_again_later(
     assert (wrong.value.status, wrong.value.code) == (500, "not_indexed")
     assert wrong.value.message.endswith("ended with 1")
     monkeypatch.undo()
+    with pytest.raises(Wrong, match="ended with 1"):
+        opened(site, "a")
     monkeypatch.setattr(cache, "_AGAIN_AFTER", 0.0)
     assert ids(opened(site, "a"), "") == ["c0"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import pytest
 from browsing import Watched, browser
-from knocking import Web
 from playwright.sync_api import expect
 from running import Daemon, jsonl, lines, request
+from webs import Web
 
 pytestmark = pytest.mark.slow
 

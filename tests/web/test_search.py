@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import answered
 import numpy as np
 import orjson
 import pytest
@@ -16,21 +17,15 @@ from hypothesis import strategies as st
 from outboxes import chat
 
 from inbox_daemon.request.output import answer_line
-from inbox_daemon.web import search, segments
-from inbox_daemon.web.cache import Segment, Source
+from inbox_daemon.web import search
+from inbox_daemon.web.cache import Segment
 from inbox_daemon.web.search import Search
 from inbox_daemon.web.wrong import Wrong
 
 
 def segment(folder: Path, texts: list[str]) -> Segment:
-    folder.mkdir()
-    file, into = folder / "file", folder / "made"
-    file.write_bytes(b"".join(answer_line(f"b_{n}", f"c{n}", orjson.dumps(chat(text))) for n, text in enumerate(texts)))
-    into.mkdir()
-    segments.build(file, into)
-    source = Source.at(file)
-    assert source is not None
-    return Segment(into, source)
+    lines = (answer_line(f"b_{n}", f"c{n}", orjson.dumps(chat(text))) for n, text in enumerate(texts))
+    return answered.segment(folder, b"".join(lines))
 
 
 def found(in_segment: Segment, asked: str) -> list[int]:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from knocking import Web
 from running import eventually
 from served import Served
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
+from webs import Web
 
 from inbox_daemon.cli import main
 from inbox_daemon.cli import web as verb
@@ -320,7 +320,7 @@ def test_a_unix_socket_is_for_its_user_and_group_and_one_that_nobody_listens_at_
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_what_systemd_hands_over_is_taken_by_the_process_that_it_is_for() -> None:
+def test_what_systemd_hands_over_to_another_process_is_not_taken() -> None:
     assert sockets.handed_over({"LISTEN_FDS": "1", "LISTEN_PID": "1"}) == []
     environment = {"LISTEN_FDS": "0", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "x"}
     assert sockets.handed_over(environment) == [] and environment == {}

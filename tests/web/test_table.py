@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import answered
 import numpy as np
 import orjson
 import pytest
@@ -20,8 +21,8 @@ from starlette.datastructures import QueryParams
 
 from inbox_daemon.records import Fault
 from inbox_daemon.request.output import answer_line, error_line
-from inbox_daemon.web import segments, sides
-from inbox_daemon.web.cache import Segment, Source
+from inbox_daemon.web import sides
+from inbox_daemon.web.cache import Segment
 from inbox_daemon.web.filters import Filter, Order
 from inbox_daemon.web.segments import key_of
 from inbox_daemon.web.selection import selected
@@ -42,7 +43,6 @@ Batch = dict[int, str | None]
 
 
 def made(folder: Path, said: Batch, places: dict[int, int]) -> Segment:
-    folder.mkdir()
     lines = []
     for n, text in said.items():
         id = f"batch_req_1_{places[n]}"
@@ -50,12 +50,7 @@ def made(folder: Path, said: Batch, places: dict[int, int]) -> Segment:
             lines.append(error_line(id, Fault("bad", "no", None, f"c{n}"), places[n] + 1, 400))
         else:
             lines.append(answer_line(id, f"c{n}", orjson.dumps(chat(text))))
-    (folder / "file").write_bytes(b"".join(lines))
-    (folder / "made").mkdir()
-    segments.build(folder / "file", folder / "made")
-    source = Source.at(folder / "file")
-    assert source is not None
-    return Segment(folder / "made", source)
+    return answered.segment(folder, b"".join(lines))
 
 
 def tabled(folder: str, batches: list[Batch], shuffled: bool) -> Table:
